@@ -1,0 +1,52 @@
+# Overspill's commands. `make help` lists them. Every target does its own set-up on a bare Debian 12 with root.
+SHELL := /bin/bash
+VENV := .venv
+PY := $(VENV)/bin/python
+APT_PACKAGES := python3 python3-venv gcc libc6-dev make lua5.1 lua-socket slurmctld slurmd slurm-client libslurm-dev \
+	munge bubblewrap iproute2 iptables util-linux procps
+POLICY ?= overspill_mode=on,overspill_wait=00:01:00
+AS ?= alice
+
+.PHONY: help setup proto proto-check lint unit test demo up down status exec bench lock clean
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.ready build/spank_overspill.so ## Install what is missing: Debian packages, virtual environment, C plugin
+
+build/.apt: Makefile
+	@mkdir -p build
+	@missing=$$(for p in $(APT_PACKAGES); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then echo "[setup] Debian packages:" $$missing; \
+	  apt-get update -q -o Acquire::Retries=3 >build/apt.log 2>&1 && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing >>build/apt.log 2>&1 \
+	  || { tail -n 20 build/apt.log; echo "[setup] apt failed; the whole log is in build/apt.log"; exit 1; }; fi
+	@touch $@
+
+.venv/.ready: requirements.lock pyproject.toml | build/.apt
+	@echo "[setup] Python environment in $(VENV)"
+	@[ -x $(PY) ] || /usr/bin/python3 -m venv $(VENV)
+	@$(VENV)/bin/uv --version >/dev/null 2>&1 || $(VENV)/bin/pip install --quiet uv
+	@$(VENV)/bin/uv pip sync --quiet --python $(PY) --require-hashes requirements.lock
+	@$(VENV)/bin/uv pip install --quiet --python $(PY) --no-deps --no-build-isolation -e .
+	@touch $@
+
+build/spank_overspill.so: $(wildcard slurm_plugin/spank/*.c slurm_plugin/spank/*.h slurm_plugin/spank/Makefile) | build/.apt
+	@echo "[setup] SPANK plugin"
+	@$(MAKE) --no-print-directory -C slurm_plugin/spank OUT=$(CURDIR)/build
+
+proto: .venv/.ready ## Generate the gRPC code from proto/overspill/v1/*.proto
+	@cd proto && PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ../$(PY) -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. \
+	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. overspill/v1/*.proto
+
+proto-check: proto ## Fail if the committed generated code is not what the .proto files say
+	@git diff --exit-code --stat -- proto/overspill/v1 || { echo "generated code was stale: commit what 'make proto' wrote"; exit 1; }
+
+lint: .venv/.ready ## ruff, mypy --strict, import contracts
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+lock: .venv/.ready ## Resolve the dependencies anew into requirements.lock (hashes, no host names)
+	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock

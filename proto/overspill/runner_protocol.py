@@ -1,0 +1,55 @@
+"""The HTTPS protocol between one runner and its agent. The runner dials; the agent never does.
+
+The runner is one file of the standard library and cannot import this module; `tests/unit/test_runner_contract.py`
+holds both to the same numbers.
+
+All requests carry `Authorization: Bearer <token>`; a token is good for one run and one attempt. Every path begins
+with `/runner/v1/<run_id>/<attempt>/`. 401: wrong token. 404: no such run. 409: this attempt has been fenced off or
+the run is over: the runner kills its processes and exits. 5xx and broken connections: the runner retries forever,
+with back-off up to 5 s, until its lease is over.
+
+`GET spec` → JSON object, bytes as base64: {"argv": [..], "environment": [..], "cwd": .., "umask": int, "rlimits":
+    {"NOFILE": [soft, hard]}, -1 unlimited, "has_stdin": bool, "is_output_joined": bool, "time_limit_s": int,
+    "kill_wait_s": int, "lease_s": int}. 425: inputs are not complete yet, ask again.
+`GET script` → the script's bytes. `GET stdin` → the bytes of standard input.
+
+`GET events` → server-sent events until the connection breaks; the runner reconnects at once. Each has a JSON `data`:
+    `event: hello`  {"stdout": n, "stderr": n, "seq": n}: what the agent holds durably. First after each connect.
+    `event: ack`    the same object, whenever it has grown. The runner frees what is acknowledged.
+    `event: signal` {"seq": n, "signal": n, "scope": "shell"|"tree"}, with `id: n`. Repeated after each connect until
+                    acknowledged by a SIGNALLED report; the runner delivers each seq once.
+    `event: stop`   {}: KILL to the whole process tree, now. Repeated after each connect while the run is to stop.
+    `event: keepalive` {}: every `KEEPALIVE_S`. Any event renews the lease. Without one for `lease_s` seconds of
+                    monotonic time the runner kills its processes: nobody at home knows of them any more.
+
+`POST upload` → one chunked request for as long as it lives; its body is a stream of frames, each `>BIQ` (type, payload
+    length in bytes, offset or sequence number) and the payload:
+    STDOUT, STDERR: output bytes; the number is the byte offset. With joined output everything is STDOUT.
+    REPORT: JSON object; the number is a sequence number from 1.
+        {"kind": "started", "pid": n}
+        {"kind": "signalled", "seq": n}: delivered, or too late to matter.
+        {"kind": "ended", "exit_code": n | "signal": n, "timed_out": bool, "lease_lost": bool,
+         "error": str where the script could not be started, "user_cpu_ms": n, "system_cpu_ms": n, "max_rss_kib": n,
+         "stdout": total bytes, "stderr": total bytes}: always the last frame.
+    What the agent has already it drops; what leaves a gap it answers with 400. The answer, 200 with an empty body,
+    comes after `ended` and everything before it is durable; then the runner exits.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+
+FRAME_HEADER = struct.Struct(">BIQ")
+#: The runner cuts its output into frames of at most this many bytes.
+MAX_FRAME_BYTES = 256 * 1024
+KEEPALIVE_S = 10.0
+PATH_PREFIX = "/runner/v1"
+
+
+class RunnerFrame(IntEnum):
+    """What a frame of `POST upload` carries."""
+
+    STDOUT = 1
+    STDERR = 2
+    REPORT = 3
