@@ -9,7 +9,7 @@ A stream of frames in both directions, each `>IB` (payload length in bytes, type
 | ARGV   | proxy | NUL-separated argv: argv[0] as slurmd passed it, then the user's arguments |
 | ENV    | proxy | NUL-separated "NAME=value" entries. Ends the opening: HELLO, SCRIPT, ARGV, ENV |
 | STDIN  | proxy | `>Q` offset, then bytes of standard input; no bytes after the offset means end of file |
-| SIGNAL | proxy | `>QB` sequence number from 1, signal number. Sent again after a reconnect until the relay has it (SIGNAL_ACK) |
+| SIGNAL | proxy | `>QB` sequence number from 1, signal number. Sent again after a reconnect until SIGNAL_ACK |
 | ACK    | proxy | `>QQ` bytes of stdout and stderr that are written to the user's files |
 | STDIN_FROM | relay | `>Q` offset from which standard input is wanted; the proxy sends none before |
 | SIGNAL_ACK | relay | `>Q` highest signal sequence number that the agent has stored |
