@@ -78,7 +78,7 @@ def test_every_status_code_comes_off_the_wire_as_an_error_that_says_why(code: gr
     assert code.name in error.reason
 
 
-@pytest.mark.parametrize("error", sorted(_all_subclasses(errors.OverspillError), key=lambda cls: cls.__name__))
+@pytest.mark.parametrize("error", sorted(_all_subclasses(errors.OverspillError), key=str))
 def test_an_error_keeps_its_family_across_the_wire(error: type[errors.OverspillError]) -> None:
     received = errors.from_rpc_error(_FailedRpc(error.code))
     assert received.is_retryable == error.is_retryable
