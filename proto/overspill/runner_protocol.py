@@ -3,6 +3,14 @@
 The runner is one file of the standard library and cannot import this module; `tests/unit/test_runner_contract.py`
 holds both to the same numbers.
 
+How a backend starts it: `<python> -I -S runner.py --url https://host:port --run RUN_ID --attempt N --token-file PATH
+--ca-file PATH`, as the run's user, with an environment of its own (the job's comes with the spec), standard input
+/dev/null, stdout and stderr the site's log. Both files lie in the same directory, which is the runner's own: it is
+mode 0700 and free for its spool. With the local backend the runner is PID 1 of a PID namespace: nothing that the
+script does can kill it, `kill(-1, …)` is exactly the run's other processes, it reaps orphans, and its end kills what
+is left. It may inherit a descriptor above 2, which must not reach the script. The directory of argv[0] exists and is
+writable: the runner writes the script there. cwd exists and is the user's.
+
 All requests carry `Authorization: Bearer <token>`; a token is good for one run and one attempt. Every path begins
 with `/runner/v1/<run_id>/<attempt>/`. 401: wrong token. 404: no such run. 409: this attempt has been fenced off or
 the run is over: the runner kills its processes and exits. 5xx and broken connections: the runner retries forever,
