@@ -77,7 +77,7 @@ class DecideRequest(_message.Message):
     has_script: _builtins.bool
     """False for srun and salloc, which bring no script and are never diverted."""
     time_limit_min: _builtins.int
-    """Time limit in minutes; 0 where unset."""
+    """Time limit in minutes; 0 where unset, 4294967295 (Slurm's INFINITE) where asked to be unlimited."""
     min_nodes: _builtins.int
     """Node counts; 0 where unset."""
     max_nodes: _builtins.int
@@ -125,6 +125,7 @@ class DecideRequest(_message.Message):
     def odd_options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Core or thread specialisation, `--switches`, `--tmp`, `--deadline`, `--time-min`, `--reboot`, `--contiguous`, or
         `-M` with other clusters: the names, as Slurm spells the options, of those that are set. Any one keeps it local.
+        job_submit_lua shows `--deadline` on no version, and `--core-spec` and `--thread-spec` not on 22.05.
         """
 
     def __init__(

@@ -1,0 +1,163 @@
+--- The part of protobuf's wire format that router.proto needs: varints, booleans and strings, single or repeated.
+--
+-- A schema is a list of fields { number =, name =, kind = "uint" | "bool" | "string", is_repeated = true | nil }.
+-- As proto3 has it, a field at its default is not written, and unknown fields are skipped.
+-- Source: https://protobuf.dev/programming-guides/encoding/
+
+local failure = require "overspill.failure"
+
+local protobuf = {}
+
+local VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
+local MAX_EXACT = 2 ^ 53 -- beyond, a Lua 5.1 number is not exact
+
+-- The byte sequences that are UTF-8 beyond ASCII. Source: The Unicode Standard, table 3-7.
+local UTF8_SEQUENCES = {
+  "^[\194-\223][\128-\191]",
+  "^\224[\160-\191][\128-\191]",
+  "^[\225-\236\238\239][\128-\191][\128-\191]",
+  "^\237[\128-\159][\128-\191]",
+  "^\240[\144-\191][\128-\191][\128-\191]",
+  "^[\241-\243][\128-\191][\128-\191][\128-\191]",
+  "^\244[\128-\143][\128-\191][\128-\191]",
+}
+
+local function end_of_utf8_sequence(text, position)
+  for _, pattern in ipairs(UTF8_SEQUENCES) do
+    local _, last = text:find(pattern, position)
+    if last then
+      return last
+    end
+  end
+end
+
+--- Replaces each byte that is not part of UTF-8 by "?". A peer refuses a whole message for one such byte, so without
+-- this a user could trip everybody's breaker with a job name.
+function protobuf.to_utf8(text)
+  local position = text:find("[\128-\255]")
+  if not position then
+    return text
+  end
+  local parts, copied_to = {}, 0
+  while position do
+    local last = end_of_utf8_sequence(text, position)
+    if not last then
+      parts[#parts + 1] = text:sub(copied_to + 1, position - 1) .. "?"
+      copied_to, last = position, position
+    end
+    position = text:find("[\128-\255]", last + 1)
+  end
+  parts[#parts + 1] = text:sub(copied_to + 1)
+  return table.concat(parts)
+end
+
+local function encode_varint(value)
+  if value < 0 or value > MAX_EXACT or value % 1 ~= 0 then
+    failure.raise("internal", "not an unsigned integer: " .. tostring(value))
+  end
+  local bytes = {}
+  while value >= 128 do
+    bytes[#bytes + 1] = string.char(value % 128 + 128)
+    value = math.floor(value / 128)
+  end
+  bytes[#bytes + 1] = string.char(value)
+  return table.concat(bytes)
+end
+
+local ENCODERS = {
+  uint = { wire_type = VARINT, default = 0, encode = encode_varint },
+  bool = { wire_type = VARINT, default = false, encode = function(value) return encode_varint(value and 1 or 0) end },
+  string = {
+    wire_type = LENGTH_DELIMITED,
+    default = "",
+    encode = function(value)
+      local text = protobuf.to_utf8(value)
+      return encode_varint(#text) .. text
+    end,
+  },
+}
+
+--- Encodes `message`, a table by field name; nil is the field's default. Numbers must be whole and below 2^53.
+function protobuf.encode(schema, message)
+  local parts = {}
+  for _, field in ipairs(schema) do
+    local encoder, value = ENCODERS[field.kind], message[field.name]
+    local key = encode_varint(field.number * 8 + encoder.wire_type)
+    if field.is_repeated then
+      for _, item in ipairs(value or {}) do
+        parts[#parts + 1] = key .. encoder.encode(item)
+      end
+    elseif value ~= nil and value ~= encoder.default then
+      parts[#parts + 1] = key .. encoder.encode(value)
+    end
+  end
+  return table.concat(parts)
+end
+
+-- Returns the value and the position after it. Beyond 2^53 the value is near, not exact.
+local function decode_varint(bytes, position)
+  local value = 0
+  for index = 0, 9 do
+    local byte = bytes:byte(position + index)
+    if not byte then
+      break
+    end
+    value = value + byte % 128 * 2 ^ (7 * index)
+    if byte < 128 then
+      return value, position + index + 1
+    end
+  end
+  failure.raise("protocol", "broken varint in the answer")
+end
+
+-- Returns the raw value (nil where the type is of no use to us) and the position after it.
+local function decode_value(bytes, position, wire_type)
+  if wire_type == VARINT then
+    return decode_varint(bytes, position)
+  end
+  local length
+  if wire_type == LENGTH_DELIMITED then
+    length, position = decode_varint(bytes, position)
+  elseif wire_type == FIXED64 then
+    length = 8
+  elseif wire_type == FIXED32 then
+    length = 4
+  else
+    failure.raise("protocol", "unknown wire type in the answer")
+  end
+  if position + length > #bytes + 1 then
+    failure.raise("protocol", "the answer is cut short")
+  end
+  return wire_type == LENGTH_DELIMITED and bytes:sub(position, position + length - 1) or nil, position + length
+end
+
+local function by_number(schema)
+  local fields = {}
+  for _, field in ipairs(schema) do
+    fields[field.number] = field
+  end
+  return fields
+end
+
+--- Decodes `bytes` into a table by field name in which every field of the schema has a value.
+-- Raises the failure "protocol" for bytes that are no protobuf message. Repeated fields are not decoded.
+function protobuf.decode(schema, bytes)
+  local message, fields = {}, by_number(schema)
+  for _, field in ipairs(schema) do
+    message[field.name] = ENCODERS[field.kind].default
+  end
+  local position = 1
+  while position <= #bytes do
+    local key, value
+    key, position = decode_varint(bytes, position)
+    local wire_type = key % 8
+    value, position = decode_value(bytes, position, wire_type)
+    local field = fields[(key - wire_type) / 8]
+    if field and ENCODERS[field.kind].wire_type == wire_type then
+      message[field.name] = field.kind == "bool" and value ~= 0 or field.kind ~= "bool" and value
+    end
+  end
+  return message
+end
+
+return protobuf
