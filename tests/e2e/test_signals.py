@@ -1,0 +1,117 @@
+"""Signals, limits and output of a diverted job while it runs, on the real Slurm."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from tests.e2e.diversion import wait_until
+from tests.rig import Rig
+
+_TRAP = "trap 'echo caught {name}; exit {code}' {name}\n"
+_SLEEP = "echo ready\nwhile :; do sleep 0.1; done\n"
+
+
+def _start(rig: Rig, body: str, *options: str) -> int:
+    """Submit a diverted job and return its id once its script has printed `ready`."""
+    job_id = rig.sbatch("#!/bin/bash\n" + body, "--overspill=always", *options)
+    wait_until(lambda: b"ready" in rig.output(job_id), timeout_s=30, what=f"job {job_id} to print `ready`")
+    return job_id
+
+
+def _remote_processes(rig: Rig, marker: str) -> list[str]:
+    """Return the command lines at the site that hold `marker`."""
+    listing = rig.site.run(["ps", "-eo", "args="], check=True).stdout
+    return [line for line in listing.splitlines() if marker in line and "ps -eo" not in line]
+
+
+def test_output_appears_while_the_job_runs(rig: Rig) -> None:
+    job_id = _start(rig, "echo ready; sleep 1000")
+    assert rig.job(job_id)["JobState"] == "RUNNING"
+    rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
+    rig.wait_for_state(job_id, ["CANCELLED"], timeout_s=30)
+
+
+def test_scancel_reaches_the_remote_handler_and_its_last_words_come_back(rig: Rig) -> None:
+    job_id = _start(rig, _TRAP.format(name="TERM", code=3) + _SLEEP)
+    rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
+    rig.wait_for_state(job_id, ["CANCELLED"], timeout_s=30)
+    wait_until(lambda: b"caught TERM" in rig.output(job_id), timeout_s=10, what="the handler's output")
+
+
+def test_a_tree_that_ignores_term_is_killed_after_the_grace_period(rig: Rig) -> None:
+    marker = f"sleep 7{time.monotonic_ns() % 10**7:07d}"
+    job_id = _start(
+        rig, f"trap '' TERM\n{marker} &\nsetsid {marker} &\n(exec {marker}) &\necho ready\nwait\n{marker}\n"
+    )
+    assert len(_remote_processes(rig, marker)) >= 3
+    rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
+    job = rig.wait_for_state(job_id, ["CANCELLED"], timeout_s=60)
+    assert job["ExitCode"] == "0:9"
+    wait_until(lambda: not _remote_processes(rig, marker), timeout_s=20, what="the remote tree to be gone")
+
+
+def test_scancel_batch_signals_the_shell_and_the_job_goes_on(rig: Rig) -> None:
+    job_id = _start(rig, "trap 'echo got USR1' USR1\n" + _SLEEP)
+    rig.cluster.run(["scancel", "--batch", "--signal=USR1", str(job_id)], user="alice", check=True)
+    wait_until(lambda: b"got USR1" in rig.output(job_id), timeout_s=10, what="the USR1 handler's output")
+    assert rig.job(job_id)["JobState"] == "RUNNING"
+    rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
+    rig.wait_for_state(job_id, ["CANCELLED"], timeout_s=30)
+
+
+@pytest.mark.timeout(240)
+def test_the_time_limit_ends_the_remote_script_as_timeout(rig: Rig) -> None:
+    job_id = _start(rig, _TRAP.format(name="TERM", code=0) + _SLEEP, "--time=1")
+    job = rig.wait_for_state(job_id, ["TIMEOUT"], timeout_s=180)
+    assert job["JobState"] == "TIMEOUT"
+    assert b"caught TERM" in rig.output(job_id)
+
+
+def test_suspend_stops_the_remote_tree_and_resume_lets_it_go_on(rig: Rig) -> None:
+    job_id = _start(rig, "echo ready; while :; do date +%s%N; sleep 0.1; done")
+    rig.cluster.run(["scontrol", "suspend", str(job_id)], check=True)
+    wait_until(lambda: _is_quiet_for(rig, job_id, 1.0), timeout_s=20, what="the output to stand still")
+    silent = rig.output(job_id)
+    rig.cluster.run(["scontrol", "resume", str(job_id)], check=True)
+    wait_until(lambda: len(rig.output(job_id)) > len(silent), timeout_s=20, what="the output to go on")
+    rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
+    rig.wait_for_state(job_id, ["CANCELLED"], timeout_s=30)
+
+
+def _is_quiet_for(rig: Rig, job_id: int, seconds: float) -> bool:
+    before = rig.output(job_id)
+    time.sleep(seconds)
+    return rig.output(job_id) == before
+
+
+def test_a_hundred_megabytes_and_then_exit_arrive_whole(rig: Rig) -> None:
+    script = "#!/bin/bash\nyes 0123456789abcdef0123456789abcde | head -c 100000000 | tee >(sha256sum >&2)\n"
+    job_id = rig.sbatch(script, "--overspill=always", "--error=digest-%j.txt")
+    rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=100)
+    digest = rig.cluster.path(f"/home/alice/digest-{job_id}.txt").read_text().split()[0]
+    told = rig.cluster.run(["sha256sum", f"/home/alice/slurm-{job_id}.out"], check=True).stdout.split()[0]
+    assert told == digest
+
+
+@pytest.mark.parametrize(
+    "command", [["srun", "-p", "overspill", "hostname"], ["salloc", "-p", "overspill", "hostname"]]
+)
+def test_interactive_work_aimed_at_the_overspill_partition_is_refused_clearly(rig: Rig, program: str) -> None:
+    refused = rig.cluster.run([program, "--partition=overspill", "hostname"], user="alice")
+    assert refused.returncode != 0
+    assert re.search(r"overspill.*(batch|sbatch)", refused.stderr, re.IGNORECASE)
+    assert refused.stdout == ""
+
+
+def test_a_bogus_value_of_the_option_is_refused_before_submission(rig: Rig) -> None:
+    refused = rig.cluster.run(["sbatch", "--overspill=sometimes", "--wrap", "true"], user="alice")
+    assert refused.returncode != 0
+    assert all(word in refused.stderr for word in ("sometimes", "auto", "never", "always"))
+
+
+def test_the_directive_in_the_script_keeps_a_job_local(rig: Rig) -> None:
+    job_id = rig.sbatch("#!/bin/bash\n#SBATCH --overspill=never\ntrue\n")
+    assert rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=30)["Partition"] == "batch"

@@ -1,0 +1,196 @@
+"""`make demo`: a full cluster spills over before your eyes, and every promise is checked.
+
+Fills the partition `batch`, submits as a plain user with plain `sbatch`, follows one output live, cancels one job, and
+tells where each job ran. Ends with 1 if anything is not as promised.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.rig.rig import Rig
+from tests.rig.routing import would_divert
+from tests.rig.waiting import poll
+
+_POLICY = "overspill_mode=on,overspill_wait=00:00:30"
+_BATCH_IS_BUSY_S = 40
+_NODE_NAMES = {"cluster": "cluster (batch)", "site": "site (agent)"}
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A job of the demo, and what must become of it. Every script prints first where it runs."""
+
+    name: str
+    script: str
+    where: str
+    output: str
+    state: str = "COMPLETED"
+    exit_code: str = "0:0"
+    arguments: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclass
+class Submitted:
+    """A promise and the job that it was given to."""
+
+    promise: Promise
+    job_id: int
+    predicted_wait_s: float | None
+    seen: dict[str, str] = field(default_factory=dict)
+    output: str = ""
+    broken: list[str] = field(default_factory=list)
+
+
+def _script(body: str) -> str:
+    return f"#!/bin/bash\nuname -n\n{body}\n"
+
+
+_FILL = ("--cpus-per-task=2", "--time=5")
+_FILLER = Promise("filler", _script(f"sleep {_BATCH_IS_BUSY_S}"), "cluster", "", options=_FILL)
+_LINES = 8
+_CANCELLED = Promise(
+    "cancel-me",
+    _script("trap 'echo saving a checkpoint; exit 0' TERM\necho waiting\nwhile :; do sleep 0.1; done"),
+    "site",
+    "waiting\nsaving a checkpoint\n",
+    state="CANCELLED",
+    exit_code="0:0",
+)
+_LIVE = Promise(
+    "live",
+    _script(f"for i in $(seq {_LINES}); do echo step $i of {_LINES}; sleep 0.5; done"),
+    "site",
+    "".join(f"step {i} of {_LINES}\n" for i in range(1, _LINES + 1)),
+)
+_OTHERS = (
+    Promise("arguments", _script("printf '<%s>' \"$@\"; echo"), "site", "<a b><$x><>\n", arguments=("a b", "$x", "")),
+    Promise("fails", _script("echo oh no >&2; exit 7"), "site", "oh no\n", state="FAILED", exit_code="7:0"),
+    Promise("crashes", _script("echo now; kill -SEGV $$"), "site", "now\n", state="FAILED", exit_code="0:11"),
+    Promise("stays-home", _script("echo at home"), "cluster", "at home\n", options=("--overspill=never",)),
+)
+
+
+class Demo:
+    """One walk through the demo on a running rig."""
+
+    def __init__(self, rig: Rig, console: Console) -> None:
+        self._rig = rig
+        self._console = console
+
+    def run(self) -> list[Submitted]:
+        """Do everything; return the jobs with whatever promise was broken."""
+        self._say(f"[bold]1.[/] bob fills the partition `batch` for {_BATCH_IS_BUSY_S} s")
+        fillers = [self._submit(_FILLER, user="bob") for _ in range(self._rig.options.cluster.real_nodes)]
+        for filler in fillers:
+            self._rig.wait_for_state(filler.job_id, "RUNNING")
+        self._wait_until_router_sees_a_full_cluster()
+        self._say("[bold]2.[/] alice submits as on any other day: `sbatch job.sh`")
+        live = self._submit(_LIVE)
+        cancelled = self._submit(_CANCELLED)
+        others = [self._submit(promise) for promise in _OTHERS]
+        self._say(f"[bold]3.[/] job {live.job_id}'s output, as it appears in alice's file:")
+        self._follow(live)
+        self._say(f"[bold]4.[/] alice cancels job {cancelled.job_id}; its handler still has the last word")
+        self._cancel(cancelled)
+        self._say("[bold]5.[/] waiting for the others to end")
+        jobs = [*fillers, live, cancelled, *others]
+        for job in jobs:
+            self._check(job)
+        return jobs
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"\n{text}")
+
+    def _submit(self, promise: Promise, user: str = "alice") -> Submitted:
+        options = (f"--job-name={promise.name}", *promise.options)
+        job_id = self._rig.sbatch(promise.script, *options, user=user, arguments=promise.arguments)
+        comment = self._rig.job(job_id).get("AdminComment", "")
+        decision = json.loads(comment)["overspill"] if comment.startswith("{") else {}
+        return Submitted(promise, job_id, decision.get("wait_s"))
+
+    def _wait_until_router_sees_a_full_cluster(self) -> None:
+        if not poll(lambda: would_divert(self._rig), timeout_s=20, interval_s=0.3):
+            sys.exit("The router never saw that the cluster is full: see its log after `make up`.")
+
+    def _follow(self, job: Submitted) -> None:
+        """Print the job's output as it grows, until its last line."""
+        shown = 0
+        began = time.monotonic()
+
+        def is_complete() -> bool:
+            nonlocal shown
+            lines = self._rig.output(job.job_id).decode().splitlines()
+            for line in lines[shown:]:
+                self._console.print(f"   [dim]{time.monotonic() - began:5.1f} s[/] {line}")
+            shown = len(lines)
+            return shown > _LINES
+
+        if not poll(is_complete, timeout_s=30, interval_s=0.05):
+            job.broken.append("its output did not appear live")
+
+    def _cancel(self, job: Submitted) -> None:
+        if not poll(lambda: b"waiting" in self._rig.output(job.job_id), timeout_s=30):
+            job.broken.append("never started")
+        self._rig.cluster.run(["scancel", str(job.job_id)], user="alice", check=True)
+
+    def _check(self, job: Submitted) -> None:
+        """Wait for the job's end and note every promise that was not kept."""
+        promise = job.promise
+        ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+        job.seen = self._rig.wait_for_state(job.job_id, ended, timeout_s=120)
+        expected = f"{promise.where}\n{promise.output}"
+        poll(lambda: self._rig.output(job.job_id).decode() == expected, timeout_s=5)
+        job.output = self._rig.output(job.job_id).decode(errors="replace")
+        for what, wanted, got in (
+            ("output", expected, job.output),
+            ("state", promise.state, job.seen["JobState"]),
+            ("exit code", promise.exit_code, job.seen["ExitCode"]),
+        ):
+            if got != wanted:
+                job.broken.append(f"{what} is {got!r}, promised was {wanted!r}")
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} s"
+
+
+def _real_wait_s(job: Submitted) -> float:
+    submitted, started = (datetime.fromisoformat(job.seen[name]) for name in ("SubmitTime", "StartTime"))
+    return (started - submitted).total_seconds()
+
+
+def _table(jobs: list[Submitted]) -> Table:
+    table = Table(title="Where each job ran")
+    for heading in ("Job", "Name", "Ran at", "Predicted wait", "Real wait", "State", "Exit code", "As promised"):
+        table.add_column(heading, justify="right" if "ait" in heading else "left")
+    for job in jobs:
+        host = job.output.partition("\n")[0]
+        verdict = "[red]no[/]" if job.broken else "[green]yes[/]"
+        waits = (_seconds(job.predicted_wait_s), _seconds(_real_wait_s(job)))
+        ended = (job.seen["JobState"], job.seen["ExitCode"])
+        table.add_row(str(job.job_id), job.promise.name, _NODE_NAMES.get(host, host), *waits, *ended, verdict)
+    return table
+
+
+def run_demo() -> int:
+    """Bring a rig up, show everything, take it down; return the exit code."""
+    console = Console(highlight=False)
+    began = time.monotonic()
+    with Rig.up(policy=_POLICY, progress=lambda step: console.print(f"[dim]  rig: {step}[/]")) as rig:
+        jobs = Demo(rig, console).run()
+    console.print(_table(jobs))
+    broken = [(job, what) for job in jobs for what in job.broken]
+    for job, what in broken:
+        console.print(f"[red]job {job.job_id} ({job.promise.name}): {what}[/]")
+    took = f"{time.monotonic() - began:.0f} s"
+    console.print(f"[red]{len(broken)} promises broken[/], {took}" if broken else f"All promises kept, {took}.")
+    return 1 if broken else 0
