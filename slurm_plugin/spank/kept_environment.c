@@ -1,0 +1,34 @@
+#define _GNU_SOURCE /* asprintf */
+#include "kept_environment.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* These make the C library load code or behave otherwise before Python's first line. Python's own variables are shut
+ * out by -I. A name that carries the prefix already gets another, so that taking one off always gives back the original. */
+static bool must_be_renamed(const char *entry)
+{
+    static const char *const PREFIXES[] = {"LD_", "GCONV_PATH=", "GLIBC_TUNABLES=", "LOCPATH=", KEPT_PREFIX};
+
+    for (size_t i = 0; i < sizeof(PREFIXES) / sizeof(PREFIXES[0]); i++)
+        if (strncmp(entry, PREFIXES[i], strlen(PREFIXES[i])) == 0)
+            return true;
+    return false;
+}
+
+char **kept_environment(char **environment)
+{
+    size_t count = 0;
+
+    while (environment != NULL && environment[count] != NULL)
+        count++;
+    char **kept = calloc(count + 1, sizeof(*kept));
+    for (size_t i = 0; kept != NULL && i < count; i++) {
+        kept[i] = environment[i];
+        if (must_be_renamed(environment[i]) && asprintf(&kept[i], KEPT_PREFIX "%s", environment[i]) < 0)
+            return NULL; /* the process ends over it */
+    }
+    return kept;
+}
