@@ -1,0 +1,128 @@
+"""The agent as one process: everything made, started, and stopped in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+import structlog
+
+from overspill.errors import AdminError
+from overspill_agent.backends.local import LocalBackend, LocalSite
+from overspill_agent.backends.sandbox import Roots
+from overspill_agent.config import DEFAULT_PATH, AgentConfig
+from overspill_agent.reconcile import Reconciler, RunnerAccess
+from overspill_agent.registry import Registry
+from overspill_agent.runs import Resources
+from overspill_agent.service.agent_service import AgentService
+from overspill_agent.service.runner_channel import RunnerChannel
+from overspill_agent.service.servers import GrpcServer, HttpsServer
+from overspill_agent.store import Store
+
+log = structlog.get_logger(__name__)
+
+#: Threads for what blocks: disk, user database, starting processes.
+_THREADS = 32
+
+
+def run(config: AgentConfig) -> None:
+    """Run the agent until SIGTERM or SIGINT. Its runs outlive it.
+
+    Raises:
+        AdminError: it cannot start; says why and what to do.
+    """
+    os.umask(0o077)
+    _raise_open_files()
+    with _only_agent(config.store.path.parent):
+        asyncio.run(_serve(config))
+
+
+async def _serve(config: AgentConfig) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="blocking"))
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+
+    backend = LocalBackend(local_site(config))
+    registry = Registry(Store(config.store.path), config.store.spool_directory)
+    await registry.load()
+    access = RunnerAccess(config.runner_channel.url, config.runner_channel.tls.files().read()[2])
+    reconciler = Reconciler(registry, backend, access)
+    channel = RunnerChannel(registry, config.runner_channel.lease_s)
+    runners = HttpsServer(channel.app(), config.runner_channel.listen, config.runner_channel.tls.files())
+    service = AgentService(registry, backend, config.accounts)
+    relays = GrpcServer(service, config.server.listen, config.server.tls.files())
+
+    await runners.start()
+    await relays.start()
+    log.info("agent started", action="agent_started", listen=config.server.listen, runs=len(registry.live()))
+    reconciling = asyncio.create_task(reconciler.run(), name="reconcile")
+    stopping = asyncio.create_task(stopped.wait(), name="stop")
+    await asyncio.wait({reconciling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    log.info("agent stops", action="agent_stopping", runs=len(registry.live()))
+    registry.end_waits()
+    await asyncio.gather(relays.stop(), runners.stop())
+    await _cancelled(stopping)
+    await _cancelled(reconciling)
+    await backend.close()
+    await registry.close()
+    log.info("agent stopped", action="agent_stopped")
+
+
+async def _cancelled(task: asyncio.Task[object] | asyncio.Task[None]) -> None:
+    """Cancel a task and wait for it; what it has failed with is raised."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def local_site(config: AgentConfig) -> LocalSite:
+    """Return the local backend's part of the configuration. Runs never see the agent's own directories."""
+    local = config.local
+    hidden = {config.store.path.parent, local.directory, DEFAULT_PATH.parent}
+    return LocalSite(
+        directory=local.directory,
+        resources=Resources(cpus=local.cpus, memory_mib=local.memory_mib, gpus=local.gpus),
+        roots=Roots(
+            private=tuple(map(PurePosixPath, local.private)),
+            shared=tuple(map(PurePosixPath, local.shared)),
+            hidden=tuple(map(PurePosixPath, sorted(hidden))),
+        ),
+        python=local.python,
+        runner=local.runner,
+    )
+
+
+@contextmanager
+def _only_agent(directory: Path) -> Iterator[None]:
+    """Hold the state directory for as long as the agent lives.
+
+    Raises:
+        AdminError: another agent has it, or it cannot be made.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(directory / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise AdminError(f"cannot use {directory}: {error.strerror}; correct [store] path") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise AdminError(f"another agent has {directory}; stop it first") from None
+    finally:
+        os.close(descriptor)
+
+
+def _raise_open_files() -> None:
+    """Allow as many open files as the system lets us: a run needs up to eight."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,247 @@
+"""Runs on the agent's own host: each runner is PID 1 of its own PID namespace, in a view of the host made for it.
+
+On disk, per run, all root's:  `attempt-N.lock` (see `attempt`), `files/` (the run's private directories), `control/`
+(the runner, its token and its CA; the only part that is the user's and that the run sees as such), `launch.log`.
+Nothing here is needed in memory: a restarted agent finds every run by its directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import structlog
+
+from overspill.errors import AdminError, ExhaustedError, UnavailableError
+from overspill_agent.backends import attempt as attempts
+from overspill_agent.backends.base import Account, Launch
+from overspill_agent.backends.host import Host
+from overspill_agent.backends.sandbox import CONTROL, Roots, Sandbox, Wanted, build
+from overspill_agent.runs import Resources, Seen
+
+log = structlog.get_logger(__name__)
+
+_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+_LOG_TAIL_BYTES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSite:
+    """What the operator has decided.
+
+    Attributes:
+        directory: one directory per run is made here; on a local file system.
+        resources: what all runs together may ask for.
+        roots: what runs see.
+        python: interpreter for the runner.
+        runner: the runner's file.
+    """
+
+    directory: Path
+    resources: Resources
+    roots: Roots
+    python: Path
+    runner: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """Absolute paths of what is executed as root."""
+
+    bwrap: str
+    setpriv: str
+
+    @classmethod
+    def find(cls) -> Programs:
+        """Return the programs found on PATH.
+
+        Raises:
+            AdminError: one is missing; names the package.
+        """
+        return cls(bwrap=_find("bwrap", "bubblewrap"), setpriv=_find("setpriv", "util-linux"))
+
+
+def _find(program: str, package: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        raise AdminError(f"the local backend needs `{program}`; install the package {package}")
+    return path
+
+
+class LocalBackend:
+    """`Backend` on this host. Needs root: runs are other users' processes."""
+
+    def __init__(self, site: LocalSite) -> None:
+        """Take up the site's directory, with whatever runs there.
+
+        Raises:
+            AdminError: not root, a program is missing, or the directory cannot be used.
+        """
+        if os.geteuid() != 0:
+            raise AdminError("the local backend starts processes of other users: run the agent as root")
+        try:
+            site.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise AdminError(f"cannot use {site.directory}: {error.strerror}; correct [local] directory") from error
+        self._site = site
+        self._programs = Programs.find()
+        self._callback: Callable[[str], None] = lambda _run_id: None
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def capacity(self) -> Resources:
+        return self._site.resources
+
+    async def start(self, launch: Launch) -> None:
+        """Start the runner, unless this attempt has been started before.
+
+        Raises:
+            ExhaustedError, UnavailableError: the host is short of disk, memory or processes; nothing was started.
+        """
+        try:
+            process = await asyncio.to_thread(self._start, launch)
+        except OSError as error:
+            raise _shortage(error) from error
+        if process is not None:
+            self._watch(launch.run_id, process)
+
+    async def stop(self, run_id: str, attempt: int) -> None:
+        await asyncio.to_thread(attempts.kill, self._lock(run_id, attempt))
+
+    async def observe(self, run_id: str, attempt: int) -> Seen:
+        return attempts.seen(self._lock(run_id, attempt))
+
+    async def forget(self, run_id: str) -> None:
+        await asyncio.to_thread(shutil.rmtree, self._directory(run_id), ignore_errors=True)
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        self._callback = callback
+
+    async def close(self) -> None:
+        """Let go of the children; they live on and are found again by their locks."""
+        loop = asyncio.get_running_loop()
+        for descriptor, process in self._children.items():
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+            # The process is not ours to wait for any more; a destructor that says so would be wrong.
+            process.returncode = 0
+        self._children.clear()
+
+    def _directory(self, run_id: str) -> Path:
+        return self._site.directory / run_id
+
+    def _lock(self, run_id: str, attempt: int) -> Path:
+        return attempts.lock_path(self._directory(run_id), attempt)
+
+    def _start(self, launch: Launch) -> subprocess.Popen[bytes] | None:
+        directory = self._directory(launch.run_id)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        with attempts.claimed(self._lock(launch.run_id, launch.attempt)) as lock:
+            if lock is None:
+                return None
+            sandbox = build(
+                Host(),
+                self._site.roots,
+                Wanted(
+                    PurePosixPath(launch.script_directory), tuple(PurePosixPath(path) for path in launch.directories)
+                ),
+                files=PurePosixPath(directory / "files"),
+                control=PurePosixPath(directory / "control"),
+            )
+            _make_private(directory / "files", sandbox, launch.account)
+            _make_control(directory / "control", launch, self._site.runner)
+            with (directory / "launch.log").open("ab") as output:
+                return subprocess.Popen(
+                    bwrap_argv(self._programs, self._site.python, launch, sandbox, lock),
+                    pass_fds=(lock.monitor, lock.init),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env=_ENVIRONMENT,
+                    cwd="/",
+                    start_new_session=True,
+                )
+
+    def _watch(self, run_id: str, process: subprocess.Popen[bytes]) -> None:
+        """Wake up when the child ends; adopted ones are nobody's children and are seen at the next look."""
+        descriptor = os.pidfd_open(process.pid)
+        self._children[descriptor] = process
+        asyncio.get_running_loop().add_reader(descriptor, self._reap, run_id, descriptor)
+
+    def _reap(self, run_id: str, descriptor: int) -> None:
+        asyncio.get_running_loop().remove_reader(descriptor)
+        os.close(descriptor)
+        process = self._children.pop(descriptor)
+        if process.wait() != 0:
+            log.warning("launcher failed", action="launch_failed", run_id=run_id, output=self._log_tail(run_id))
+        self._callback(run_id)
+
+    def _log_tail(self, run_id: str) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            return (self._directory(run_id) / "launch.log").read_bytes()[-_LOG_TAIL_BYTES:].decode("utf-8", "replace")
+        return ""
+
+
+def bwrap_argv(
+    programs: Programs, python: Path, launch: Launch, sandbox: Sandbox, lock: attempts.LockDescriptors
+) -> list[str]:
+    """Return the command line: bubblewrap builds the view, setpriv becomes the user, Python runs the runner. Pure.
+
+    bubblewrap sets no_new_privs, so nothing in the view can become anybody else. It keeps only the capabilities that
+    setpriv needs, and setpriv ends with none.
+    """
+    isolation = ["--unshare-pid", "--as-pid-1", "--unshare-ipc", "--new-session"]
+    capabilities = ["--cap-drop", "ALL"]
+    for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
+        capabilities += ["--cap-add", capability]
+    life = ["--json-status-fd", str(lock.monitor), "--sync-fd", str(lock.init)]
+    account = launch.account
+    become_user = [programs.setpriv, "--reuid", str(account.uid), "--regid", str(account.gid)]
+    become_user += ["--groups", ",".join(map(str, account.groups))] if account.groups else ["--clear-groups"]
+    become_user += ["--inh-caps=-all", "--bounding-set=-all"]
+    runner = [str(python), "-I", "-S", str(CONTROL / "runner.py"), "--url", launch.agent_url]
+    runner += ["--run", launch.run_id, "--attempt", str(launch.attempt)]
+    runner += ["--token-file", str(CONTROL / "token"), "--ca-file", str(CONTROL / "ca.pem")]
+    view = [*sandbox.mounts, "--chdir", "/"]
+    return [programs.bwrap, *isolation, *capabilities, *life, *view, "--", *become_user, *runner]
+
+
+def _make_private(files: Path, sandbox: Sandbox, account: Account) -> None:
+    """Make the run's private directories, each the user's, with the mode that the host's has at the same path."""
+    files.mkdir(mode=0o700, exist_ok=True)
+    for path in sandbox.private_directories:
+        directory = files / path.relative_to("/")
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        directory.chmod(_mode_like(Path(path)))
+        os.chown(directory, account.uid, account.gid)
+
+
+def _mode_like(path: Path) -> int:
+    """Return 01777 for what is everybody's on the host (/tmp), 0755 for anything else."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_mode & 0o1777 == 0o1777:  # noqa: PLR2004  the mode of /tmp, as everybody writes it
+            return 0o1777
+    return 0o755
+
+
+def _make_control(control: Path, launch: Launch, runner: Path) -> None:
+    """Write what the runner needs; readable by the user only."""
+    control.mkdir(mode=0o700, exist_ok=True)
+    contents = {"runner.py": runner.read_bytes(), "token": launch.token.encode(), "ca.pem": launch.ca_pem}
+    for name, content in contents.items():
+        path = control / name
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+        os.chown(path, launch.account.uid, launch.account.gid)
+    os.chown(control, launch.account.uid, launch.account.gid)
+
+
+def _shortage(error: OSError) -> ExhaustedError | UnavailableError:
+    if isinstance(error, FileNotFoundError):
+        return UnavailableError(f"cannot start a run: {error.filename} is missing")
+    return ExhaustedError(f"cannot start a run: {error.strerror}")

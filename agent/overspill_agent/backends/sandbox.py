@@ -1,0 +1,182 @@
+"""What a run sees of the agent's host, as bubblewrap's arguments. Pure: the host is asked through `HostView`.
+
+The root is new and built of the host's top-level entries, read-only. Over them come, for each run: its own empty copies
+of the private directories, the shared ones as they are, and a directory of its own wherever the script expects one that
+the host does not have. Where such a place does not exist its nearest existing ancestor is rebuilt, entry by entry, so
+that a mount point can be made in it.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Protocol
+
+#: Where the runner finds what is its own. At the root, because the root is new anyway.
+CONTROL = PurePosixPath("/.overspill")
+_ROOT = PurePosixPath("/")
+_OWN = (PurePosixPath("/proc"), PurePosixPath("/dev"), CONTROL)
+#: Part of the machine, not of anybody's data: the script sees them even where it was submitted from there.
+_SYSTEM = tuple(PurePosixPath(path) for path in ("/bin", "/boot", "/dev", "/etc", "/proc", "/sbin", "/sys", "/usr"))
+
+
+class HostView(Protocol):
+    """What there is on the host."""
+
+    def mode(self, path: PurePosixPath) -> int | None:
+        """Return st_mode of the path itself (a symlink's own); None if there is nothing."""
+
+    def owner(self, path: PurePosixPath) -> int:
+        """Return the uid of what the path leads to."""
+
+    def link_target(self, path: PurePosixPath) -> str: ...
+
+    def resolve(self, path: PurePosixPath) -> PurePosixPath:
+        """Return the path with the symlinks of its existing part followed."""
+
+    def entries(self, path: PurePosixPath) -> list[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """The site's rules.
+
+    Attributes:
+        private: of these each run has its own, empty ones.
+        shared: the same here as at the cluster.
+        hidden: empty for every run: the agent's own.
+    """
+
+    private: tuple[PurePosixPath, ...]
+    shared: tuple[PurePosixPath, ...]
+    hidden: tuple[PurePosixPath, ...]
+
+
+@dataclass(slots=True)
+class Sandbox:
+    """What is to be made before the launch, and how to launch.
+
+    Attributes:
+        private_directories: paths below the run's own `files` directory that must exist and be the user's; in the order
+            in which to make them. Each is what the run sees at the same path below `/`.
+        mounts: bubblewrap's arguments that build the view, with sources below `files` and `control` as given.
+    """
+
+    private_directories: list[PurePosixPath] = field(default_factory=list)
+    mounts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Directories that must exist for the script, absolute.
+
+    Attributes:
+        script: where the runner writes the script; always the run's own, unless it is a part of the machine.
+        others: working directory and homes: the run's own unless the host has them for everybody.
+    """
+
+    script: PurePosixPath
+    others: tuple[PurePosixPath, ...] = ()
+
+
+def build(host: HostView, roots: Roots, wanted: Wanted, *, files: PurePosixPath, control: PurePosixPath) -> Sandbox:
+    """Return the sandbox for one run.
+
+    Args:
+        host: the agent's host.
+        roots: the site's rules.
+        wanted: the run's needs.
+        files: directory on the host below which the run's private directories are.
+        control: directory on the host with the runner's own files.
+    """
+    private = [host.resolve(path) for path in roots.private]
+    shared = [host.resolve(path) for path in roots.shared]
+    hidden = [path for path in map(host.resolve, roots.hidden) if not _is_below(path, private) and host.mode(path)]
+    places = [place for place in _places(host, wanted, private) if not _is_below(place, shared)]
+    own = _topmost([*private, *places])
+    missing = [path for path in (*own, *shared) if host.mode(path) is None]
+
+    sandbox = Sandbox(private_directories=_with_parents(own, places))
+    _bind_host(host, _ROOT, _ancestors(host, missing), {*own, *shared, *_OWN}, sandbox.mounts)
+    sandbox.mounts += ["--proc", "/proc", "--dev", "/dev", "--bind", str(control), str(CONTROL)]
+    for path in sorted({*own, *shared, *hidden}, key=lambda path: (len(path.parts), path)):
+        if path in own:
+            sandbox.mounts += ["--bind", str(files / path.relative_to("/")), str(path)]
+        elif path in shared:
+            sandbox.mounts += ["--bind", str(path), str(path)]
+        else:
+            sandbox.mounts += ["--tmpfs", str(path)]
+    return sandbox
+
+
+def _places(host: HostView, wanted: Wanted, private: list[PurePosixPath]) -> list[PurePosixPath]:
+    """Return where the wanted directories are to be made, with symlinks followed outside private ones."""
+    places = []
+    for path in (wanted.script, *wanted.others):
+        place = path if _is_below(path, private) else host.resolve(path)
+        if _is_below(place, private) or not _is_of_the_machine(host, place, is_script=path == wanted.script):
+            places.append(place)
+    return places
+
+
+def _topmost(paths: list[PurePosixPath]) -> list[PurePosixPath]:
+    """Return the paths that lie in no other, each once."""
+    kept: list[PurePosixPath] = []
+    for path in sorted(paths, key=lambda path: len(path.parts)):
+        if not _is_below(path, kept):
+            kept.append(path)
+    return kept
+
+
+def _is_of_the_machine(host: HostView, path: PurePosixPath, *, is_script: bool) -> bool:
+    """Tell whether the host has this directory for everybody: then the run sees it as any user of the host does."""
+    if path == _ROOT:
+        return True
+    mode = host.mode(path)
+    if mode is None:
+        return False
+    is_roots_own = host.owner(path) == 0 and not mode & stat.S_IWOTH
+    return _is_below(path, _SYSTEM) or (is_roots_own and not is_script)
+
+
+def _is_below(path: PurePosixPath, roots: Iterable[PurePosixPath]) -> bool:
+    return any(path.is_relative_to(root) for root in roots)
+
+
+def _with_parents(own: list[PurePosixPath], places: list[PurePosixPath]) -> list[PurePosixPath]:
+    """Return the run's own directories and all from each down to the wanted ones, parents first, each once."""
+    ordered = dict.fromkeys(own)
+    for place in places:
+        root = next(root for root in own if place.is_relative_to(root))
+        chain = [place, *place.parents]
+        ordered.update(dict.fromkeys(reversed(chain[: chain.index(root)])))
+    return list(ordered)
+
+
+def _ancestors(host: HostView, missing: list[PurePosixPath]) -> set[PurePosixPath]:
+    """Return the existing directories that must be rebuilt so that each missing path can be made in one."""
+    return {parent for path in missing for parent in path.parents if host.mode(parent) is not None}
+
+
+def _bind_host(
+    host: HostView,
+    directory: PurePosixPath,
+    rebuilt: set[PurePosixPath],
+    bound: set[PurePosixPath],
+    mounts: list[str],
+) -> None:
+    """Append what shows the host's `directory`, which is being rebuilt, read-only and entry by entry."""
+    for name in host.entries(directory):
+        path = directory / name
+        mode = host.mode(path)
+        if path in bound or mode is None:
+            continue
+        if stat.S_ISLNK(mode):
+            mounts += ["--symlink", host.link_target(path), str(path)]
+        elif path in rebuilt:
+            mounts += ["--perms", f"{stat.S_IMODE(mode):04o}", "--dir", str(path)]
+            _bind_host(host, path, rebuilt, bound, mounts)
+        else:
+            mounts += ["--ro-bind-try", str(path), str(path)]

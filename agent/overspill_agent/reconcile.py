@@ -1,0 +1,190 @@
+"""Brings every run on: starts what is ready, stops what is unwanted, ends what is dead, cleans up after it.
+
+`run` waits and catches, `step` looks and acts, `runs.next_action` decides. What is wanted and what has happened is in
+the store, what is there is at the backend; so a restart needs no memory of this module, and a step can be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from overspill.errors import OverspillError
+from overspill.v1.agent_pb2 import RunSpec
+from overspill_agent import runs
+from overspill_agent.backends.base import Backend
+from overspill_agent.launches import launch_of
+from overspill_agent.registry import LiveRun, Registry, now_ms
+from overspill_agent.runs import Action, Run, Seen, Sight
+from overspill_agent.spool import Stream
+
+log = structlog.get_logger(__name__)
+
+#: Without news each run is looked at so often: adopted runners that die make no noise.
+TICK_S = 1.0
+#: Before a start is tried again.
+_RETRY_S = 2.0
+#: Runners that are being started at once; more would only take the processors from each other.
+_STARTS_AT_ONCE = 8
+_TOKEN_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerAccess:
+    """How runners reach this agent."""
+
+    url: str
+    ca_pem: bytes
+
+
+class Reconciler:
+    """The loop, with a task for each run that there is news of. One per agent."""
+
+    def __init__(self, registry: Registry, backend: Backend, access: RunnerAccess) -> None:
+        """Subscribe to what may change a run; nothing is done before `run`."""
+        self._registry = registry
+        self._backend = backend
+        self._access = access
+        self._news: set[str] = set()
+        self._wake = asyncio.Event()
+        self._in_progress: set[str] = set()
+        self._admission = asyncio.Lock()
+        self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
+        registry.on_change(self.look_at)
+        backend.on_change(self.look_at)
+
+    def look_at(self, run_id: str) -> None:
+        """Have the run looked at soon."""
+        self._news.add(run_id)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Bring runs on whenever there is news, and each at every tick, until cancelled."""
+        next_tick = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                if time.monotonic() >= next_tick:
+                    self._news.update(live.run.run_id for live in self._registry.live())
+                    next_tick = time.monotonic() + TICK_S
+                self._wake.clear()
+                for run_id in sorted(self._news - self._in_progress, key=self._accepted_at):
+                    self._news.discard(run_id)
+                    self._in_progress.add(run_id)
+                    group.create_task(self._bring_on(run_id), name=f"reconcile {run_id}")
+                await self._news_or(next_tick)
+
+    async def _news_or(self, deadline: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _accepted_at(self, run_id: str) -> int:
+        live = self._registry.find_live(run_id)
+        return live.run.accepted_at_ms if live else 0
+
+    async def _bring_on(self, run_id: str) -> None:
+        live = self._registry.find_live(run_id)
+        try:
+            if live is not None:
+                await self.step(live)
+        except OverspillError as error:
+            log.warning("run is not brought on", action="step_failed", run_id=run_id, reason=error.reason)
+        except Exception:
+            log.exception("run is not brought on", action="step_failed", run_id=run_id)
+        finally:
+            self._in_progress.discard(run_id)
+            if run_id in self._news:
+                self._wake.set()
+
+    async def step(self, live: LiveRun) -> Action:
+        """Look at one run, do what is next about it, and return what that was."""
+        action = runs.next_action(live.run, await self._look(live))
+        match action:
+            case Action.START:
+                await self._start(live)
+            case Action.STOP:
+                await self._backend.stop(live.run.run_id, live.run.attempt)
+            case Action.END:
+                await self._end(live)
+            case Action.CLEAN:
+                await self._backend.forget(live.run.run_id)
+                await self._registry.change(live, runs.cleaned)
+                self._registry.drop_if_over(live)
+                self._look_at_waiting()
+            case Action.WAIT:
+                pass
+        return action
+
+    def _look_at_waiting(self) -> None:
+        """Have the runs looked at that may start now that another has left its room."""
+        for live in self._registry.live():
+            if live.run.attempt == 0:
+                self.look_at(live.run.run_id)
+
+    async def _look(self, live: LiveRun) -> Sight:
+        run = live.run
+        seen = await self._backend.observe(run.run_id, run.attempt) if run.attempt else Seen.NOTHING
+        is_due = time.monotonic() >= live.retry_at
+        return Sight(
+            seen=seen,
+            has_room=is_due and self._has_room(run),
+            is_reporting=live.uploads > 0,
+            unwanted_s=_unwanted_s(live),
+        )
+
+    def _has_room(self, run: Run) -> bool:
+        """Tell whether the run holds its resources already or would find them free."""
+        free = self._backend.capacity().less(self._registry.held())
+        return run.attempt > 0 or run.resources.fits_in(free)
+
+    async def _start(self, live: LiveRun) -> None:
+        """Write the intent down, then start. A crash between the two leaves an attempt that is seen as NOTHING."""
+        spec = RunSpec.FromString(await self._registry.store.spec(live.run.run_id) or b"")
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        run = await self._begin_attempt(live, hashlib.sha256(token.encode()).digest())
+        if run is None:
+            return
+        async with self._starts:
+            launch = await asyncio.to_thread(
+                launch_of, run, spec, token=token, url=self._access.url, ca_pem=self._access.ca_pem
+            )
+            await self._backend.start(launch)
+        log.info("runner started", action="runner_started", run_id=run.run_id, attempt=run.attempt)
+
+    async def _begin_attempt(self, live: LiveRun, token_sha256: bytes) -> Run | None:
+        """Store the intent, one run at a time: two never take the same room. None if it is not to be started."""
+        async with self._admission:
+            before = live.run
+            if not self._has_room(before):
+                return None
+            live.retry_at = time.monotonic() + _RETRY_S
+            run = await self._registry.change(
+                live,
+                lambda run: runs.attempt_begun(run, now_ms()),
+                save=lambda run: self._registry.store.begin_attempt(run, token_sha256),
+            )
+            return run if run.attempt > before.attempt else None
+
+    async def _end(self, live: LiveRun) -> None:
+        """End a run of which nothing is left and whose runner has not said how."""
+        async with live.append_lock:
+            await asyncio.to_thread(live.spool.sync)
+            stdout, stderr = live.spool.length(Stream.STDOUT), live.spool.length(Stream.STDERR)
+        await self._registry.change(
+            live, lambda run: runs.ended(run, runs.ending_without_report(run, stdout, stderr), now_ms())
+        )
+
+
+def _unwanted_s(live: LiveRun) -> float:
+    if not (live.run.is_stop_wanted or live.run.has_ended):
+        return 0.0
+    if live.unwanted_since is None:
+        live.unwanted_since = time.monotonic()
+    return time.monotonic() - live.unwanted_since

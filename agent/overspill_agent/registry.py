@@ -1,0 +1,231 @@
+"""The runs that are not over, in memory: the only way to change one, and the place to wait for a change.
+
+A change goes: the run's lock, a pure function of `runs`, the store, memory, whoever waits. Nobody sees what is not
+durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from overspill.errors import NotFoundError
+from overspill_agent import runs
+from overspill_agent.runs import Resources, Run
+from overspill_agent.spool import Spool, Stream
+from overspill_agent.store import Store
+from overspill_agent.store.store import StoredSignal
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+Change = Callable[[Run], Run]
+Save = Callable[[Run], Awaitable[None]]
+
+
+def now_ms() -> int:
+    """Return Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class LiveRun:
+    """One run, its bytes, and everything about it that a restart may forget.
+
+    Attributes:
+        run: the run as it is stored; replaced by `Registry.change` only.
+        spool: its output and input.
+        signals: what the runner has not acknowledged, in order.
+        uploads: open uploads of its runner.
+        unwanted_since: monotonic seconds when this agent first knew that nothing of it should live.
+        retry_at: monotonic seconds before which a start is not tried again.
+        relay: the Attach that counts; a new one takes it over.
+    """
+
+    def __init__(self, run: Run, spool: Spool, signals: list[StoredSignal]) -> None:
+        self.run = run
+        self.spool = spool
+        self.signals = signals
+        self.lock = asyncio.Lock()
+        self.append_lock = asyncio.Lock()
+        self.uploads = 0
+        self.unwanted_since: float | None = None
+        self.retry_at = 0.0
+        self.relay = object()
+        self._changed = asyncio.Event()
+
+    def notify(self) -> None:
+        """Wake everybody who waits for this run."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def changed(self) -> None:
+        """Wait for the next `notify`. Look at what you wait for, then call this without an await between."""
+        await self._changed.wait()
+
+    @asynccontextmanager
+    async def reporting(self) -> AsyncIterator[None]:
+        """Count an upload for as long as it is open."""
+        self.uploads += 1
+        try:
+            yield
+        finally:
+            self.uploads -= 1
+            self.notify()
+
+
+class Registry:
+    """All live runs. Owns the store's and the spools' contents; one per agent."""
+
+    def __init__(self, store: Store, spool_directory: Path) -> None:
+        """Call `load` before anything else."""
+        self._store = store
+        self._spool_directory = spool_directory
+        self._live: dict[str, LiveRun] = {}
+        self._on_change: Callable[[str], None] = lambda _run_id: None
+        self._writes: set[asyncio.Task[object]] = set()
+        self.is_closing = False
+
+    @property
+    def store(self) -> Store:
+        return self._store
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        """Have `callback(run_id)` called after each stored change."""
+        self._on_change = callback
+
+    async def load(self) -> None:
+        """Take up what an earlier agent left."""
+        for run in await self._store.open_runs():
+            live = await self._take_up(run)
+            if run.ending is not None:
+                live.spool.truncate(Stream.STDOUT, run.ending.stdout_bytes)
+                live.spool.truncate(Stream.STDERR, run.ending.stderr_bytes)
+            # What was acknowledged was durable, but only the dead agent knew how much that was.
+            await asyncio.to_thread(live.spool.sync)
+
+    def end_waits(self) -> None:
+        """Have every stream that waits for a change see that the agent is going down."""
+        self.is_closing = True
+        for live in self._live.values():
+            live.notify()
+
+    async def close(self) -> None:
+        """Finish what is being written and close the store."""
+        await asyncio.gather(*self._writes, return_exceptions=True)
+        await asyncio.to_thread(self._store.close)
+
+    def live(self) -> list[LiveRun]:
+        """Return all live runs, oldest first."""
+        return sorted(self._live.values(), key=lambda live: live.run.accepted_at_ms)
+
+    def find_live(self, run_id: str) -> LiveRun | None:
+        return self._live.get(run_id)
+
+    async def get(self, run_id: str) -> LiveRun:
+        """Return the run; one that is over comes without its bytes and does not stay in memory.
+
+        Raises:
+            NotFoundError: there has never been one of this name.
+        """
+        live = self._live.get(run_id)
+        if live is not None:
+            return live
+        run = await self._store.find(run_id)
+        if run is None:
+            raise NotFoundError(f"there is no run {run_id}")
+        return LiveRun(run, self._spool(run_id), [])
+
+    async def accept(self, run: Run, spec: bytes) -> tuple[Run, bool]:
+        """Store a new run; return it and True, or the run that its request id has made before and False."""
+        return await self._unbroken(self._accept(run, spec))
+
+    async def _accept(self, run: Run, spec: bytes) -> tuple[Run, bool]:
+        stored = await self._store.insert(run, spec)
+        if stored.run_id != run.run_id:
+            return stored, False
+        live = await self._take_up(stored)
+        log.info("run accepted", action="run_accepted", run_id=run.run_id, request_id=str(run.request_id))
+        self._announce(live)
+        return stored, True
+
+    async def change(self, live: LiveRun, change: Change, *, save: Save | None = None) -> Run:
+        """Apply a pure change and return the run that it made, stored.
+
+        Args:
+            live: the run.
+            change: from the run as it is to the run that is to be.
+            save: how to store it, where more than the run's row changes with it. Not called if nothing changes.
+        """
+        return await self._unbroken(self._change(live, change, save or self._store.save))
+
+    async def _change(self, live: LiveRun, change: Change, save: Save) -> Run:
+        async with live.lock:
+            before, after = live.run, change(live.run)
+            if after == before:
+                return before
+            await save(after)
+            live.run = after
+        if after.state is not before.state:
+            _log_transition(after)
+        self._announce(live)
+        return after
+
+    async def _unbroken(self, write: Coroutine[None, None, T]) -> T:
+        """Await a write that goes on even if its caller is cancelled: memory must follow what the store was given."""
+        task = asyncio.create_task(write, name="write")
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        return await asyncio.shield(task)
+
+    async def release(self, live: LiveRun) -> None:
+        """Forget everything of an ended run but its row."""
+        await self.change(live, runs.released, save=self._store.release)
+        await asyncio.to_thread(live.spool.remove)
+        self.drop_if_over(live)
+
+    def drop_if_over(self, live: LiveRun) -> None:
+        """Forget a run in memory that nothing is left to do about."""
+        if live.run.is_released and live.run.is_cleaned:
+            self._live.pop(live.run.run_id, None)
+
+    def promised(self) -> Resources:
+        """Return what all runs that have not ended were accepted with."""
+        return sum((live.run.resources for live in self._live.values() if not live.run.has_ended), Resources())
+
+    def held(self) -> Resources:
+        """Return what the runs hold that were started and of which something may be left."""
+        holders = (live.run for live in self._live.values() if live.run.attempt > 0 and not live.run.is_cleaned)
+        return sum((run.resources for run in holders), Resources())
+
+    async def _take_up(self, run: Run) -> LiveRun:
+        signals = await self._store.undelivered_signals(run.run_id) if run.signal_seq else []
+        return self._live.setdefault(run.run_id, LiveRun(run, self._spool(run.run_id), signals))
+
+    def _spool(self, run_id: str) -> Spool:
+        return Spool(self._spool_directory / run_id)
+
+    def _announce(self, live: LiveRun) -> None:
+        live.notify()
+        self._on_change(live.run.run_id)
+
+
+def _log_transition(run: Run) -> None:
+    log.info(
+        "run changed its state",
+        action="run_state",
+        run_id=run.run_id,
+        slurm_cluster=run.request_id.slurm_cluster,
+        slurm_job_id=run.request_id.slurm_job_id,
+        state=run.state.value,
+        attempt=run.attempt,
+        outcome=run.ending.outcome.value if run.ending else None,
+        exit_code=run.ending.exit_code if run.ending else None,
+        signal=run.ending.signal if run.ending else None,
+        reason=(run.ending.reason or None) if run.ending else None,
+    )

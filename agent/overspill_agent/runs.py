@@ -1,0 +1,321 @@
+"""One run as the agent knows it, every change that it may undergo, and what is to be done next. Pure.
+
+Every function takes a run and returns the run that follows, or the same object where nothing changes; nobody else sets
+a state. That is how a run gets exactly one outcome and never goes back, whatever arrives late, twice or out of order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from signal import Signals
+
+from overspill.request_id import RequestId
+from overspill.states import Outcome, RunState, is_allowed
+
+#: A start that leaves no trace of a process (the launcher failed, the agent died at that moment) is tried again this
+#: often, each time as a new attempt.
+MAX_ATTEMPTS = 5
+#: How long a runner that is not wanted any more may take to send its processes' last output and end by itself, before
+#: the backend kills it.
+STOP_GRACE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a run holds or a site has. Memory in MiB; 0 where it is not managed."""
+
+    cpus: int = 0
+    memory_mib: int = 0
+    gpus: int = 0
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(self.cpus + other.cpus, self.memory_mib + other.memory_mib, self.gpus + other.gpus)
+
+    def less(self, other: Resources) -> Resources:
+        """Return what is left after `other`, never below zero."""
+        return Resources(
+            max(0, self.cpus - other.cpus),
+            max(0, self.memory_mib - other.memory_mib),
+            max(0, self.gpus - other.gpus),
+        )
+
+    def fits_in(self, room: Resources) -> bool:
+        return self.cpus <= room.cpus and self.memory_mib <= room.memory_mib and self.gpus <= room.gpus
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended. `exit_code` counts with COMPLETED, `signal` with SIGNALED; CPU times are getrusage's."""
+
+    outcome: Outcome
+    exit_code: int = 0
+    signal: int = 0
+    reason: str = ""
+    user_cpu_ms: int = 0
+    system_cpu_ms: int = 0
+    max_rss_kib: int = 0
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One attempt of one Slurm job, at this site.
+
+    Attributes:
+        account: the user here, by name; the mapping's result, fixed at acceptance.
+        attempt: number of the last start, 0 before the first; the fencing token with `run_id`.
+        report_seq: highest report of the runner that was applied; starts again with each attempt.
+        signal_seq: highest signal of the relay that was accepted.
+        stop_reason: why it is to be stopped; None while nobody wants that.
+        started_at_ms: when the script started, None before.
+        is_cleaned: nothing of it is left at the backend.
+        is_released: the cluster has taken note of the end.
+    """
+
+    run_id: str
+    request_id: RequestId
+    account: str
+    resources: Resources
+    has_stdin: bool
+    accepted_at_ms: int
+    state_at_ms: int
+    state: RunState = RunState.ACCEPTED
+    is_stdin_complete: bool = False
+    attempt: int = 0
+    report_seq: int = 0
+    signal_seq: int = 0
+    stop_reason: str | None = None
+    started_at_ms: int | None = None
+    ended_at_ms: int | None = None
+    ending: Ending | None = None
+    is_cleaned: bool = False
+    is_released: bool = False
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state.is_terminal
+
+    @property
+    def is_stop_wanted(self) -> bool:
+        return self.stop_reason is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all its inputs are here."""
+        return self.is_stdin_complete or not self.has_stdin
+
+
+@dataclass(frozen=True, slots=True)
+class EndReport:
+    """The runner's last word. Exactly one of `exit_code` and `signal` where the script ran; neither with `error`."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    is_timed_out: bool = False
+    is_lease_lost: bool = False
+    error: str = ""
+    user_cpu_ms: int = 0
+    system_cpu_ms: int = 0
+    max_rss_kib: int = 0
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+
+
+def moved(run: Run, state: RunState, at_ms: int) -> Run:
+    """Return the run in `state` if that is a way forward, else the run as it is."""
+    if not is_allowed(run.state, state):
+        return run
+    return replace(run, state=state, state_at_ms=at_ms)
+
+
+def stdin_awaited(run: Run, at_ms: int) -> Run:
+    return moved(run, RunState.STAGING_IN, at_ms) if run.has_stdin else run
+
+
+def stdin_completed(run: Run) -> Run:
+    return run if run.is_stdin_complete or run.has_ended else replace(run, is_stdin_complete=True)
+
+
+def attempt_begun(run: Run, at_ms: int) -> Run:
+    """Return the run as one that is handed to the backend, once more. Nothing of it may be alive."""
+    if run.started_at_ms is not None or run.has_ended or run.is_stop_wanted:
+        return run
+    return replace(moved(run, RunState.QUEUED, at_ms), attempt=run.attempt + 1, report_seq=0)
+
+
+def script_started(run: Run, at_ms: int) -> Run:
+    if run.started_at_ms is not None or not is_allowed(run.state, RunState.RUNNING):
+        return run
+    return replace(moved(run, RunState.RUNNING, at_ms), started_at_ms=at_ms)
+
+
+def report_applied(run: Run, report_seq: int) -> Run:
+    return replace(run, report_seq=max(run.report_seq, report_seq))
+
+
+def stop_wanted(run: Run, reason: str) -> Run:
+    """Return the run as one that is to be stopped; the first reason stays."""
+    if run.is_stop_wanted or run.has_ended:
+        return run
+    return replace(run, stop_reason=reason)
+
+
+def ended(run: Run, ending: Ending, at_ms: int) -> Run:
+    """Return the run with its one and only outcome; one that has it keeps it."""
+    if run.has_ended:
+        return run
+    return replace(moved(run, RunState.ENDED, at_ms), ending=ending, ended_at_ms=at_ms)
+
+
+def cleaned(run: Run) -> Run:
+    return replace(run, is_cleaned=True) if run.has_ended else run
+
+
+def released(run: Run) -> Run:
+    return replace(run, is_released=True) if run.has_ended else run
+
+
+def ending_of_report(run: Run, report: EndReport) -> Ending:
+    """Return what the runner's last word means for the run."""
+    outcome, reason = _judge(run, report)
+    return Ending(
+        outcome=outcome,
+        exit_code=report.exit_code or 0,
+        signal=report.signal or 0,
+        reason=reason,
+        user_cpu_ms=report.user_cpu_ms,
+        system_cpu_ms=report.system_cpu_ms,
+        max_rss_kib=report.max_rss_kib,
+        stdout_bytes=report.stdout_bytes,
+        stderr_bytes=report.stderr_bytes,
+    )
+
+
+def _judge(run: Run, report: EndReport) -> tuple[Outcome, str]:
+    if report.is_timed_out:
+        return Outcome.TIMEOUT, "the site stopped the job at its time limit"
+    if report.is_lease_lost:
+        return Outcome.NODE_FAIL, "the runner lost its agent for longer than the lease and stopped the job"
+    if report.exit_code is not None:
+        return Outcome.COMPLETED, report.error
+    if run.stop_reason is not None:
+        return Outcome.CANCELLED, run.stop_reason
+    if report.signal is not None:
+        return Outcome.SIGNALED, report.error
+    return Outcome.REJECTED, report.error or "the script could not be started"
+
+
+def ending_without_report(run: Run, stdout_bytes: int, stderr_bytes: int) -> Ending:
+    """Return how a run ended that nothing is left of and that no runner spoke the last word on."""
+    if run.stop_reason is not None:
+        outcome, reason = Outcome.CANCELLED, run.stop_reason
+    elif run.attempt == 0:
+        outcome, reason = Outcome.REJECTED, "the site could not start the job"
+    elif run.started_at_ms is None and run.attempt >= MAX_ATTEMPTS:
+        outcome, reason = Outcome.REJECTED, f"the site could not start the job in {run.attempt} attempts"
+    else:
+        outcome, reason = Outcome.NODE_FAIL, "the job's runner is gone without a word about the script"
+    return Ending(outcome=outcome, reason=reason, stdout_bytes=stdout_bytes, stderr_bytes=stderr_bytes)
+
+
+class SignalEffect(StrEnum):
+    """What becomes of a signal for a run."""
+
+    DELIVER = "DELIVER"
+    """It is the runner's to deliver, now or as soon as the script runs."""
+    CANCEL = "CANCEL"
+    """There is no script yet, and there will be none."""
+    DROP = "DROP"
+
+
+#: Whoever sends one of these wants the job to be over. Others (USR1 for a checkpoint) speak to a script that knows
+#: them; one that does not run yet must not die of them.
+_ENDING = frozenset(
+    {Signals.SIGHUP, Signals.SIGINT, Signals.SIGQUIT, Signals.SIGABRT, Signals.SIGKILL, Signals.SIGTERM}
+)
+#: These wait for the script: Slurm has suspended a job that it believes to run.
+_SUSPENDING = frozenset({Signals.SIGSTOP, Signals.SIGTSTP, Signals.SIGCONT})
+
+
+def signal_effect(run: Run, signal: int) -> SignalEffect:
+    """Return what a signal does now."""
+    if run.has_ended:
+        return SignalEffect.DROP
+    if run.started_at_ms is not None or signal in _SUSPENDING:
+        return SignalEffect.DELIVER
+    return SignalEffect.CANCEL if signal in _ENDING else SignalEffect.DROP
+
+
+def signal_asked(run: Run, signal_seq: int, signal: int) -> Run:
+    """Return the run that has taken note of the relay's signal; the same run if it had before."""
+    if run.has_ended or signal_seq <= run.signal_seq:
+        return run
+    noted = replace(run, signal_seq=signal_seq)
+    if signal_effect(run, signal) is SignalEffect.CANCEL:
+        return stop_wanted(noted, "the job was cancelled before its script started")
+    return noted
+
+
+def signal_delivered(run: Run, signal: int, *, is_for_all: bool, at_ms: int) -> Run:
+    """Return the run after a signal reached it; stopping every process suspends it, continuing them resumes it."""
+    if signal == Signals.SIGSTOP and is_for_all:
+        return moved(run, RunState.SUSPENDED, at_ms)
+    if signal == Signals.SIGCONT and run.state is RunState.SUSPENDED:
+        return moved(run, RunState.RUNNING, at_ms)
+    return run
+
+
+class Seen(StrEnum):
+    """What the backend sees of an attempt."""
+
+    NOTHING = "NOTHING"
+    """It was never started: no process of it has ever run."""
+    ALIVE = "ALIVE"
+    GONE = "GONE"
+    """It was started and nothing of it is left."""
+
+
+class Action(StrEnum):
+    """What is to be done about a run, now."""
+
+    WAIT = "WAIT"
+    START = "START"
+    STOP = "STOP"
+    END = "END"
+    CLEAN = "CLEAN"
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is known of a run beside its record.
+
+    Attributes:
+        seen: the backend's observation of the last attempt.
+        has_room: whether what the run asks for is free at the site.
+        is_reporting: a runner's upload is open; what it says comes before what its absence would say.
+        unwanted_s: for how long this agent has known that nothing of it should live, be it that it ended, be it that it
+            is to be stopped.
+    """
+
+    seen: Seen
+    has_room: bool = True
+    is_reporting: bool = False
+    unwanted_s: float = 0.0
+
+
+def next_action(run: Run, sight: Sight) -> Action:
+    """Return what brings the run on, given what is wanted and what is seen."""
+    if run.is_cleaned:
+        return Action.WAIT
+    if sight.seen is Seen.ALIVE:
+        is_unwanted = run.has_ended or run.is_stop_wanted
+        return Action.STOP if is_unwanted and sight.unwanted_s >= STOP_GRACE_S else Action.WAIT
+    if run.has_ended:
+        return Action.CLEAN
+    if sight.is_reporting:
+        return Action.WAIT
+    if run.is_stop_wanted or sight.seen is Seen.GONE or run.started_at_ms is not None or run.attempt >= MAX_ATTEMPTS:
+        return Action.END
+    return Action.START if run.is_ready and sight.has_room else Action.WAIT

@@ -1,0 +1,1 @@
+"""What others ask of the agent: relays over gRPC, runners over HTTPS."""

@@ -1,0 +1,69 @@
+"""Which requests for a run the site takes. Pure."""
+
+from __future__ import annotations
+
+from overspill.errors import InvalidRequestError, NotPermittedError, UnrunnableError
+from overspill.request_id import RequestId
+from overspill.v1 import agent_pb2 as pb
+from overspill_agent import runs
+from overspill_agent.launches import is_plain_absolute
+from overspill_agent.runs import Resources, Run
+from overspill_agent.service.wire import resources_of
+
+
+def check_caller(request_id: RequestId, caller_names: frozenset[str]) -> None:
+    """Refuse a caller who speaks for another cluster than the one in its certificate.
+
+    Raises:
+        NotPermittedError: it does.
+    """
+    if request_id.slurm_cluster not in caller_names:
+        raise NotPermittedError(
+            f"the certificate is for {', '.join(sorted(caller_names)) or 'nobody'}, not for cluster"
+            f" {request_id.slurm_cluster!r}; the ClusterName must be a DNS name in the relay's certificate"
+        )
+
+
+def check_spec(spec: pb.RunSpec) -> None:
+    """Refuse a spec that no site could run.
+
+    Raises:
+        InvalidRequestError: names the field.
+    """
+    if not spec.script:
+        raise InvalidRequestError("spec.script is empty")
+    if not spec.argv or not is_plain_absolute(spec.argv[0]) or spec.argv[0].endswith(b"/"):
+        raise InvalidRequestError("spec.argv must begin with the script's absolute path")
+    if not is_plain_absolute(spec.cwd):
+        raise InvalidRequestError("spec.cwd must be an absolute path without `..`")
+    if any(b"\0" in argument for argument in (*spec.argv, *spec.environment)):
+        raise InvalidRequestError("spec.argv and spec.environment can hold no NUL byte")
+    if any(b"=" not in entry for entry in spec.environment):
+        raise InvalidRequestError("spec.environment must be entries NAME=value")
+
+
+def check_size(wanted: Resources, total: Resources) -> None:
+    """Refuse a run that is larger than the whole site.
+
+    Raises:
+        UnrunnableError: says what it asks for and what there is.
+    """
+    if not wanted.fits_in(total):
+        raise UnrunnableError(
+            f"the run asks for {wanted.cpus} CPUs, {wanted.memory_mib} MiB and {wanted.gpus} GPUs;"
+            f" this site has {total.cpus}, {total.memory_mib} MiB and {total.gpus}"
+        )
+
+
+def new_run(run_id: str, request_id: RequestId, spec: pb.RunSpec, *, account: str, at_ms: int) -> Run:
+    """Return the run as it is accepted."""
+    run = Run(
+        run_id=run_id,
+        request_id=request_id,
+        account=account,
+        resources=resources_of(spec.resources),
+        has_stdin=spec.has_stdin,
+        accepted_at_ms=at_ms,
+        state_at_ms=at_ms,
+    )
+    return runs.stdin_awaited(run, at_ms)

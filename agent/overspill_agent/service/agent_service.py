@@ -1,0 +1,126 @@
+"""The gRPC service for clusters' relays: checks who asks for what, then leaves it to the registry."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping
+
+import structlog
+
+from overspill.errors import InvalidRequestError, NotFoundError, UnrunnableError
+from overspill.tls import peer_names
+from overspill.v1 import agent_pb2 as pb
+from overspill.v1 import agent_pb2_grpc
+from overspill_agent import runs
+from overspill_agent.backends.accounts import mapped_account, resolve_account
+from overspill_agent.backends.base import Backend
+from overspill_agent.registry import LiveRun, Registry, now_ms
+from overspill_agent.runs import Run, SignalEffect
+from overspill_agent.service.admission import check_caller, check_size, check_spec, new_run
+from overspill_agent.service.attach import AttachEndedError, Attachment
+from overspill_agent.service.interceptor import Context
+from overspill_agent.service.wire import request_id_message, request_id_of, resources_message, resources_of, state_of
+from overspill_agent.store.store import StoredSignal
+
+log = structlog.get_logger(__name__)
+
+Accounts = Mapping[str, Mapping[str, str]]
+_SCOPES = {pb.SIGNAL_SCOPE_SHELL: "shell", pb.SIGNAL_SCOPE_TREE: "tree"}
+#: Highest number in Linux's table of signals; the real-time ones end it.
+_LAST_SIGNAL = 64
+
+
+class AgentService(agent_pb2_grpc.AgentServicer):
+    """`overspill.v1.Agent`. What each RPC promises stands in agent.proto."""
+
+    def __init__(self, registry: Registry, backend: Backend, accounts: Accounts) -> None:
+        self._registry = registry
+        self._backend = backend
+        self._accounts = accounts
+
+    async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitResponse:  # noqa: N802
+        request_id = request_id_of(request.request_id)
+        check_caller(request_id, peer_names(context))
+        first = await self._registry.store.find_request(request_id)
+        if first is not None:
+            return pb.SubmitResponse(run_id=first.run_id, state=state_of(first), is_new=False)
+        check_spec(request.spec)
+        account = mapped_account(self._accounts, request_id.slurm_cluster, request.spec.user_name)
+        await asyncio.to_thread(resolve_account, account)
+        check_size(resources_of(request.spec.resources), self._backend.capacity())
+        run = new_run(uuid.uuid4().hex, request_id, request.spec, account=account, at_ms=now_ms())
+        stored, is_new = await self._registry.accept(run, request.spec.SerializeToString())
+        return pb.SubmitResponse(run_id=stored.run_id, state=state_of(stored), is_new=is_new)
+
+    async def Attach(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.AttachRequest], context: Context
+    ) -> AsyncIterator[pb.AttachResponse]:
+        first = await anext(request_iterator, None)
+        if first is None or not first.HasField("open"):
+            raise InvalidRequestError("the first message of Attach must be `open`")
+        live = await self._find(first.open.run_id, context)
+        attachment = Attachment(self._registry, live, getattr(first.open, "from"))
+        reading = asyncio.create_task(attachment.read(request_iterator), name=f"attach {live.run.run_id}")
+        try:
+            async for response in attachment.responses():
+                yield response
+        except AttachEndedError as end:
+            await context.abort(end.code, end.reason)
+        finally:
+            reading.cancel()
+
+    async def Signal(self, request: pb.SignalRequest, context: Context) -> pb.SignalResponse:  # noqa: N802
+        scope = _SCOPES.get(request.scope)
+        if scope is None or not 0 < request.signal <= _LAST_SIGNAL or request.signal_seq == 0:
+            raise InvalidRequestError("a signal needs a number from 1 to 64, a scope and a sequence number from 1")
+        live = await self._find(request.run_id, context)
+        signal = StoredSignal(signal_seq=request.signal_seq, signal=request.signal, scope=scope)
+
+        async def save(run: Run) -> None:
+            if runs.signal_effect(run, signal.signal) is SignalEffect.DELIVER:
+                await self._registry.store.add_signal(run, signal)
+                live.signals.append(signal)
+            else:
+                await self._registry.store.save(run)
+
+        await self._registry.change(
+            live, lambda run: runs.signal_asked(run, signal.signal_seq, signal.signal), save=save
+        )
+        return pb.SignalResponse()
+
+    async def Stop(self, request: pb.StopRequest, context: Context) -> pb.StopResponse:  # noqa: N802
+        live = await self._find(request.run_id, context)
+        reason = request.reason or "the cluster stopped the job"
+        await self._registry.change(live, lambda run: runs.stop_wanted(run, reason))
+        return pb.StopResponse()
+
+    async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:  # noqa: N802
+        live = await self._find(request.run_id, context)
+        if not live.run.has_ended:
+            raise UnrunnableError(f"run {request.run_id} has not ended; stop it first")
+        await self._registry.release(live)
+        return pb.ReleaseResponse()
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:  # noqa: N802, ARG002
+        names = peer_names(context)
+        summaries = [
+            pb.RunSummary(
+                run_id=live.run.run_id, request_id=request_id_message(live.run.request_id), state=state_of(live.run)
+            )
+            for live in self._registry.live()
+            if live.run.request_id.slurm_cluster in names and not live.run.is_released
+        ]
+        return pb.ListRunsResponse(runs=summaries)
+
+    async def Capacity(self, request: pb.CapacityRequest, context: Context) -> pb.CapacityResponse:  # noqa: N802, ARG002
+        total = self._backend.capacity()
+        free = resources_message(total.less(self._registry.promised()))
+        return pb.CapacityResponse(total=resources_message(total), free=free, largest_free=free)
+
+    async def _find(self, run_id: str, context: Context) -> LiveRun:
+        """Return the caller's run; another cluster's is one that never was."""
+        live = await self._registry.get(run_id)
+        if live.run.request_id.slurm_cluster not in peer_names(context):
+            raise NotFoundError(f"there is no run {run_id}")
+        return live

@@ -1,0 +1,144 @@
+"""A runner's upload: its output into the spool, its reports into the run. What comes twice counts once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import assert_never
+
+from overspill.errors import ExhaustedError
+from overspill.runner_protocol import RunnerFrame
+from overspill_agent import runs
+from overspill_agent.registry import LiveRun, Registry, now_ms
+from overspill_agent.runs import Run
+from overspill_agent.service.frames import Frame, FrameParser
+from overspill_agent.service.reports import Ended, Signalled, Started, parse_report
+from overspill_agent.spool import GapError, Piece, Stream
+
+_STREAMS = {RunnerFrame.STDOUT: Stream.STDOUT, RunnerFrame.STDERR: Stream.STDERR}
+#: Output is made durable, and acknowledged, this long after it came, all at once.
+SYNC_INTERVAL_S = 0.1
+
+
+class Upload:
+    """One upload of one attempt's runner."""
+
+    def __init__(self, registry: Registry, live: LiveRun) -> None:
+        self._registry = registry
+        self._live = live
+
+    async def take(self, body: AsyncIterator[bytes]) -> None:
+        """Take in the whole body; return when all of it is durable.
+
+        Raises:
+            GapError: something before it is missing.
+            InvalidRequestError: it is no sequence of frames.
+            TransientError: the disk or the store does not take it now; what was acknowledged stays.
+        """
+        parser = FrameParser()
+        async with self._live.reporting():
+            syncing = asyncio.create_task(self._sync_at_intervals(), name=f"sync {self._live.run.run_id}")
+            try:
+                async for data in body:
+                    await self._take_frames(list(parser.feed(data)))
+                    if syncing.done():
+                        syncing.result()
+            finally:
+                syncing.cancel()
+                await asyncio.wait({syncing})
+            await self._sync()
+
+    async def _take_frames(self, frames: list[Frame]) -> None:
+        """Apply frames in order, neighbouring output in one go."""
+        pieces: list[Piece] = []
+        for frame in frames:
+            if frame.kind is RunnerFrame.REPORT:
+                await self._append(pieces)
+                pieces = []
+                await self._apply(frame)
+            else:
+                pieces.append(Piece(_STREAMS[frame.kind], frame.number, frame.payload))
+        await self._append(pieces)
+
+    async def _append(self, pieces: list[Piece]) -> None:
+        live = self._live
+        if not pieces or live.run.has_ended:
+            return
+        async with live.append_lock:
+            try:
+                await asyncio.to_thread(live.spool.append, pieces)
+            except OSError as error:
+                raise ExhaustedError(f"the agent cannot keep output: {error.strerror}") from error
+            finally:
+                live.notify()
+
+    async def _sync_at_intervals(self) -> None:
+        while True:
+            await asyncio.sleep(SYNC_INTERVAL_S)
+            await self._sync()
+
+    async def _sync(self) -> None:
+        spool = self._live.spool
+        if not spool.is_dirty:
+            return
+        try:
+            await asyncio.to_thread(spool.sync)
+        except OSError as error:
+            raise ExhaustedError(f"the agent cannot keep output: {error.strerror}") from error
+        self._live.notify()
+
+    async def _apply(self, frame: Frame) -> None:
+        """Apply a report unless it was before.
+
+        Raises:
+            GapError: a report before it is missing, or output before its end is.
+        """
+        have = self._live.run.report_seq
+        if frame.number <= have:
+            return
+        if frame.number > have + 1:
+            raise GapError(f"reports continue with {have + 1}, not with {frame.number}")
+        report = parse_report(frame.payload)
+        match report:
+            case Started():
+                await self._started(frame.number)
+            case Signalled():
+                await self._signalled(frame.number, report)
+            case Ended():
+                await self._ended(frame.number, report)
+            case _:
+                assert_never(report)
+
+    async def _started(self, report_seq: int) -> None:
+        await self._registry.change(
+            self._live, lambda run: runs.report_applied(runs.script_started(run, now_ms()), report_seq)
+        )
+
+    async def _signalled(self, report_seq: int, report: Signalled) -> None:
+        live = self._live
+        signal = next((signal for signal in live.signals if signal.signal_seq == report.seq), None)
+
+        def change(run: Run) -> Run:
+            if signal is not None:
+                run = runs.signal_delivered(run, signal.signal, is_for_all=signal.scope == "tree", at_ms=now_ms())
+            return runs.report_applied(run, report_seq)
+
+        async def save(run: Run) -> None:
+            await self._registry.store.signal_delivered(run, report.seq)
+            if signal is not None:
+                live.signals.remove(signal)
+
+        await self._registry.change(live, change, save=save)
+
+    async def _ended(self, report_seq: int, report: Ended) -> None:
+        live = self._live
+        for stream, total in ((Stream.STDOUT, report.stdout), (Stream.STDERR, report.stderr)):
+            if live.spool.length(stream) < total:
+                raise GapError(f"{stream} ends at {total}, but only {live.spool.length(stream)} bytes have come")
+        await self._sync()
+
+        def change(run: Run) -> Run:
+            ending = runs.ending_of_report(run, report.end_report())
+            return runs.report_applied(runs.ended(run, ending, now_ms()), report_seq)
+
+        await self._registry.change(live, change)

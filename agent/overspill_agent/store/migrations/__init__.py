@@ -1,0 +1,1 @@
+"""Alembic migrations, numbered; each is applied once, in order, at the agent's start."""
