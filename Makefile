@@ -5,7 +5,8 @@ PY := $(VENV)/bin/python
 APT_PACKAGES := python3 python3-venv gcc libc6-dev make lua5.1 lua-socket slurmctld slurmd slurm-client libslurm-dev \
 	munge bubblewrap iproute2 iptables util-linux procps
 POLICY ?= overspill_mode=on,overspill_wait=00:01:00
-AS ?= alice
+# Not `?=`: make itself predefines AS, as the assembler.
+AS := alice
 
 .PHONY: help setup proto proto-check lint unit test demo up down status exec bench lock clean
 help: ## Show this list
@@ -26,7 +27,7 @@ build/.apt: Makefile
 	@echo "[setup] Python environment in $(VENV)"
 	@[ -x $(PY) ] || /usr/bin/python3 -m venv $(VENV)
 	@$(VENV)/bin/uv --version >/dev/null 2>&1 || $(VENV)/bin/pip install --quiet uv
-	@$(VENV)/bin/uv pip sync --quiet --python $(PY) --require-hashes requirements.lock
+	@$(VENV)/bin/uv pip sync --quiet --compile-bytecode --python $(PY) --require-hashes requirements.lock
 	@$(VENV)/bin/uv pip install --quiet --python $(PY) --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -46,6 +47,20 @@ lint: .venv/.ready ## ruff, mypy --strict, import contracts
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+up: setup ## Start the rig and leave it running: make up [POLICY="overspill_mode=always"] [SHARED=1] [WITHOUT="agent"]
+	@$(PY) -m tests.rig up --policy "$(POLICY)" $(if $(SHARED),--shared) $(WITHOUT:%=--without %)
+
+down: .venv/.ready ## End every process of the rig, remove every file
+	@$(PY) -m tests.rig down
+
+status: .venv/.ready ## Show the rig's daemons, nodes and queue
+	@$(PY) -m tests.rig status
+
+# CMD reaches the program through the environment: no quoting of make's or the shell's comes between.
+exec: export RIG_COMMAND = $(value CMD)
+exec: .venv/.ready ## Execute a command in the cluster: make exec CMD='squeue' [AS=alice]; without CMD a login shell
+	@$(PY) -m tests.rig exec --as $(AS) -- $${RIG_COMMAND:+"$$RIG_COMMAND"}
 
 lock: .venv/.ready ## Resolve the dependencies anew into requirements.lock (hashes, no host names)
 	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \

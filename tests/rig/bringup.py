@@ -1,0 +1,90 @@
+"""From two empty hosts to a cluster whose nodes are idle: which daemons there are and the order in which they start."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+
+from tests.rig import daemons
+from tests.rig.daemons import Daemon
+from tests.rig.errors import RigError
+from tests.rig.host import Host
+from tests.rig.options import RigOptions
+from tests.rig.parts import Part
+from tests.rig.progress import Progress
+from tests.rig.waiting import poll
+
+_PROGRAMS = (
+    *("unshare", "nsenter", "setpriv", "mount", "pivot_root", "ip", "iptables", "start-stop-daemon"),
+    *("munged", "slurmctld", "slurmd", "sbatch", "bwrap"),
+)
+_NODES_IDLE_TIMEOUT_S = 20.0
+
+
+def check_machine() -> None:
+    """Raise a `RigError` that says what to do if no rig can run here."""
+    if os.geteuid() != 0:
+        raise RigError("the rig makes namespaces and runs slurmd: it needs root")
+    if missing := [name for name in _PROGRAMS if shutil.which(name) is None]:
+        raise RigError(f"not installed: {', '.join(missing)}; run `make setup`")
+
+
+@contextlib.contextmanager
+def plain_umask() -> Iterator[None]:
+    """Create files that others may read, whatever the caller's umask."""
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def define_daemons(cluster: Host, site: Host, options: RigOptions) -> None:
+    """Tell each host its daemons; none is started."""
+    specs = [daemons.munged(), daemons.slurmctld()]
+    specs += [daemons.slurmd(node, port) for node, port in options.cluster.node_ports.items()]
+    if Part.SIDECAR in options.parts:
+        specs.append(daemons.sidecar())
+    cluster.daemons = {spec.name: Daemon(spec, cluster) for spec in specs}
+    if Part.AGENT in options.parts:
+        site.daemons = {spec.name: Daemon(spec, site) for spec in [daemons.agent()]}
+
+
+def start_daemons(cluster: Host, site: Host, progress: Progress) -> None:
+    """Start all daemons, side by side where they do not need each other, and wait until the nodes are idle.
+
+    Raises:
+        DaemonError: if one does not start.
+        RigError: if a node does not become idle.
+    """
+    for daemon in site.daemons.values():
+        progress(f"start {daemon.name}")
+        daemon.launch()
+    others = dict(cluster.daemons)
+    # slurmctld dies without munged, and slurmd waits long before it tries an absent slurmctld again.
+    for name in ("munged", "slurmctld"):
+        progress(f"start {name}")
+        others.pop(name).start()
+    progress(f"start {', '.join(others)}")
+    for daemon in others.values():
+        daemon.launch()
+    for daemon in (*others.values(), *site.daemons.values()):
+        daemon.wait_until_ready()
+    progress("all daemons accept connections; waiting for idle nodes")
+    _wait_for_idle_nodes(cluster)
+
+
+def _wait_for_idle_nodes(cluster: Host) -> None:
+    command = ["sinfo", "--noheader", "--Node", "--format=%N %T %E"]
+
+    def states() -> str:
+        return cluster.run(command, check=True).stdout
+
+    def all_idle() -> bool:
+        return all(line.split()[1] == "idle" for line in states().splitlines())
+
+    if not poll(all_idle, timeout_s=_NODES_IDLE_TIMEOUT_S, interval_s=0.1):
+        tails = "\n".join(daemon.log_tail() for name, daemon in cluster.daemons.items() if name.startswith("slurm"))
+        raise RigError(f"nodes are not idle after {_NODES_IDLE_TIMEOUT_S} s:\n{states()}{tails}")

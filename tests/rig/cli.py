@@ -1,0 +1,130 @@
+"""The rig's command line, behind `make up`, `make exec`, `make status` and `make down`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+import click
+
+from tests.rig import directory
+from tests.rig.accounts import login_environment
+from tests.rig.errors import NotUpError, RigError
+from tests.rig.options import DEFAULT_POLICY
+from tests.rig.parts import CHECKOUT, Part
+from tests.rig.progress import printed
+from tests.rig.rig import Rig
+from tests.rig.status import is_healthy, report
+
+_ENV_FILE = CHECKOUT / ".rig/env"
+
+
+class _Group(click.Group):
+    """A group that turns the rig's own errors into a message and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except RigError as error:
+            notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+            raise click.ClickException(f"{error}{notes}") from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """A private Slurm with Overspill and a remote site, on this machine, left running to be tried out."""
+
+
+@main.command()
+@click.option("--policy", default=DEFAULT_POLICY, show_default=True, help="Words for SlurmctldParameters.")
+@click.option("--shared", is_flag=True, help="Let the site see the cluster's /home.")
+@click.option(
+    "--without", multiple=True, type=click.Choice([*map(str, Part)]), help="Leave this part of Overspill out."
+)
+def up(policy: str, *, shared: bool, without: Sequence[str]) -> None:
+    r"""Bring the rig up and leave it running.
+
+    Writes .rig/env, which a shell can read.
+
+    \b
+    Examples:
+      python -m tests.rig up
+      python -m tests.rig up --policy overspill_mode=always --shared
+      python -m tests.rig up --without agent      # a site that is down
+    """
+    left_out = [Part(name) for name in without]
+    rig = Rig.up(policy=policy, shared=shared, without=left_out, path=directory.main_path(), progress=printed())
+    rig.keep_running()
+    variables = {
+        "RIG_ROOT": rig.path,
+        "RIG_CLUSTER_PID": rig.cluster.init_pid,
+        "RIG_SITE_PID": rig.site.init_pid,
+        "RIG_POLICY": " ".join(rig.options.policy_words),
+        "RIG_SHARED_HOME": int(shared),
+    }
+    _ENV_FILE.parent.mkdir(exist_ok=True)
+    _ENV_FILE.write_text("".join(f"{name}={shlex.quote(str(value))}\n" for name, value in variables.items()))
+    click.echo(
+        "\nTry:  make exec CMD='sbatch --wrap \"hostname; sleep 20\"'   make exec CMD=squeue   make status   make down"
+    )
+
+
+@main.command()
+def down() -> None:
+    r"""End every process of the rig and remove every file.
+
+    \b
+    Example:
+      python -m tests.rig down
+    """
+    path = directory.main_path()
+    try:
+        Rig.attach(path).down()
+        click.echo("down")
+    except NotUpError:
+        directory.remove_leftovers()
+        click.echo("no rig was up")
+    _ENV_FILE.unlink(missing_ok=True)
+    if _ENV_FILE.parent.exists():
+        _ENV_FILE.parent.rmdir()
+
+
+@main.command()
+def status() -> None:
+    r"""Show daemons, nodes, queue and whether the agent can be reached; exit code 1 if something is wrong.
+
+    \b
+    Example:
+      python -m tests.rig status
+    """
+    rig = Rig.attach(directory.main_path())
+    click.echo(report(rig))
+    if not is_healthy(rig):
+        sys.exit(1)
+
+
+@main.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--as", "user", default="alice", show_default=True, help="alice, bob or root.")
+@click.option("--at", "host_name", default="cluster", type=click.Choice(["cluster", "site"]), show_default=True)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def execute(user: str, host_name: str, command: tuple[str, ...]) -> None:
+    r"""Execute COMMAND in a host as after a login, in the user's home, and exit as it does.
+
+    One argument is a line for a login shell; more are an argument list; none opens an interactive login shell.
+
+    \b
+    Examples:
+      python -m tests.rig exec squeue
+      python -m tests.rig exec --as bob 'sbatch --wrap "hostname; sleep 5" && squeue'
+      python -m tests.rig exec --as root --at site -- ss -ltnp
+      python -m tests.rig exec
+    """
+    rig = Rig.attach(directory.main_path())
+    shell = ["bash", "--login"]
+    argv = shell if not command else [*shell, "-c", command[0]] if len(command) == 1 else list(command)
+    host = rig.cluster if host_name == "cluster" else rig.site
+    terminal = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
+    inside = host.command(argv, user=user)
+    os.execvpe(inside[0], inside, login_environment(user) | terminal)  # noqa: S606 - an argv list, no shell wanted

@@ -1,0 +1,196 @@
+"""The daemons of a rig: how each is started, how one knows that it is ready, and the verbs that tests have for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tests.rig.errors import DaemonError
+from tests.rig.host import Host
+from tests.rig.overspill_conf import (
+    AGENT_CONF,
+    AGENT_PORT,
+    RELAY_SOCKET,
+    ROUTER_SOCKET,
+    RUNNER_PORT,
+    SIDECAR_CONF,
+)
+from tests.rig.slurm_conf import CONTROLLER_PORT
+from tests.rig.waiting import poll
+
+_LOG_TAIL_LINES = 25
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonSpec:
+    """What there is to know about a daemon before it runs."""
+
+    name: str
+    argv: tuple[str, ...]
+    pid_file: str
+    log_file: str
+    #: TCP ports and Unix socket paths that it accepts connections on once it is ready.
+    listens_on: tuple[int | str, ...]
+    user: str = "root"
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Daemon:
+    """One daemon on one host, running or not."""
+
+    def __init__(self, spec: DaemonSpec, host: Host) -> None:
+        self.name = spec.name
+        self.host = host
+        self._spec = spec
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id seen from outside the host, None if it does not run."""
+        try:
+            inside = int(self.host.path(self._spec.pid_file).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return self.host.processes().get(inside)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process exists, be it stopped or not yet ready."""
+        return self.pid is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its process exists and accepts connections."""
+        return self.is_running and all(self.host.is_listening(address) for address in self._spec.listens_on)
+
+    def launch(self) -> None:
+        """Start its process without waiting for it to be ready.
+
+        Raises:
+            DaemonError: if it runs already or says at once that it cannot.
+        """
+        if self.is_running:
+            raise DaemonError(f"{self.name} runs already")
+        self.host.path(self._spec.pid_file).unlink(missing_ok=True)
+        result = self.host.run(self._spec.argv, user=self._spec.user, cwd="/", env=self._spec.env)
+        if result.returncode != 0:
+            raise DaemonError(
+                f"{self.name}: exit code {result.returncode}\n{result.stdout}{result.stderr}{self.log_tail()}"
+            )
+
+    def wait_until_ready(self, timeout_s: float = 15.0) -> None:
+        """Return as soon as it accepts connections.
+
+        Raises:
+            DaemonError: with the end of its log, if it dies meanwhile or takes longer than `timeout_s`.
+        """
+        was_seen = False
+
+        def is_ready_or_dead() -> bool:
+            nonlocal was_seen
+            is_running = self.is_running
+            if was_seen and not is_running:
+                raise DaemonError(f"{self.name} died while starting\n{self.log_tail()}")
+            was_seen = is_running
+            return self.is_ready
+
+        if not poll(is_ready_or_dead, timeout_s=timeout_s):
+            what = "is not ready" if was_seen else "did not start"
+            raise DaemonError(f"{self.name} {what} after {timeout_s} s\n{self.log_tail()}")
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        self.launch()
+        self.wait_until_ready()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to its process, and return when a SIGKILL has been obeyed.
+
+        Raises:
+            DaemonError: if it does not run.
+        """
+        pid = self.pid
+        if pid is None:
+            raise DaemonError(f"{self.name} does not run")
+        os.kill(pid, number)
+        if number == signal.SIGKILL:
+            self._wait_until_gone(timeout_s=5.0)
+
+    def stop(self) -> None:
+        """Ask it to end (SIGTERM), also if a SIGSTOP holds it, and wait until it has. Idempotent.
+
+        Raises:
+            DaemonError: if it has not ended after 15 s.
+        """
+        if self.is_running:
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
+            self._wait_until_gone(timeout_s=15.0)
+
+    def log_tail(self) -> str:
+        """Return the last lines of its log under a heading."""
+        log = self.host.path(self._spec.log_file)
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else ["(there is none)"]
+        return "\n".join([f"--- {log}", *lines[-_LOG_TAIL_LINES:]])
+
+    def _wait_until_gone(self, timeout_s: float) -> None:
+        if not poll(lambda: not self.is_running, timeout_s=timeout_s):
+            raise DaemonError(f"{self.name} did not end within {timeout_s} s\n{self.log_tail()}")
+
+
+def munged() -> DaemonSpec:
+    return DaemonSpec(
+        name="munged",
+        argv=("munged",),
+        user="munge",
+        pid_file="/run/munge/munged.pid",
+        log_file="/var/log/munge/munged.log",
+        listens_on=("/run/munge/munge.socket.2",),
+    )
+
+
+def slurmctld() -> DaemonSpec:
+    return DaemonSpec(
+        name="slurmctld",
+        argv=("slurmctld",),
+        pid_file="/run/slurmctld.pid",
+        log_file="/var/log/slurm/slurmctld.log",
+        listens_on=(CONTROLLER_PORT,),
+    )
+
+
+def slurmd(node: str, port: int) -> DaemonSpec:
+    return DaemonSpec(
+        name=f"slurmd@{node}",
+        argv=("slurmd", "-N", node),
+        pid_file=f"/run/slurmd-{node}.pid",
+        log_file=f"/var/log/slurm/slurmd-{node}.log",
+        listens_on=(port,),
+    )
+
+
+def sidecar() -> DaemonSpec:
+    return _python_daemon("sidecar", "overspill_sidecar", SIDECAR_CONF, "slurm", (ROUTER_SOCKET, RELAY_SOCKET))
+
+
+def agent() -> DaemonSpec:
+    return _python_daemon("agent", "overspill_agent", AGENT_CONF, "root", (AGENT_PORT, RUNNER_PORT))
+
+
+def _python_daemon(
+    name: str, module: str, configuration: str, user: str, listens_on: tuple[int | str, ...]
+) -> DaemonSpec:
+    """Describe a program that stays in the foreground; start-stop-daemon puts it into the background."""
+    pid_file, log_file = f"/run/{name}.pid", f"/var/log/overspill/{name}.log"
+    background = ("start-stop-daemon", "--start", "--background", "--make-pidfile", "--pidfile", pid_file)
+    program = ("--output", log_file, "--chuid", user, "--startas", "/opt/overspill/venv/bin/python", "--")
+    arguments = ("-m", module, "run", "--config", configuration)
+    return DaemonSpec(
+        name=name,
+        argv=(*background, *program, *arguments),
+        pid_file=pid_file,
+        log_file=log_file,
+        listens_on=listens_on,
+        env={"PYTHONPATH": "/opt/overspill/lib"},
+    )

@@ -1,0 +1,188 @@
+"""One host of the rig: a set of Linux namespaces with its own file system, held by `host_init.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.rig.accounts import login_environment, numbers_of
+from tests.rig.errors import CommandError, RigError
+
+if TYPE_CHECKING:
+    from tests.rig.daemons import Daemon
+
+_INIT = Path(__file__).with_name("host_init.py")
+_NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid")
+_TCP_LISTEN = "0A"
+_UNIX_ACCEPTS_CONNECTIONS = 0x10000  # SO_ACCEPTCON; source: proc(5), /proc/net/unix
+
+
+class Host:
+    """A running host. `run` acts inside it; `path` and `write` reach its files from outside."""
+
+    def __init__(self, name: str, root: Path, init_pid: int, holder: subprocess.Popen[bytes] | None = None) -> None:
+        """Represent the host with the PID 1 `init_pid`, seen from outside; `holder` is its parent, if it is our child."""
+        self.name = name
+        self.init_pid = init_pid
+        self.daemons: dict[str, Daemon] = {}
+        self._holder = holder
+        self._root = root
+        self._pid_namespace = _pid_namespace(init_pid)
+
+    @classmethod
+    def start(cls, name: str, root: Path, *, mounts: list[list[str]], lease_fd: int, kept_fds: tuple[int, ...]) -> Host:
+        """Start the host over the directory tree `root`.
+
+        Args:
+            name: also the host's UTS name.
+            root: becomes the root of the host's file system.
+            mounts: argument lists of mount(8), executed in order before `root` becomes the root.
+            lease_fd: read end of a pipe; when it ends without a byte, the host ends.
+            kept_fds: inherited by PID 1: what is to stay open (and locked) as long as the host lives.
+
+        Raises:
+            RigError: if a namespace or a mount is refused; carries what mount(8) said.
+        """
+        log = root.with_name(f"{name}.init.log")
+        ready_read, ready_write = os.pipe()
+        spec = {"root": str(root), "hostname": name, "mounts": mounts, "lease_fd": lease_fd, "ready_fd": ready_write}
+        argv = ["unshare", *_NAMESPACES, "--fork", "--kill-child"]
+        argv += ["/usr/bin/python3", "-I", "-S", str(_INIT), json.dumps(spec)]
+        with log.open("wb") as output:
+            holder = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                start_new_session=True,
+                pass_fds=(lease_fd, ready_write, *kept_fds),
+            )
+        os.close(ready_write)
+        with os.fdopen(ready_read) as ready:
+            reported = ready.readline()  # not read(): `unshare` keeps the pipe open
+        if not reported:
+            holder.wait()
+            raise RigError(f"host {name} did not come up:\n{log.read_text()}")
+        return cls(name, root, int(reported), holder)
+
+    def daemon(self, name: str) -> Daemon:
+        """Return the host's daemon of this name: munged, slurmctld, slurmd@c1, sidecar, agent, ..."""
+        return self.daemons[name]
+
+    def path(self, path: str) -> Path:
+        """Return where the host's file `path` is, seen from outside.
+
+        Valid after the host has ended, too. Not for what is mounted into it: /usr, /dev, /proc, /sys, /opt/overspill.
+        """
+        return self._root / path.lstrip("/")
+
+    def write(self, path: str, content: str | bytes, *, user: str = "root", mode: int = 0o644) -> Path:
+        """Write a file of the host, owned by `user` and the user's group; return its path from outside."""
+        target = self.path(path)
+        target.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.chown(target, *numbers_of(user))
+        target.chmod(mode)
+        return target
+
+    def command(self, argv: Sequence[str], *, user: str = "root", cwd: str | None = None) -> list[str]:
+        """Return the argv that executes `argv` inside, as `user`, in `cwd` (default: the user's home)."""
+        directory = cwd if cwd is not None else login_environment(user)["HOME"]
+        enter = ["nsenter", f"--target={self.init_pid}", *_NAMESPACES, f"--wdns={directory}", "--"]
+        become = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]
+        return [*enter, *become, *argv]
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        user: str = "root",
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: str = "",
+        timeout: float = 30.0,
+        check: bool = False,
+    ) -> subprocess.CompletedProcess[str]:
+        """Execute `argv` inside the host and return its exit code, output and error output.
+
+        `env` is added to what a login sets. Bytes that are not UTF-8 arrive as surrogate escapes.
+
+        `timeout` is in seconds, as in `subprocess.run`.
+
+        Raises:
+            CommandError: if the command, with everything it started, had to be killed after `timeout` seconds; with
+                `check`, if it exited with another code than 0.
+        """
+        process = subprocess.Popen(
+            self.command(argv, user=user, cwd=cwd),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=login_environment(user) | dict(env or {}),
+            encoding="utf-8",
+            errors="surrogateescape",
+            start_new_session=True,
+        )
+        with process:
+            try:
+                stdout, stderr = process.communicate(stdin, timeout)
+            except subprocess.TimeoutExpired:
+                # The whole session: killing only nsenter would leave the command running, and its pipes open.
+                os.killpg(process.pid, signal.SIGKILL)
+                stdout, stderr = process.communicate()
+                raise CommandError(_describe(self.name, argv, f"killed after {timeout} s", stdout, stderr)) from None
+        if check and process.returncode != 0:
+            raise CommandError(_describe(self.name, argv, f"exit code {process.returncode}", stdout, stderr))
+        return subprocess.CompletedProcess(list(argv), process.returncode, stdout, stderr)
+
+    def processes(self) -> dict[int, int]:
+        """Return the host's living processes: pid inside -> pid outside."""
+        found = {}
+        for entry in os.scandir("/proc"):
+            if entry.name.isdigit() and _pid_namespace(int(entry.name)) == self._pid_namespace:
+                status = _status(int(entry.name))
+                if status and not status["State"].startswith("Z"):
+                    found[int(status["NSpid"].split()[-1])] = int(entry.name)
+        return found
+
+    def is_listening(self, address: int | str) -> bool:
+        """Return whether somebody accepts connections on this TCP port or Unix socket path."""
+        net = Path(f"/proc/{self.init_pid}/net")
+        if isinstance(address, str):
+            sockets = [line.split() for line in (net / "unix").read_text().splitlines()[1:]]
+            return any(s[-1] == address and int(s[3], 16) & _UNIX_ACCEPTS_CONNECTIONS for s in sockets)
+        lines = [line.split() for table in ("tcp", "tcp6") for line in (net / table).read_text().splitlines()[1:]]
+        return any(line[3] == _TCP_LISTEN and int(line[1].rpartition(":")[2], 16) == address for line in lines)
+
+    def kill(self) -> None:
+        """Kill PID 1, and so everything in the host; nothing happens if the host has ended."""
+        if _pid_namespace(self.init_pid) == self._pid_namespace is not None:
+            os.kill(self.init_pid, signal.SIGKILL)
+        if self._holder is not None:
+            self._holder.wait()
+
+
+def _describe(host: str, argv: Sequence[str], what: str, stdout: str, stderr: str) -> str:
+    return f"on {host}: {' '.join(argv)}: {what}\n{stdout}{stderr}".rstrip()
+
+
+def _pid_namespace(pid: int) -> str | None:
+    """Return the name of the process's PID namespace, None if it is gone, a zombie or not ours to look into."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")  # noqa: PTH115 - its target is no path
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+
+
+def _status(pid: int) -> dict[str, str]:
+    """Return the fields of /proc/PID/status, nothing if the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}

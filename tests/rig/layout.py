@@ -1,0 +1,96 @@
+"""The two hosts' file systems: what lies where. Everything is on disk before a host starts."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from tests.rig import overspill_conf, parts, slurm_conf
+from tests.rig.accounts import numbers_of
+from tests.rig.certificates import Certificates
+from tests.rig.options import RigOptions
+from tests.rig.parts import Part
+from tests.rig.tree import bind, build_tree, system_mounts
+
+_MUNGE_KEY_BYTES = 128
+_CLUSTER_DIRECTORIES = {
+    "etc/munge": ("munge", 0o700),
+    "etc/overspill/tls": ("root", 0o755),
+    "etc/slurm": ("root", 0o755),
+    "run/munge": ("munge", 0o755),
+    "run/overspill": ("slurm", 0o755),
+    "var/lib/munge": ("munge", 0o711),
+    "var/lib/slurm": ("slurm", 0o755),
+    "var/lib/slurm/slurmctld": ("slurm", 0o700),
+    "var/log/munge": ("munge", 0o700),
+    "var/log/slurm": ("slurm", 0o755),
+    "var/spool/slurmd": ("root", 0o755),
+}
+_SITE_DIRECTORIES = {
+    "etc/overspill/tls": ("root", 0o755),
+    "var/lib/overspill-agent": ("root", 0o700),
+}
+
+
+def build_cluster(root: Path, options: RigOptions, certificates: Certificates) -> list[list[str]]:
+    """Write the cluster's files under `root`; return the mounts that complete them."""
+    build_tree(root, directories=_CLUSTER_DIRECTORIES)
+    write_slurm_conf(root, options)
+    _write(root / "etc/munge/munge.key", secrets.token_bytes(_MUNGE_KEY_BYTES), owner="munge", mode=0o400)
+    _write_tls(root, "cluster", "rig", owner="slurm", certificates=certificates)
+    _write(root / overspill_conf.SIDECAR_CONF.lstrip("/"), overspill_conf.sidecar_toml().encode())
+    local_share = root.with_name("cluster-local-share")
+    local_share.mkdir()
+    if Part.JOB_SUBMIT in options.parts:
+        parts.stage_job_submit(local_share / "lua/5.1", root / "etc/slurm")
+    if Part.SPANK in options.parts:
+        parts.stage_spank(root / "opt/overspill")
+        _write(root / "etc/slurm/plugstack.conf", slurm_conf.plugstack_conf().encode())
+    return [*system_mounts(root, private_local_share=local_share), *_overspill_mounts(root)]
+
+
+def build_site(root: Path, options: RigOptions, certificates: Certificates) -> list[list[str]]:
+    """Write the site's files under `root`; return the mounts that complete them."""
+    build_tree(root, directories=_SITE_DIRECTORIES)
+    _write_tls(root, "site", "site", owner="root", certificates=certificates)
+    agent_toml = overspill_conf.agent_toml(shared_home=options.has_shared_home)
+    _write(root / overspill_conf.AGENT_CONF.lstrip("/"), agent_toml.encode())
+    mounts = [*system_mounts(root), *_overspill_mounts(root)]
+    if options.has_shared_home:
+        mounts.append(bind(root.with_name("cluster") / "home", root / "home", is_writable=True))
+    return mounts
+
+
+def write_slurm_conf(cluster_root: Path, options: RigOptions) -> None:
+    """Write slurm.conf anew, in one step, so that no command of Slurm's reads half of it."""
+    text = slurm_conf.slurm_conf(
+        options.cluster,
+        options.policy_words,
+        job_submit=Part.JOB_SUBMIT in options.parts,
+        spank=Part.SPANK in options.parts,
+    )
+    new = cluster_root / "etc/slurm/slurm.conf.new"
+    _write(new, text.encode())
+    new.rename(new.with_suffix(""))
+
+
+def _overspill_mounts(root: Path) -> list[list[str]]:
+    """Return the mounts of what both hosts share: the staged packages and the Python environment."""
+    overspill = root / "opt/overspill"
+    return [bind(root.with_name("lib"), overspill / "lib"), bind(parts.VENV, overspill / "venv")]
+
+
+def _write_tls(root: Path, file_name: str, dns_name: str, *, owner: str, certificates: Certificates) -> None:
+    directory = root / overspill_conf.TLS_DIRECTORY.lstrip("/")
+    pair = certificates.issue(dns_name)
+    _write(directory / "ca.crt", certificates.ca_certificate)
+    _write(directory / f"{file_name}.crt", pair.certificate)
+    _write(directory / f"{file_name}.key", pair.private_key, owner=owner, mode=0o600)
+
+
+def _write(path: Path, content: bytes, *, owner: str = "root", mode: int = 0o644) -> None:
+    path.touch(mode=mode)
+    path.write_bytes(content)
+    path.chmod(mode)
+    os.chown(path, *numbers_of(owner))

@@ -1,0 +1,117 @@
+"""The private cluster's slurm.conf. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CONTROLLER_PORT = 6817
+REAL_NODES_PARTITION = "batch"
+OVERSPILL_PARTITION = "overspill"
+VIRTUAL_NODE = "ovs1"
+_FIRST_NODE_PORT = 17001
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """What a test may want to be different about the cluster."""
+
+    real_nodes: int = 4
+    real_node_cpus: int = 2
+    real_node_memory_mib: int = 4000
+    virtual_node_cpus: int = 64
+    virtual_node_memory_mib: int = 256_000
+    kill_wait_s: int = 5
+    #: Further lines for the end of slurm.conf.
+    more_lines: tuple[str, ...] = ()
+
+    @property
+    def node_ports(self) -> dict[str, int]:
+        """Each node's name and the port of its slurmd."""
+        names = [*(f"c{i}" for i in range(1, self.real_nodes + 1)), VIRTUAL_NODE]
+        return {name: _FIRST_NODE_PORT + index for index, name in enumerate(names)}
+
+
+def slurm_conf(options: ClusterOptions, policy_words: tuple[str, ...], *, job_submit: bool, spank: bool) -> str:
+    """Return slurm.conf for Slurm 22.05 and later, with or without the submit plugin and SPANK plugins."""
+    o = options
+    cluster_name = "rig"
+    plugins = [
+        *(["JobSubmitPlugins=lua"] if job_submit else []),
+        *(["PlugStackConfig=/etc/slurm/plugstack.conf"] if spank else []),
+        *([f"SlurmctldParameters={','.join(policy_words)}"] if policy_words else []),
+    ]
+    nodes = []
+    for name, port in o.node_ports.items():
+        is_virtual = name == VIRTUAL_NODE
+        cpus = o.virtual_node_cpus if is_virtual else o.real_node_cpus
+        memory_mib = o.virtual_node_memory_mib if is_virtual else o.real_node_memory_mib
+        nodes.append(
+            f"NodeName={name} NodeHostname=cluster NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory={memory_mib}"
+            f"{' Features=overspill' if is_virtual else ''} State=UNKNOWN"
+        )
+    # Without time limits Slurm's start estimates lie in the year 10193; without DefMemPerCPU a job takes a whole node.
+    limits = "DefaultTime=00:10:00 MaxTime=1-00:00:00 DefMemPerCPU=1000 State=UP"
+    return f"""\
+ClusterName={cluster_name}
+# Everything of Slurm's own is on loopback, so that a cut of the network between the hosts leaves the cluster intact.
+SlurmctldHost=cluster(127.0.0.1)
+SlurmctldPort={CONTROLLER_PORT}
+SlurmUser=slurm
+SlurmdUser=root
+AuthType=auth/munge
+CredType=cred/munge
+StateSaveLocation=/var/lib/slurm/slurmctld
+SlurmdSpoolDir=/var/spool/slurmd/%n
+SlurmctldPidFile=/run/slurmctld.pid
+SlurmdPidFile=/run/slurmd-%n.pid
+SlurmctldLogFile=/var/log/slurm/slurmctld.log
+SlurmdLogFile=/var/log/slurm/slurmd-%n.log
+SlurmctldDebug=verbose
+SlurmdDebug=verbose
+MpiDefault=none
+SwitchType=switch/none
+# linuxproc and no task plugin: no cgroups needed, which containers often cannot give.
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/filetxt
+JobCompLoc=/var/log/slurm/jobcomp.log
+SchedulerType=sched/backfill
+# A batch job starts about 1 s after its submission: slurmctld looks once a second, whatever is set here.
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=2,bf_min_age_reserve=0
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+# The nodes claim more than this machine has.
+SlurmdParameters=config_overrides
+ReturnToService=2
+SlurmctldTimeout=30
+SlurmdTimeout=60
+KillWait={o.kill_wait_s}
+MinJobAge=300
+InactiveLimit=0
+Waittime=0
+{_joined(plugins)}{_joined(nodes)}\
+PartitionName={REAL_NODES_PARTITION} Nodes=c[1-{o.real_nodes}] Default=YES {limits}
+PartitionName={OVERSPILL_PARTITION} Nodes={VIRTUAL_NODE} Default=NO MaxNodes=1 {limits}
+{_joined(list(o.more_lines))}"""
+
+
+def plugstack_conf() -> str:
+    """Return plugstack.conf: the SPANK plugin, told which nodes are virtual and how to start the proxy."""
+    return (
+        "required /opt/overspill/spank_overspill.so nodes=ovs[1-4] python=/usr/bin/python3 "
+        "proxy=/opt/overspill/lib/overspill_proxy/__main__.py socket=/run/overspill/relay.sock\n"
+    )
+
+
+def policy_words(text: str) -> tuple[str, ...]:
+    """Split the policy at commas or blanks; add the rig's `from` and `to` if it has none."""
+    words = tuple(text.replace(",", " ").split())
+    keys = {word.partition("=")[0] for word in words}
+    defaults = {"overspill_from": REAL_NODES_PARTITION, "overspill_to": OVERSPILL_PARTITION}
+    return words + tuple(f"{key}={value}" for key, value in defaults.items() if key not in keys)
+
+
+def _joined(lines: list[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
