@@ -17,7 +17,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=12,
 )
-objects = st.dictionaries(st.sampled_from(["overspill", "a", "b\"\\\n", "é"]), values)
+objects = st.dictionaries(st.sampled_from(["overspill", "a", 'b"\\\n', "é"]), values)
 layouts = st.sampled_from([{"indent": 2}, {"separators": (",", ":")}, {"ensure_ascii": False}, {}])
 
 
@@ -50,8 +50,8 @@ def test_whatever_is_accepted_is_an_object_to_python_too(version: str, text: str
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "project X", "{", "{}x", "{}{}", '{"a":1,}', '{"a" 1}', "{'a':1}", '{"a":01}', '{"a":"\t"}', '{"a":"\\x"}',
-     '{"a":' + "[" * 100 + "]" * 100 + "}"],
+    ["", " ", "project X", "{", "{}x", "{x", "{}{}", '{"a":1,}', '{"a" 1}', "{'a':1}", '{"a":01}', '{"a":"\t"}',
+     '{"a":"\\x"}', '{"a":' + "[" * 100 + "]" * 100 + "}"],
 )  # fmt: skip
 def test_text_that_is_no_json_object_is_declined(version: str, text: str) -> None:
     assert _merge(version, text) is None

@@ -33,7 +33,7 @@ def runtime(request: pytest.FixtureRequest) -> Any:
 
 
 def _job(runtime: Any, changes: dict[str, Any]) -> Any:
-    job = {key: value for key, value in (PLAIN_JOB | changes).items() if value is not None}
+    job: dict[str, Any] = {key: value for key, value in (PLAIN_JOB | changes).items() if value is not None}
     spank = job.get("spank_job_env")
     if spank is not None:  # a table that begins at 0
         job["spank_job_env"] = dict(enumerate(spank))
@@ -113,7 +113,7 @@ NEVER = ["_SLURM_SPANK_OPTION_overspill_overspill=never"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("changes", "is_asked"),
     [
         ({}, True),
         ({"partition": "batch"}, True),
@@ -130,9 +130,9 @@ NEVER = ["_SLURM_SPANK_OPTION_overspill_overspill=never"]
     ],
 )
 def test_the_router_is_asked_only_where_its_answer_can_matter(
-    runtime: Any, changes: dict[str, Any], expected: bool
+    runtime: Any, changes: dict[str, Any], *, is_asked: bool
 ) -> None:
-    assert module(runtime, "router").must_be_asked(_job(runtime, changes)) is expected
+    assert module(runtime, "router").must_be_asked(_job(runtime, changes)) is is_asked
 
 
 def _action(runtime: Any, response: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
