@@ -1,5 +1,6 @@
 #include "arguments.h"
 
+#include <ctype.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -38,6 +39,23 @@ void arguments_reject(struct arguments *arguments, const char *object, const cha
         snprintf(arguments->defect, sizeof(arguments->defect), "%s: %s", object, reason);
 }
 
+/* slurm_hostlist_create takes "ovs[1-4" for the name of one host, so that no node would be virtual. */
+static bool is_hostlist(const char *text)
+{
+    bool is_in_brackets = false;
+
+    for (; *text != '\0'; text++) {
+        if (*text == '[' || *text == ']') {
+            if (is_in_brackets == (*text == '['))
+                return false;
+            is_in_brackets = !is_in_brackets;
+        } else if (!isalnum((unsigned char) *text) && strchr("-_.,", *text) == NULL) {
+            return false;
+        }
+    }
+    return !is_in_brackets;
+}
+
 static void take(struct arguments *arguments, const char *word)
 {
     const struct field *field = field_named(word);
@@ -52,6 +70,8 @@ static void take(struct arguments *arguments, const char *word)
         arguments_reject(arguments, word, "empty");
     else if (field->is_path && *value != '/')
         arguments_reject(arguments, word, "not an absolute path");
+    else if (!field->is_path && !is_hostlist(value))
+        arguments_reject(arguments, word, "not a hostlist");
     else
         *value_of(arguments, field) = value;
 }

@@ -9,6 +9,8 @@
 
 SPANK_PLUGIN(overspill, 1)
 
+/* An error in slurmstepd is never returned to SPANK: Slurm 22.05 and 24.11 take a batch job whose slurm_spank_init failed
+ * for COMPLETED with exit code 0, and ignore whatever an `optional` plugin returns. */
 int slurm_spank_init(spank_t spank, int count, char **values)
 {
     switch (spank_context()) {
@@ -17,7 +19,8 @@ int slurm_spank_init(spank_t spank, int count, char **values)
         return option_register(spank);
     case S_CTX_REMOTE:
         option_register(spank);
-        return virtual_node_init(spank, count, values);
+        virtual_node_init(spank, count, values);
+        return 0;
     case S_CTX_SLURMD:
         virtual_node_check_arguments(count, values);
         return 0;
@@ -30,7 +33,17 @@ int slurm_spank_task_init(spank_t spank, int count, char **values)
 {
     (void) count;
     (void) values;
-    return virtual_node_task_init(spank);
+    virtual_node_task_init(spank);
+    return 0;
+}
+
+int slurm_spank_exit(spank_t spank, int count, char **values)
+{
+    (void) count;
+    (void) values;
+    if (spank_context() == S_CTX_REMOTE)
+        virtual_node_exit(spank);
+    return 0;
 }
 
 #pragma GCC visibility pop

@@ -4,10 +4,11 @@
 #include <signal.h>
 #include <slurm/slurm.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "arguments.h"
@@ -15,64 +16,57 @@
 
 #define NODE_NAME_SIZE 256
 
-static struct {
-    struct arguments arguments;
+struct context {
+    struct arguments arguments; /* its defect is also where the task leaves word for slurmstepd */
+    char node_name[NODE_NAME_SIZE];
     bool is_virtual;
+    bool is_batch_step;
     pid_t slurmstepd_pid;
-} context;
+};
+
+/* Shared with the task's process if memory allows; else slurmstepd just does not learn why a task failed. */
+static struct context private_context;
+static struct context *context = &private_context;
+
+static void share_context(void)
+{
+    void *shared = mmap(NULL, sizeof(*context), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared != MAP_FAILED)
+        context = shared;
+}
 
 static bool exists(const char *path)
 {
     return path != NULL && access(path, F_OK) == 0;
 }
 
-/* Whether this host serves virtual nodes, asked only when plugstack.conf does not tell which nodes are virtual. Taking a
- * whole cluster's nodes for virtual would stop it, taking a virtual one for real would run users' programs here. */
-static bool is_overspill_host(const struct arguments *arguments)
+static bool is_listed(struct arguments *arguments, const char *node_name)
 {
-    return exists(arguments->proxy) || exists(arguments->socket);
-}
-
-static bool is_virtual_node(struct arguments *arguments, const char *node_name)
-{
-    bool is_listed = false;
-
-    if (!arguments->are_given)
-        return false;
-    if (arguments->nodes == NULL) /* its defect is noted */
-        return is_overspill_host(arguments);
-    if (node_name == NULL || *node_name == '\0') {
-        arguments_reject(arguments, "SLURMD_NODENAME", "slurmstepd does not tell its node's name");
-        return is_overspill_host(arguments);
-    }
     __auto_type nodes = slurm_hostlist_create(arguments->nodes); /* its type is another since Slurm 23.11 */
     if (nodes == NULL) {
         arguments_reject(arguments, arguments->nodes, "not a hostlist");
-        return is_overspill_host(arguments);
+        arguments->nodes = NULL;
+        return false;
     }
-    is_listed = slurm_hostlist_find(nodes, node_name) >= 0;
+    bool is_found = slurm_hostlist_find(nodes, node_name) >= 0;
     slurm_hostlist_destroy(nodes);
-    return is_listed;
+    return is_found;
 }
 
-/* Users run the proxy, so what counts is what everybody may do; slurmstepd asks as root. */
-static void check_program(struct arguments *arguments, const char *path, mode_t needed)
+/* Where the list of virtual nodes or this node's name is unknown, the host decides: one that holds the proxy or the relay's
+ * socket serves virtual nodes, and a user's program must not run there. Any other host is none of Overspill's, and to refuse
+ * its jobs would stop the cluster. */
+static bool is_virtual_node(struct arguments *arguments, const char *node_name)
 {
-    struct stat status;
-
-    if (path == NULL)
-        return;
-    if (stat(path, &status) < 0)
-        arguments_reject(arguments, path, strerror(errno));
-    else if (!S_ISREG(status.st_mode) || (status.st_mode & needed) != needed)
-        arguments_reject(arguments, path, "not a file that every user may run");
-}
-
-static bool is_batch_step(spank_t spank)
-{
-    uint32_t step_id = 0;
-
-    return spank_get_item(spank, S_JOB_STEPID, &step_id) == ESPANK_SUCCESS && step_id == SLURM_BATCH_SCRIPT;
+    if (!arguments->are_given)
+        return false;
+    if (node_name[0] == '\0')
+        arguments_reject(arguments, "SLURMD_NODENAME", "slurmstepd does not tell its node's name");
+    else if (arguments->nodes != NULL && is_listed(arguments, node_name))
+        return true;
+    else if (arguments->nodes != NULL)
+        return false;
+    return exists(arguments->proxy) || exists(arguments->socket);
 }
 
 void virtual_node_check_arguments(int count, char **values)
@@ -84,22 +78,21 @@ void virtual_node_check_arguments(int count, char **values)
         slurm_error("overspill: configure: plugstack.conf: %s", arguments.defect);
 }
 
-int virtual_node_init(spank_t spank, int count, char **values)
+void virtual_node_init(spank_t spank, int count, char **values)
 {
-    struct arguments *arguments = &context.arguments;
+    /* slurmstepd's own environment: the job's may hold the name of the node that the user called sbatch on. */
+    const char *node_name = getenv("SLURMD_NODENAME");
+    uint32_t step_id = 0;
 
-    arguments_parse(arguments, count, values);
-    context.slurmstepd_pid = getpid();
-    /* slurmstepd's own environment: the job's holds the name of the node that the user called sbatch on, if any. */
-    context.is_virtual = is_virtual_node(arguments, getenv("SLURMD_NODENAME"));
-    if (!context.is_virtual)
-        return 0;
-    check_program(arguments, arguments->python, S_IROTH | S_IXOTH);
-    check_program(arguments, arguments->proxy, S_IROTH);
-    if (arguments->defect[0] == '\0' || !is_batch_step(spank))
-        return 0;
-    slurm_error("overspill: configure: plugstack.conf: %s", arguments->defect);
-    return -1;
+    share_context();
+    arguments_parse(&context->arguments, count, values);
+    snprintf(context->node_name, sizeof(context->node_name), "%s", node_name ? node_name : "");
+    context->is_virtual = is_virtual_node(&context->arguments, context->node_name);
+    context->is_batch_step =
+        spank_get_item(spank, S_JOB_STEPID, &step_id) == ESPANK_SUCCESS && step_id == SLURM_BATCH_SCRIPT;
+    context->slurmstepd_pid = getpid();
+    if (context->is_virtual && context->arguments.defect[0] != '\0')
+        slurm_error("overspill: configure: plugstack.conf: %s", context->arguments.defect);
 }
 
 /* One line to whoever waits for the step: srun's user, from the first task only. */
@@ -109,62 +102,109 @@ static void __attribute__((noreturn)) refuse_step(spank_t spank)
 
     if (spank_get_item(spank, S_TASK_ID, &task_id) != ESPANK_SUCCESS || task_id == 0)
         slurm_spank_log("overspill: refuse: step on %s: this node stands for a remote site and runs sbatch jobs only",
-                        getenv("SLURMD_NODENAME") ? getenv("SLURMD_NODENAME") : "a virtual node");
+                        context->node_name);
     _exit(EXIT_FAILURE);
 }
 
-/* As slurmstepd does with a script that cannot be executed: a line on the job's stderr, errno as exit code. */
-static void __attribute__((noreturn)) fail_job(const char *object, const char *reason, int exit_code)
+/* The node is at fault: leave word for virtual_node_exit, and not a byte in the job's output, which will be another's. */
+static void __attribute__((noreturn)) hand_back(const char *object, const char *reason)
 {
-    slurm_error("overspill: hand over: %s: %s", object, reason);
-    _exit(exit_code);
+    arguments_reject(&context->arguments, object, reason);
+    _exit(EXIT_FAILURE);
 }
 
-/* The kernel's promise that no proxy outlives its slurmstepd: whoever took over from a dead slurmstepd (Slurm requeues its
- * job) would otherwise meet a second proxy. A slurmstepd that died before the promise was made shows as a foreign parent;
- * 0 is a parent in another PID namespace. */
+/* The job is at fault. As slurmstepd does with a script that it cannot execute: a line on stderr, errno as exit code. */
+static void __attribute__((noreturn)) fail_job(const char *object, int error)
+{
+    slurm_error("overspill: hand over: %s: %s", object, strerror(error));
+    _exit(error);
+}
+
+/* Whether execve failed for the size of the job's argv and environment, or for the user's process limit. */
+static bool is_fault_of_job(int error)
+{
+    return error == E2BIG || error == EAGAIN || error == ENOMEM;
+}
+
+/* The kernel's promise that no proxy outlives its slurmstepd: Slurm requeues such a job, and its next proxy would meet the
+ * first one. A slurmstepd that died before the promise was made shows as a foreign parent; a parent in another PID
+ * namespace shows as 0. */
 static void die_with_slurmstepd(void)
 {
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
-        fail_job("PR_SET_PDEATHSIG", strerror(errno), errno);
+        hand_back("PR_SET_PDEATHSIG", strerror(errno));
     pid_t parent = getppid();
-    if (parent != 0 && parent != context.slurmstepd_pid)
+    if (parent != 0 && parent != context->slurmstepd_pid)
         kill(getpid(), SIGKILL);
 }
 
 static void __attribute__((noreturn)) become_proxy(spank_t spank)
 {
-    const struct arguments *arguments = &context.arguments;
+    const struct arguments *arguments = &context->arguments;
     const char *const opening[] = {arguments->python, "-I", "-S", arguments->proxy, arguments->socket};
     const size_t opening_count = sizeof(opening) / sizeof(opening[0]);
     int argc = 0;
     char **argv = NULL;
     char **environment = NULL;
 
+    if (access(arguments->proxy, R_OK) < 0)
+        hand_back(arguments->proxy, strerror(errno));
     if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1)
-        fail_job("argv", "slurmstepd does not tell what to run", EXIT_FAILURE);
+        hand_back("argv", "slurmstepd does not tell what to run");
     if (spank_get_item(spank, S_JOB_ENV, &environment) != ESPANK_SUCCESS)
-        fail_job("environment", "slurmstepd does not tell it", EXIT_FAILURE);
+        hand_back("environment", "slurmstepd does not tell it");
     die_with_slurmstepd();
 
     const char **proxy_argv = calloc(opening_count + (size_t) argc + 1, sizeof(*proxy_argv));
     char **proxy_environment = kept_environment(environment);
     if (proxy_argv == NULL || proxy_environment == NULL)
-        fail_job("argv and environment", strerror(ENOMEM), ENOMEM);
+        fail_job("argv and environment", ENOMEM);
     memcpy(proxy_argv, opening, sizeof(opening));
     memcpy(proxy_argv + opening_count, argv, (size_t) argc * sizeof(*argv));
 
     execve(arguments->python, (char *const *) proxy_argv, proxy_environment);
-    fail_job(arguments->python, strerror(errno), errno);
+    if (is_fault_of_job(errno))
+        fail_job(arguments->python, errno);
+    hand_back(arguments->python, strerror(errno));
 }
 
-int virtual_node_task_init(spank_t spank)
+void virtual_node_task_init(spank_t spank)
 {
-    if (!context.is_virtual)
-        return 0;
-    if (!is_batch_step(spank))
+    if (!context->is_virtual)
+        return;
+    if (!context->is_batch_step)
         refuse_step(spank);
-    if (context.arguments.defect[0] != '\0')
-        fail_job("plugstack.conf", context.arguments.defect, EXIT_FAILURE);
+    if (context->arguments.defect[0] != '\0')
+        _exit(EXIT_FAILURE);
     become_proxy(spank);
+}
+
+static void drain_node(const char *reason)
+{
+    char drain_reason[DEFECT_SIZE + 32];
+    update_node_msg_t update;
+
+    snprintf(drain_reason, sizeof(drain_reason), "overspill: cannot hand over: %s", reason);
+    slurm_init_update_node_msg(&update);
+    update.node_names = context->node_name;
+    update.node_state = NODE_STATE_DRAIN;
+    update.reason = drain_reason;
+    update.reason_uid = getuid();
+    if (slurm_update_node(&update) != SLURM_SUCCESS)
+        slurm_info("overspill: drain: %s: %s", context->node_name, slurm_strerror(errno));
+}
+
+void virtual_node_exit(spank_t spank)
+{
+    const char *reason = context->arguments.defect;
+    uint32_t job_id = 0;
+
+    if (!context->is_virtual || !context->is_batch_step || reason[0] == '\0')
+        return;
+    drain_node(reason);
+    /* JOB_RUNNING asks for nothing if the job was cancelled meanwhile. From here slurm_error reaches the job's stderr. */
+    if (spank_get_item(spank, S_JOB_ID, &job_id) == ESPANK_SUCCESS && slurm_requeue(job_id, JOB_RUNNING) == SLURM_SUCCESS)
+        slurm_info("overspill: requeue: job %u: %s", job_id, reason);
+    else
+        slurm_error("overspill: hand over: %s", reason);
 }
