@@ -64,6 +64,7 @@ class DecideRequest(_message.Message):
     TASKS_PER_NODE_FIELD_NUMBER: _builtins.int
     WORK_DIR_FIELD_NUMBER: _builtins.int
     IS_CRON_FIELD_NUMBER: _builtins.int
+    IS_DRY_RUN_FIELD_NUMBER: _builtins.int
     user_id: _builtins.int
     """Numeric owner of the job (job_desc.user_id)."""
     account: _builtins.str
@@ -117,6 +118,10 @@ class DecideRequest(_message.Message):
     """Submit directory, absolute. Only its length and root matter to the router."""
     is_cron: _builtins.bool
     """Submitted by scrontab."""
+    is_dry_run: _builtins.bool
+    """Asked by a person (`overspill-sidecar decide`), not for a submission: nothing is promised or recorded. An older
+    router takes it for a submission whose job never appears, which lapses.
+    """
     @_builtins.property
     def tres(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Generic resources as written, one entry for each of tres_per_job, _node, _socket and _task that is set."""
@@ -165,10 +170,11 @@ class DecideRequest(_message.Message):
         tasks_per_node: _builtins.int = ...,
         work_dir: _builtins.str = ...,
         is_cron: _builtins.bool = ...,
+        is_dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "array", b"array", "asks_all_memory", b"asks_all_memory", "begin_time_s", b"begin_time_s", "burst_buffer", b"burst_buffer", "container", b"container", "cpus_per_task", b"cpus_per_task", "dependency", b"dependency", "excluded_nodes", b"excluded_nodes", "features", b"features", "has_script", b"has_script", "is_cron", b"is_cron", "is_exclusive", b"is_exclusive", "is_held", b"is_held", "is_het", b"is_het", "job_name", b"job_name", "licenses", b"licenses", "max_nodes", b"max_nodes", "memory_per_cpu_mib", b"memory_per_cpu_mib", "memory_per_node_mib", b"memory_per_node_mib", "min_cpus", b"min_cpus", "min_nodes", b"min_nodes", "num_tasks", b"num_tasks", "odd_options", b"odd_options", "overspill_option", b"overspill_option", "partition", b"partition", "qos", b"qos", "required_nodes", b"required_nodes", "reservation", b"reservation", "tasks_per_node", b"tasks_per_node", "time_limit_min", b"time_limit_min", "tres", b"tres", "user_id", b"user_id", "work_dir", b"work_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "array", b"array", "asks_all_memory", b"asks_all_memory", "begin_time_s", b"begin_time_s", "burst_buffer", b"burst_buffer", "container", b"container", "cpus_per_task", b"cpus_per_task", "dependency", b"dependency", "excluded_nodes", b"excluded_nodes", "features", b"features", "has_script", b"has_script", "is_cron", b"is_cron", "is_dry_run", b"is_dry_run", "is_exclusive", b"is_exclusive", "is_held", b"is_held", "is_het", b"is_het", "job_name", b"job_name", "licenses", b"licenses", "max_nodes", b"max_nodes", "memory_per_cpu_mib", b"memory_per_cpu_mib", "memory_per_node_mib", b"memory_per_node_mib", "min_cpus", b"min_cpus", "min_nodes", b"min_nodes", "num_tasks", b"num_tasks", "odd_options", b"odd_options", "overspill_option", b"overspill_option", "partition", b"partition", "qos", b"qos", "required_nodes", b"required_nodes", "reservation", b"reservation", "tasks_per_node", b"tasks_per_node", "time_limit_min", b"time_limit_min", "tres", b"tres", "user_id", b"user_id", "work_dir", b"work_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
