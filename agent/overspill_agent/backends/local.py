@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 _LOG_TAIL_BYTES = 500
+#: bubblewrap's exit code where PID 1 was killed: by `stop`, most likely.
+_KILLED = 128 + signal.SIGKILL
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,7 @@ class LocalBackend:
                     env=_ENVIRONMENT,
                     cwd="/",
                     start_new_session=True,
+                    umask=0o022,
                 )
 
     def _watch(self, run_id: str, process: subprocess.Popen[bytes]) -> None:
@@ -177,8 +181,8 @@ class LocalBackend:
         asyncio.get_running_loop().remove_reader(descriptor)
         os.close(descriptor)
         process = self._children.pop(descriptor)
-        if process.wait() != 0:
-            log.warning("launcher failed", action="launch_failed", run_id=run_id, output=self._log_tail(run_id))
+        if process.wait() not in (0, _KILLED):
+            log.warning("runner failed", action="runner_failed", run_id=run_id, output=self._log_tail(run_id))
         self._callback(run_id)
 
     def _log_tail(self, run_id: str) -> str:

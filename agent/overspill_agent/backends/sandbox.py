@@ -100,6 +100,8 @@ def build(host: HostView, roots: Roots, wanted: Wanted, *, files: PurePosixPath,
 
     sandbox = Sandbox(private_directories=_with_parents(own, places))
     _bind_host(host, _ROOT, _ancestors(host, missing), {*own, *shared, *_OWN}, sandbox.mounts)
+    for parent in _missing_parents(host, missing):
+        sandbox.mounts += ["--perms", "0755", "--dir", str(parent)]
     sandbox.mounts += ["--proc", "/proc", "--dev", "/dev", "--bind", str(control), str(CONTROL)]
     for path in sorted({*own, *shared, *hidden}, key=lambda path: (len(path.parts), path)):
         if path in own:
@@ -158,6 +160,12 @@ def _with_parents(own: list[PurePosixPath], places: list[PurePosixPath]) -> list
 def _ancestors(host: HostView, missing: list[PurePosixPath]) -> set[PurePosixPath]:
     """Return the existing directories that must be rebuilt so that each missing path can be made in one."""
     return {parent for path in missing for parent in path.parents if host.mode(parent) is not None}
+
+
+def _missing_parents(host: HostView, missing: list[PurePosixPath]) -> list[PurePosixPath]:
+    """Return the directories to be made above missing mount points, parents first; bubblewrap would make them 0700."""
+    parents = {parent for path in missing for parent in path.parents if host.mode(parent) is None}
+    return sorted(parents, key=lambda path: (len(path.parts), path))
 
 
 def _bind_host(
