@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
-from tests.rig import directory
 from tests.rig.accounts import login_environment
+from tests.rig.directory import main_path, remove_leftovers
 from tests.rig.errors import NotUpError, RigError
 from tests.rig.options import DEFAULT_POLICY
 from tests.rig.parts import CHECKOUT, Part
@@ -18,7 +20,9 @@ from tests.rig.progress import printed
 from tests.rig.rig import Rig
 from tests.rig.status import is_healthy, report
 
+#: Describes the rig in the default directory to a shell.
 _ENV_FILE = CHECKOUT / ".rig/env"
+_HINT = "Try: make exec CMD='sbatch --wrap \"hostname; sleep 20\"', make exec CMD=squeue, make status, make down"
 
 
 class _Group(click.Group):
@@ -33,17 +37,24 @@ class _Group(click.Group):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    default=main_path(),
+    help="Where the rig's files are; another one for a second rig.  [default: one in /var/tmp per checkout]",
+)
+@click.pass_context
+def main(context: click.Context, directory: Path) -> None:
     """A private Slurm with Overspill and a remote site, on this machine, left running to be tried out."""
+    context.obj = directory.absolute()
 
 
 @main.command()
 @click.option("--policy", default=DEFAULT_POLICY, show_default=True, help="Words for SlurmctldParameters.")
 @click.option("--shared", is_flag=True, help="Let the site see the cluster's /home.")
-@click.option(
-    "--without", multiple=True, type=click.Choice([*map(str, Part)]), help="Leave this part of Overspill out."
-)
-def up(policy: str, *, shared: bool, without: Sequence[str]) -> None:
+@click.option("--without", multiple=True, type=click.Choice([*map(str, Part)]), help="Leave a part of Overspill out.")
+@click.pass_obj
+def up(path: Path, policy: str, *, shared: bool, without: Sequence[str]) -> None:
     r"""Bring the rig up and leave it running.
 
     Writes .rig/env, which a shell can read.
@@ -55,51 +66,42 @@ def up(policy: str, *, shared: bool, without: Sequence[str]) -> None:
       python -m tests.rig up --without agent      # a site that is down
     """
     left_out = [Part(name) for name in without]
-    rig = Rig.up(policy=policy, shared=shared, without=left_out, path=directory.main_path(), progress=printed())
+    rig = Rig.up(policy=policy, shared=shared, without=left_out, path=path, progress=printed())
     rig.keep_running()
-    variables = {
-        "RIG_ROOT": rig.path,
-        "RIG_CLUSTER_PID": rig.cluster.init_pid,
-        "RIG_SITE_PID": rig.site.init_pid,
-        "RIG_POLICY": " ".join(rig.options.policy_words),
-        "RIG_SHARED_HOME": int(shared),
-    }
-    _ENV_FILE.parent.mkdir(exist_ok=True)
-    _ENV_FILE.write_text("".join(f"{name}={shlex.quote(str(value))}\n" for name, value in variables.items()))
-    click.echo(
-        "\nTry:  make exec CMD='sbatch --wrap \"hostname; sleep 20\"'   make exec CMD=squeue   make status   make down"
-    )
+    if path == main_path():
+        _write_env_file(rig)
+        click.echo(_HINT)
 
 
 @main.command()
-def down() -> None:
+@click.pass_obj
+def down(path: Path) -> None:
     r"""End every process of the rig and remove every file.
 
     \b
     Example:
       python -m tests.rig down
     """
-    path = directory.main_path()
     try:
         Rig.attach(path).down()
         click.echo("down")
     except NotUpError:
-        directory.remove_leftovers()
+        remove_leftovers()
         click.echo("no rig was up")
-    _ENV_FILE.unlink(missing_ok=True)
-    if _ENV_FILE.parent.exists():
-        _ENV_FILE.parent.rmdir()
+    if path == main_path():
+        shutil.rmtree(_ENV_FILE.parent, ignore_errors=True)
 
 
 @main.command()
-def status() -> None:
+@click.pass_obj
+def status(path: Path) -> None:
     r"""Show daemons, nodes, queue and whether the agent can be reached; exit code 1 if something is wrong.
 
     \b
     Example:
       python -m tests.rig status
     """
-    rig = Rig.attach(directory.main_path())
+    rig = Rig.attach(path)
     click.echo(report(rig))
     if not is_healthy(rig):
         sys.exit(1)
@@ -109,7 +111,8 @@ def status() -> None:
 @click.option("--as", "user", default="alice", show_default=True, help="alice, bob or root.")
 @click.option("--at", "host_name", default="cluster", type=click.Choice(["cluster", "site"]), show_default=True)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def execute(user: str, host_name: str, command: tuple[str, ...]) -> None:
+@click.pass_obj
+def execute(path: Path, user: str, host_name: str, command: tuple[str, ...]) -> None:
     r"""Execute COMMAND in a host as after a login, in the user's home, and exit as it does.
 
     One argument is a line for a login shell; more are an argument list; none opens an interactive login shell.
@@ -121,10 +124,22 @@ def execute(user: str, host_name: str, command: tuple[str, ...]) -> None:
       python -m tests.rig exec --as root --at site -- ss -ltnp
       python -m tests.rig exec
     """
-    rig = Rig.attach(directory.main_path())
+    rig = Rig.attach(path)
     shell = ["bash", "--login"]
     argv = shell if not command else [*shell, "-c", command[0]] if len(command) == 1 else list(command)
     host = rig.cluster if host_name == "cluster" else rig.site
     terminal = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
     inside = host.command(argv, user=user)
     os.execvpe(inside[0], inside, login_environment(user) | terminal)  # noqa: S606 - an argv list, no shell wanted
+
+
+def _write_env_file(rig: Rig) -> None:
+    variables = {
+        "RIG_ROOT": rig.path,
+        "RIG_CLUSTER_PID": rig.cluster.init_pid,
+        "RIG_SITE_PID": rig.site.init_pid,
+        "RIG_POLICY": " ".join(rig.options.policy_words),
+        "RIG_SHARED_HOME": int(rig.options.has_shared_home),
+    }
+    _ENV_FILE.parent.mkdir(exist_ok=True)
+    _ENV_FILE.write_text("".join(f"{name}={shlex.quote(str(value))}\n" for name, value in variables.items()))

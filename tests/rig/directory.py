@@ -70,8 +70,8 @@ def create(path: Path | None = None) -> RigDirectory:
         _sweep()
         if path is None:
             path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}.", dir=_BASE))
-        elif path.exists():
-            raise AlreadyUpError(f"a rig is up already in {path}")
+        elif is_alive(path):
+            raise AlreadyUpError(f"a rig is up already in {path}; see `make status`, end it with `make down`")
         else:
             path.mkdir()
         path.chmod(0o755)  # users traverse it

@@ -25,14 +25,24 @@ _UNIX_ACCEPTS_CONNECTIONS = 0x10000  # SO_ACCEPTCON; source: proc(5), /proc/net/
 class Host:
     """A running host. `run` acts inside it; `path` and `write` reach its files from outside."""
 
-    def __init__(self, name: str, root: Path, init_pid: int, holder: subprocess.Popen[bytes] | None = None) -> None:
-        """Represent the host with the PID 1 `init_pid`, seen from outside; `holder` is its parent, if it is our child."""
+    def __init__(
+        self, name: str, root: Path, *, init_pid: int, pid_namespace: str, holder: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        """Represent a host that was started; use `start` to start one.
+
+        Args:
+            name: its UTS name.
+            root: its directory tree, seen from outside.
+            init_pid: its PID 1, seen from outside.
+            pid_namespace: the name of its PID namespace, by which a reused pid is told from the real PID 1.
+            holder: the parent of PID 1, if that is a child of this program.
+        """
         self.name = name
         self.init_pid = init_pid
+        self.pid_namespace = pid_namespace
         self.daemons: dict[str, Daemon] = {}
         self._holder = holder
         self._root = root
-        self._pid_namespace = _pid_namespace(init_pid)
 
     @classmethod
     def start(cls, name: str, root: Path, *, mounts: list[list[str]], lease_fd: int, kept_fds: tuple[int, ...]) -> Host:
@@ -66,10 +76,11 @@ class Host:
         os.close(ready_write)
         with os.fdopen(ready_read) as ready:
             reported = ready.readline()  # not read(): `unshare` keeps the pipe open
-        if not reported:
+        pid_namespace = _pid_namespace(int(reported)) if reported else None
+        if pid_namespace is None:
             holder.wait()
             raise RigError(f"host {name} did not come up:\n{log.read_text()}")
-        return cls(name, root, int(reported), holder)
+        return cls(name, root, init_pid=int(reported), pid_namespace=pid_namespace, holder=holder)
 
     def daemon(self, name: str) -> Daemon:
         """Return the host's daemon of this name: munged, slurmctld, slurmd@c1, sidecar, agent, ..."""
@@ -144,7 +155,7 @@ class Host:
         """Return the host's living processes: pid inside -> pid outside."""
         found = {}
         for entry in os.scandir("/proc"):
-            if entry.name.isdigit() and _pid_namespace(int(entry.name)) == self._pid_namespace:
+            if entry.name.isdigit() and _pid_namespace(int(entry.name)) == self.pid_namespace:
                 status = _status(int(entry.name))
                 if status and not status["State"].startswith("Z"):
                     found[int(status["NSpid"].split()[-1])] = int(entry.name)
@@ -161,7 +172,7 @@ class Host:
 
     def kill(self) -> None:
         """Kill PID 1, and so everything in the host; nothing happens if the host has ended."""
-        if _pid_namespace(self.init_pid) == self._pid_namespace is not None:
+        if _pid_namespace(self.init_pid) == self.pid_namespace:
             os.kill(self.init_pid, signal.SIGKILL)
         if self._holder is not None:
             self._holder.wait()

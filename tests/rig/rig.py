@@ -116,7 +116,7 @@ class Rig(JobVerbs):
         if not directory.is_alive(path) or not state_file.exists():
             raise NotUpError(f"no rig is up in {path}")
         state = json.loads(state_file.read_text())
-        hosts = [Host(name, path / name, pid) for name, pid in state["init_pids"].items()]
+        hosts = [Host(name, path / name, **identity) for name, identity in state["hosts"].items()]
         return cls(RigDirectory(path), hosts[0], hosts[1], RigOptions.from_json(state["options"]), None)
 
     @property
@@ -171,8 +171,11 @@ class Rig(JobVerbs):
 
     def _save(self) -> None:
         """Write what `attach` needs."""
-        init_pids = {host.name: host.init_pid for host in (self.cluster, self.site)}
-        state = {"init_pids": init_pids, "options": self.options.to_json()}
+        hosts = {
+            host.name: {"init_pid": host.init_pid, "pid_namespace": host.pid_namespace}
+            for host in (self.cluster, self.site)
+        }
+        state = {"hosts": hosts, "options": self.options.to_json()}
         new = self.path / f"{_STATE_FILE}.new"
         new.write_text(json.dumps(state))
         new.rename(self.path / _STATE_FILE)

@@ -68,6 +68,7 @@ SlurmctldLogFile=/var/log/slurm/slurmctld.log
 SlurmdLogFile=/var/log/slurm/slurmd-%n.log
 SlurmctldDebug=verbose
 SlurmdDebug=verbose
+MailProg=/bin/true
 MpiDefault=none
 SwitchType=switch/none
 # linuxproc and no task plugin: no cgroups needed, which containers often cannot give.
