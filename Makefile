@@ -25,9 +25,10 @@ build/.apt: Makefile
 
 .venv/.ready: requirements.lock pyproject.toml | build/.apt
 	@echo "[setup] Python environment in $(VENV)"
-	@[ -x $(PY) ] || /usr/bin/python3 -m venv $(VENV)
-	@$(VENV)/bin/uv --version >/dev/null 2>&1 || $(VENV)/bin/pip install --quiet uv
-	@$(VENV)/bin/uv pip sync --quiet --compile-bytecode --python $(PY) --require-hashes requirements.lock
+	@# umask: in the rig the sidecar runs from this environment as user slurm.
+	@umask 022; [ -x $(PY) ] || /usr/bin/python3 -m venv $(VENV)
+	@umask 022; $(VENV)/bin/uv --version >/dev/null 2>&1 || $(VENV)/bin/pip install --quiet uv
+	@umask 022; $(VENV)/bin/uv pip sync --quiet --compile-bytecode --python $(PY) --require-hashes requirements.lock
 	@$(VENV)/bin/uv pip install --quiet --python $(PY) --no-deps --no-build-isolation -e .
 	@touch $@
 
