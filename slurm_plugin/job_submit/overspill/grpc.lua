@@ -17,15 +17,15 @@ function Client.new(new_socket, path)
   return setmetatable({ new_socket = new_socket, path = path, connection = nil }, Client)
 end
 
+-- The fields that are the same in every call; a server may insist on the pseudo-fields being first.
+local BEFORE_PATH = hpack.METHOD_POST .. hpack.SCHEME_HTTP .. hpack.authority("localhost")
+local AFTER_PATH = hpack.literal("te", "trailers")
+  .. hpack.literal("content-type", "application/grpc")
+  .. hpack.literal("user-agent", "overspill-job-submit")
+
 local function header_block(method, left_s)
-  return hpack.METHOD_POST
-    .. hpack.SCHEME_HTTP
-    .. hpack.path(method)
-    .. hpack.authority("localhost")
-    .. hpack.literal("te", "trailers")
-    .. hpack.literal("content-type", "application/grpc")
-    .. hpack.literal("grpc-timeout", string.format("%du", math.max(1, math.floor(left_s * 1e6))))
-    .. hpack.literal("user-agent", "overspill-job-submit")
+  local timeout = string.format("%du", math.max(1, math.floor(left_s * 1e6)))
+  return BEFORE_PATH .. hpack.path(method) .. AFTER_PATH .. hpack.literal("grpc-timeout", timeout)
 end
 
 -- Takes the one message out of a finished answer.

@@ -1,6 +1,7 @@
 --- The part of protobuf's wire format that router.proto needs: varints, booleans and strings, single or repeated.
 --
--- A schema is a list of fields { number =, name =, kind = "uint" | "bool" | "string", is_repeated = true | nil }.
+-- A schema is made once of a list of fields
+-- { number =, name =, kind = "uint" | "bool" | "string", is_repeated = true | nil }.
 -- As proto3 has it, a field at its default is not written, and unknown fields are skipped.
 -- Source: https://protobuf.dev/programming-guides/encoding/
 
@@ -55,16 +56,16 @@ local function encode_varint(value)
   if value < 0 or value > MAX_EXACT or value % 1 ~= 0 then
     failure.raise("internal", "not an unsigned integer: " .. tostring(value))
   end
-  local bytes = {}
+  local bytes = ""
   while value >= 128 do
-    bytes[#bytes + 1] = string.char(value % 128 + 128)
+    bytes = bytes .. string.char(value % 128 + 128)
     value = math.floor(value / 128)
   end
-  bytes[#bytes + 1] = string.char(value)
-  return table.concat(bytes)
+  return bytes .. string.char(value)
 end
 
-local ENCODERS = {
+-- How each kind is written; `decode` needs no more than the wire type.
+local CODECS = {
   uint = { wire_type = VARINT, default = 0, encode = encode_varint },
   bool = { wire_type = VARINT, default = false, encode = function(value) return encode_varint(value and 1 or 0) end },
   string = {
@@ -77,18 +78,28 @@ local ENCODERS = {
   },
 }
 
+--- Makes a schema of a list of fields: works out once what every message needs.
+function protobuf.schema(fields)
+  local schema = { fields = fields, by_number = {} }
+  for _, field in ipairs(fields) do
+    field.codec = CODECS[field.kind]
+    field.key = encode_varint(field.number * 8 + field.codec.wire_type)
+    schema.by_number[field.number] = field
+  end
+  return schema
+end
+
 --- Encodes `message`, a table by field name; nil is the field's default. Numbers must be whole and below 2^53.
 function protobuf.encode(schema, message)
   local parts = {}
-  for _, field in ipairs(schema) do
-    local encoder, value = ENCODERS[field.kind], message[field.name]
-    local key = encode_varint(field.number * 8 + encoder.wire_type)
+  for _, field in ipairs(schema.fields) do
+    local value = message[field.name]
     if field.is_repeated then
       for _, item in ipairs(value or {}) do
-        parts[#parts + 1] = key .. encoder.encode(item)
+        parts[#parts + 1] = field.key .. field.codec.encode(item)
       end
-    elseif value ~= nil and value ~= encoder.default then
-      parts[#parts + 1] = key .. encoder.encode(value)
+    elseif value ~= nil and value ~= field.codec.default then
+      parts[#parts + 1] = field.key .. field.codec.encode(value)
     end
   end
   return table.concat(parts)
@@ -131,20 +142,12 @@ local function decode_value(bytes, position, wire_type)
   return wire_type == LENGTH_DELIMITED and bytes:sub(position, position + length - 1) or nil, position + length
 end
 
-local function by_number(schema)
-  local fields = {}
-  for _, field in ipairs(schema) do
-    fields[field.number] = field
-  end
-  return fields
-end
-
 --- Decodes `bytes` into a table by field name in which every field of the schema has a value.
 -- Raises the failure "protocol" for bytes that are no protobuf message. Repeated fields are not decoded.
 function protobuf.decode(schema, bytes)
-  local message, fields = {}, by_number(schema)
-  for _, field in ipairs(schema) do
-    message[field.name] = ENCODERS[field.kind].default
+  local message = {}
+  for _, field in ipairs(schema.fields) do
+    message[field.name] = field.codec.default
   end
   local position = 1
   while position <= #bytes do
@@ -152,8 +155,8 @@ function protobuf.decode(schema, bytes)
     key, position = decode_varint(bytes, position)
     local wire_type = key % 8
     value, position = decode_value(bytes, position, wire_type)
-    local field = fields[(key - wire_type) / 8]
-    if field and ENCODERS[field.kind].wire_type == wire_type then
+    local field = schema.by_number[(key - wire_type) / 8]
+    if field and field.codec.wire_type == wire_type then
       message[field.name] = field.kind == "bool" and value ~= 0 or field.kind ~= "bool" and value
     end
   end

@@ -20,7 +20,7 @@ local JOB_SHARED_OK = 1
 
 local VERDICT_DIVERT, VERDICT_REFUSE = 2, 3
 
-router.REQUEST_SCHEMA = {
+router.REQUEST_SCHEMA = protobuf.schema {
   { number = 1, name = "user_id", kind = "uint" },
   { number = 2, name = "account", kind = "string" },
   { number = 3, name = "qos", kind = "string" },
@@ -57,7 +57,7 @@ router.REQUEST_SCHEMA = {
   { number = 34, name = "is_cron", kind = "bool" },
 }
 
-router.RESPONSE_SCHEMA = {
+router.RESPONSE_SCHEMA = protobuf.schema {
   { number = 1, name = "verdict", kind = "uint" },
   { number = 2, name = "decision_id", kind = "string" },
   { number = 3, name = "partition", kind = "string" },
