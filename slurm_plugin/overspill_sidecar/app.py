@@ -1,0 +1,92 @@
+"""The sidecar's life: startup, main loop, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from enum import StrEnum
+
+import structlog
+
+from overspill import __version__
+from overspill_sidecar.config import SidecarConfig
+from overspill_sidecar.listening import SocketPath
+from overspill_sidecar.reconcile import Reconciler
+from overspill_sidecar.relay import Relay
+from overspill_sidecar.router import Router, serve
+from overspill_sidecar.sites import Site
+from overspill_sidecar.slurm import CommandLineView
+from overspill_sidecar.watch import ClusterWatch
+
+_log = structlog.get_logger(__name__)
+
+#: What shutdown may take: decisions under way end, sockets close.
+_DRAIN_S = 3.0
+#: Parsing a long queue happens in a thread; a decision must not wait 5 ms, Python's default, for its turn.
+_THREAD_SWITCH_S = 0.0005
+
+
+class Role(StrEnum):
+    """What this process serves. The router must be on each slurmctld's host, the relay on the virtual nodes' host."""
+
+    ROUTER = "router"
+    RELAY = "relay"
+    ALL = "all"
+
+
+class Sidecar:
+    """One process. Everything that lives as long as it does is made here."""
+
+    def __init__(self, config: SidecarConfig, role: Role) -> None:
+        self._config = config
+        self._role = role
+        self._view = CommandLineView(config.slurm.command_deadline_s)
+        self._watch = ClusterWatch(self._view, config.slurm.refresh_s)
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises:
+            ConfigError: if a socket or a certificate cannot be used.
+        """
+        sys.setswitchinterval(_THREAD_SWITCH_S)
+        os.umask(0o077)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        async with AsyncExitStack() as stack:
+            sites = [Site(config) for config in self._config.sites]
+            for site in sites:
+                stack.push_async_callback(site.close)
+            tasks = await self._startup(stack, sites)
+            await self._main_loop(tasks)
+        _log.info("stopped", action="stopped")
+
+    async def _startup(self, stack: AsyncExitStack, sites: list[Site]) -> dict[str, Coroutine[None, None, None]]:
+        """Take the sockets and return the loops to run, by name."""
+        tasks: dict[str, Coroutine[None, None, None]] = {"watch": self._watch.run()}
+        tasks |= {f"site {site.name}": site.run() for site in sites}
+        if self._role in {Role.ROUTER, Role.ALL}:
+            path = stack.enter_context(SocketPath(self._config.router.socket)).path
+            server = await serve(Router(self._watch, sites, self._config.router.promise_s), path)
+            stack.push_async_callback(server.stop, _DRAIN_S)
+        if self._role in {Role.RELAY, Role.ALL}:
+            path = stack.enter_context(SocketPath(self._config.relay.socket)).path
+            tasks["relay"] = Relay(self._watch, self._view, sites, self._config.relay).run(path, asyncio.Event())
+            tasks["reconcile"] = Reconciler(self._watch, sites, self._config.relay.reconcile_s).run()
+        return tasks
+
+    async def _main_loop(self, tasks: dict[str, Coroutine[None, None, None]]) -> None:
+        """Run all loops until told to stop. A loop that ends by itself is a defect: the whole process ends with it."""
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(coroutine, name=name) for name, coroutine in tasks.items()]
+            _log.info("started", action="started", version=__version__, role=self._role, sites=len(self._config.sites))
+            await self._stop.wait()
+            _log.info("stopping", action="stopping")
+            for task in running:
+                task.cancel()

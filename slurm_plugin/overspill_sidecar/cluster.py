@@ -1,0 +1,168 @@
+"""What Slurm said at one moment, as plain values. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+#: States in which a job holds its nodes, `squeue`'s long names. COMPLETING is included: its processes may still live.
+_PENDING_STATES = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
+_ENDED_STATES = frozenset(
+    {
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "LAUNCH_FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "RECONFIG_FAIL",
+        "REVOKED",
+        "TIMEOUT",
+    }
+)
+#: Reasons of pending jobs that do not compete for nodes now. Source: squeue(1), JOB REASON CODES.
+_WAITS_FOR_ITSELF = (
+    "Dependency",
+    "BeginTime",
+    "JobHeld",
+    "JobArrayTaskLimit",
+    "Reservation",
+    "Prolog",
+    "launch failed",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """What Overspill wrote into a job's admin_comment when it diverted it."""
+
+    decision_id: str
+    site: str
+    #: Partition list as the user meant it, where the job goes if the site cannot take it.
+    partition: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One record of squeue: a job, an array task, or the tasks of an array that are still pending together."""
+
+    slurm_job_id: int
+    array_task_id: int | None
+    #: Array tasks that this record stands for and that may run at once; 1 for all other jobs.
+    tasks: int
+    user_id: int
+    user_name: str
+    group_id: int
+    state: str
+    reason: str
+    #: While pending, all partitions it may start in; afterwards the one it runs in.
+    partitions: tuple[str, ...]
+    nodes: str
+    batch_host: str
+    #: Per task.
+    cpus: int
+    memory_mib: int
+    gpus: int
+    #: None is unlimited.
+    time_limit_s: int | None
+    #: Planned by the scheduler while pending; None where unknown.
+    start_time_s: int | None
+    end_time_s: int | None
+    submit_time_s: int
+    priority: int
+    restart_count: int
+    can_requeue: bool
+    #: As set, whoever set it; `trail` is our part of it.
+    admin_comment: str
+    trail: Trail | None
+
+    @property
+    def is_pending(self) -> bool:
+        return self.state in _PENDING_STATES
+
+    @property
+    def is_active(self) -> bool:
+        """Whether processes of this attempt may exist: neither pending nor over."""
+        return not self.is_pending and self.state not in _ENDED_STATES
+
+    @property
+    def is_competing(self) -> bool:
+        """Whether it is pending for want of nodes or priority, not for reasons of its own."""
+        return self.is_pending and not self.reason.startswith(_WAITS_FOR_ITSELF)
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One partition. None in a limit is unlimited; empty `allow_*` admits all."""
+
+    name: str
+    is_default: bool
+    is_up: bool
+    nodes: tuple[str, ...]
+    max_time_s: int | None
+    default_time_s: int | None
+    max_nodes: int | None
+    memory_per_cpu_mib: int | None
+    memory_per_node_mib: int | None
+    max_memory_per_node_mib: int | None
+    max_cpus_per_node: int | None
+    is_exclusive: bool
+    is_restricted: bool
+    allow_accounts: tuple[str, ...]
+    deny_accounts: tuple[str, ...]
+    allow_qos: tuple[str, ...]
+    deny_qos: tuple[str, ...]
+
+    @property
+    def given_time_s(self) -> int | None:
+        """Time limit of a job that asks for none."""
+        return self.max_time_s if self.default_time_s is None else self.default_time_s
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    name: str
+    partitions: tuple[str, ...]
+    is_usable: bool
+    cpus: int
+    cpus_allocated: int
+    memory_mib: int
+    memory_allocated_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """What Overspill needs of slurm.conf, as slurmctld runs it."""
+
+    cluster_name: str
+    kill_wait_s: int
+    manages_memory: bool
+    memory_per_cpu_mib: int | None
+    memory_per_node_mib: int | None
+    #: SlurmctldParameters and SchedulerParameters: where policy words are.
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Slurm's state between two moments of this host's monotonic clock; none of it is older than `asked_at`."""
+
+    asked_at: float
+    #: Wall clock, Unix seconds, at `asked_at`: what Slurm's own times compare with.
+    unix_time_s: float
+    config: ClusterConfig
+    jobs: tuple[Job, ...]
+    partitions: Mapping[str, Partition]
+    nodes: Mapping[str, Node]
+
+    @property
+    def default_partition(self) -> Partition | None:
+        return next((partition for partition in self.partitions.values() if partition.is_default), None)
+
+    def nodes_of(self, partition: str) -> Iterable[Node]:
+        """Return the nodes of a partition that Slurm knows."""
+        found = self.partitions.get(partition)
+        return (self.nodes[name] for name in (found.nodes if found else ()) if name in self.nodes)

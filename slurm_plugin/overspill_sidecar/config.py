@@ -1,0 +1,117 @@
+"""`/etc/overspill/sidecar.toml`: sockets, sites, certificates. What is routing policy is in slurm.conf instead."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from overspill.errors import ConfigError
+from overspill.tls import TlsFiles
+from overspill_sidecar.slurm_text import expand_hosts
+
+
+def _must_be_absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("write an absolute path: a service has no working directory of its own")
+    return path
+
+
+_AbsolutePath = Annotated[Path, AfterValidator(_must_be_absolute)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SlurmConfig(_Section):
+    refresh_s: float = Field(default=5.0, ge=0.2, le=300)
+    #: A command of Slurm that takes longer has failed.
+    command_deadline_s: float = Field(default=10.0, gt=0, le=120)
+
+
+class RouterConfig(_Section):
+    socket: _AbsolutePath = Path("/run/overspill/router.sock")
+    #: How long capacity stays promised to a decision whose job does not appear.
+    promise_s: float = Field(default=30.0, gt=0, le=600)
+
+
+class RelayConfig(_Section):
+    socket: _AbsolutePath = Path("/run/overspill/relay.sock")
+    #: How long a job waits for a site that never answered before it goes home.
+    unreachable_grace_s: float = Field(default=60.0, ge=0)
+    reconcile_s: float = Field(default=30.0, ge=0.2)
+
+
+class TlsConfig(_Section):
+    certificate: _AbsolutePath
+    private_key: _AbsolutePath
+    ca: _AbsolutePath
+
+    @property
+    def files(self) -> TlsFiles:
+        return TlsFiles(self.certificate, self.private_key, self.ca)
+
+
+class SiteConfig(_Section):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    #: The partition whose virtual nodes stand for this site; one each, so that Decide's choice of a site is binding.
+    partition: str = Field(min_length=1)
+    #: The agent's host:port.
+    agent: str = Field(pattern=r"^\S+:\d{1,5}$")
+    #: Virtual nodes, a Slurm host list; empty: all nodes of the partition.
+    nodes: str = ""
+    tls: TlsConfig
+    poll_s: float = Field(default=2.0, ge=0.1, le=60)
+
+    @field_validator("nodes")
+    @classmethod
+    def _must_be_host_list(cls, value: str) -> str:
+        expand_hosts(value)
+        return value
+
+
+class SidecarConfig(_Section):
+    slurm: SlurmConfig = SlurmConfig()
+    router: RouterConfig = RouterConfig()
+    relay: RelayConfig = RelayConfig()
+    sites: tuple[SiteConfig, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _sites_must_differ(self) -> Self:
+        for what in ("name", "partition"):
+            values = [getattr(site, what) for site in self.sites]
+            if len(set(values)) < len(values):
+                raise ValueError(f"two sites have the same {what}: give each its own")
+        return self
+
+
+def load(path: Path) -> SidecarConfig:
+    """Read the file.
+
+    Raises:
+        ConfigError: if it cannot be read or says something impossible; names the file, each key, and what to write.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML file: {error}") from error
+    try:
+        return SidecarConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(f"{path}: {line}" for line in _complaints(error))) from error
+
+
+def _complaints(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+        message = {"extra_forbidden": "no such key: check its spelling, or remove it", "missing": "is missing: add it"}
+        lines.append(
+            f"{key or 'the file'}: {message.get(problem['type'], problem['msg'].removeprefix('Value error, '))}"
+        )
+    return lines

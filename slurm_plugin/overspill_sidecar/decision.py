@@ -1,0 +1,218 @@
+"""Where one submission goes. Pure: the same request in the same situation is always decided alike."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from overspill.v1.router_pb2 import DecideRequest
+from overspill_sidecar.capacity import Amount, Room, SiteView, can_start_now, why_never_fits, why_partition_refuses
+from overspill_sidecar.cluster import ClusterConfig, Partition
+from overspill_sidecar.eligibility import why_never_diverted
+from overspill_sidecar.policy import Mode, Policy
+from overspill_sidecar.shape import Pins, Shape, StaysLocal, shape_of
+from overspill_sidecar.slurm_text import expand_hosts
+from overspill_sidecar.wait import QueuedJob, WaitEstimate
+
+
+class Verdict(StrEnum):
+    LOCAL = "LOCAL"
+    DIVERT = "DIVERT"
+    REFUSE = "REFUSE"
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What a fresh snapshot of Slurm comes down to for a decision."""
+
+    config: ClusterConfig
+    default_partition: str
+    rooms: Mapping[str, Room]
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Everything a decision rests on besides the request."""
+
+    policy: Policy
+    #: None while Slurm has never answered, or not for too long: then nothing is diverted.
+    queue: Queue | None
+    sites: Sequence[SiteView]
+    #: By site: what decisions promised whose jobs no snapshot shows yet.
+    promised: Mapping[str, Amount]
+    predict: Callable[[QueuedJob], WaitEstimate | None]
+    unix_time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An answer and why.
+
+    `reason` is one stable word. With LOCAL and mode shadow, `would_be` is what mode on would have answered.
+    """
+
+    verdict: Verdict
+    reason: str
+    site: str = ""
+    partition: str = ""
+    pins: Pins = field(default_factory=Pins)
+    admin_comment: str = ""
+    user_message: str = ""
+    shape: Shape | None = None
+    own_partitions: tuple[str, ...] = ()
+    estimate: WaitEstimate | None = None
+    would_be: Verdict | None = None
+
+
+def decide(job: DecideRequest, situation: Situation, decision_id: str) -> Decision:
+    """Return where `job` goes. In doubt it stays where the user sent it."""
+    named = tuple(name for name in job.partition.split(",") if name)
+    overspill = {site.partition: site.name for site in situation.sites}
+    aimed_at = [name for name in named if name in overspill]
+    if aimed_at and not job.has_script:
+        return Decision(Verdict.REFUSE, "interactive_in_overspill", user_message=_refusal(aimed_at[0]))
+    if aimed_at:
+        return Decision(Verdict.LOCAL, "overspill_partition_named")
+    try:
+        return _decide_batch_job(job, named, situation, decision_id)
+    except StaysLocal as answer:
+        return Decision(Verdict.LOCAL, answer.reason)
+
+
+def _decide_batch_job(job: DecideRequest, named: tuple[str, ...], situation: Situation, decision_id: str) -> Decision:
+    policy, queue = situation.policy, situation.queue
+    if policy.mode is Mode.OFF:
+        raise StaysLocal("mode_off")
+    if reason := why_never_diverted(job, situation.unix_time_s):
+        raise StaysLocal(reason)
+    if queue is None:
+        raise StaysLocal("queue_unknown")
+    own = _own_partitions(named, policy, queue)
+    shape = shape_of(job, own, queue.config)
+    names = tuple(partition.name for partition in own)
+    estimate = _estimate(shape, names, situation)
+    local = Decision(Verdict.LOCAL, "", shape=shape, own_partitions=names, estimate=estimate)
+    is_forced = policy.mode is Mode.ALWAYS or job.overspill_option == "always"
+    if not is_forced and (reason := _why_wait_is_borne(shape, names, situation)):
+        return replace(local, reason=reason)
+    site, reason = _choose_site(job, shape, situation, is_forced=is_forced)
+    if site is None:
+        return replace(local, reason=reason)
+    diverted = replace(
+        local,
+        verdict=Verdict.DIVERT,
+        reason=_why_diverted(job, policy),
+        site=site.name,
+        partition=site.partition if is_forced else ",".join((*names, site.partition)),
+        pins=shape.pins,
+        admin_comment=_admin_comment(decision_id, site.name, ",".join(names), estimate),
+    )
+    if policy.mode is Mode.SHADOW:
+        return replace(local, reason=f"shadow_{diverted.reason}", site=site.name, would_be=Verdict.DIVERT)
+    return diverted
+
+
+def _own_partitions(named: tuple[str, ...], policy: Policy, queue: Queue) -> tuple[Partition, ...]:
+    """Return the partitions the user meant.
+
+    Raises:
+        StaysLocal: if one is unknown, or not one that the policy diverts from.
+    """
+    names = named or (queue.default_partition,)
+    if not all(name in queue.rooms for name in names):
+        raise StaysLocal("partition_unknown")
+    if not all(name in policy.from_partitions for name in names):
+        raise StaysLocal("partition_not_in_from")
+    own = tuple(queue.rooms[name].partition for name in names)
+    if any(partition.is_exclusive for partition in own):
+        raise StaysLocal("exclusive")
+    return own
+
+
+def _estimate(shape: Shape, names: tuple[str, ...], situation: Situation) -> WaitEstimate | None:
+    """Return the shortest of the waits in the job's partitions; None if one of them is unknown."""
+    waits = [situation.predict(_queued(shape, name)) for name in names]
+    known = [wait for wait in waits if wait is not None]
+    return min(known, key=lambda wait: wait.median_s) if known and len(known) == len(waits) else None
+
+
+def _queued(shape: Shape, partition: str) -> QueuedJob:
+    return QueuedJob(partition, shape.cpus * shape.slots, shape.time_limit_s)
+
+
+def _why_wait_is_borne(shape: Shape, names: tuple[str, ...], situation: Situation) -> str | None:
+    """Return why the job waits at home; None if in each of its partitions the wait is likely too long."""
+    for name in names:
+        if situation.queue is None or not situation.queue.rooms[name].whole.holds(Amount(shape.cpus)):
+            return "larger_than_own_partition"
+        wait = situation.predict(_queued(shape, name))
+        if wait is None:
+            return "wait_unknown"
+        if wait.p_exceeds(situation.policy.wait_s(name)) <= 0.5:  # noqa: PLR2004 - more likely than not
+            return "wait_below_threshold"
+    return None
+
+
+def _choose_site(
+    job: DecideRequest, shape: Shape, situation: Situation, *, is_forced: bool
+) -> tuple[SiteView | None, str]:
+    """Return the first site in the policy's order that takes the job, or why the first one does not."""
+    by_partition = {site.partition: site for site in situation.sites}
+    wanted = situation.policy.to_partitions or tuple(by_partition)
+    reasons = []
+    for partition in wanted:
+        site = by_partition.get(partition)
+        reason = "no_such_site" if site is None else _why_not(site, job, shape, situation, is_forced=is_forced)
+        if reason is None:
+            return site, ""
+        reasons.append(reason)
+    return None, reasons[0] if reasons else "no_site"
+
+
+def _why_not(site: SiteView, job: DecideRequest, shape: Shape, situation: Situation, *, is_forced: bool) -> str | None:
+    room = situation.queue.rooms.get(site.partition) if situation.queue else None
+    if not site.is_reachable:
+        return "site_unreachable"
+    if room is None:
+        return "target_unknown"
+    if _excludes(job.excluded_nodes, room.partition):
+        return "node_list"
+    reason = why_partition_refuses(shape, room.partition, job.account, job.qos) or why_never_fits(shape, site, room)
+    promised = situation.promised.get(site.name, Amount())
+    if reason is None and not is_forced and not can_start_now(shape, site, room, promised):
+        return "no_free_slot"
+    return reason
+
+
+def _excludes(excluded: str, partition: Partition) -> bool:
+    """Tell whether `--exclude` may name a node of the partition; an unreadable list may name any."""
+    try:
+        return not set(expand_hosts(excluded)).isdisjoint(partition.nodes)
+    except ValueError:
+        return True
+
+
+def _why_diverted(job: DecideRequest, policy: Policy) -> str:
+    if job.overspill_option == "always":
+        return "option_always"
+    return "mode_always" if policy.mode is Mode.ALWAYS else "wait_above_threshold"
+
+
+def _admin_comment(decision_id: str, site: str, partition: str, estimate: WaitEstimate | None) -> str:
+    """Return the JSON that the job carries: what `explain`, the relay and a person need to know later."""
+    trail: dict[str, object] = {"decision": decision_id, "site": site, "partition": partition}
+    if estimate is not None:
+        is_endless = math.isinf(estimate.median_s)
+        trail["wait_s"] = None if is_endless else round(estimate.median_s)
+        trail["wait_is_upper_bound"] = estimate.is_upper_bound
+    return json.dumps(trail, separators=(",", ":"))
+
+
+def _refusal(partition: str) -> str:
+    return (
+        f"overspill: partition {partition} runs batch jobs only: submit a script with sbatch, "
+        "or choose another partition for srun and salloc"
+    )

@@ -1,0 +1,45 @@
+"""Capacity that decisions gave away before Slurm shows their jobs. Pure but for its own list."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from overspill_sidecar.capacity import Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    decision_id: str
+    site: str
+    amount: Amount
+    #: On the monotonic clock.
+    made_at: float
+
+
+class Promises:
+    """Keeps each promise until its job is seen in a snapshot or its time to live is over.
+
+    A submission that Slurm rejects after the decision, or that was `sbatch --test-only`, never shows a job.
+    """
+
+    def __init__(self, time_to_live_s: float) -> None:
+        self._time_to_live_s = time_to_live_s
+        self._open: dict[str, Promise] = {}
+
+    def add(self, promise: Promise) -> None:
+        self._open[promise.decision_id] = promise
+
+    def drop_seen(self, decision_ids: Collection[str]) -> None:
+        """Forget the promises of decisions whose jobs count by themselves now."""
+        for decision_id in decision_ids:
+            self._open.pop(decision_id, None)
+
+    def by_site(self, now: float) -> Mapping[str, Amount]:
+        """Return what is promised of each site; what has lapsed is forgotten."""
+        lapsed = [key for key, promise in self._open.items() if promise.made_at + self._time_to_live_s <= now]
+        self.drop_seen(lapsed)
+        sums: dict[str, Amount] = {}
+        for promise in self._open.values():
+            sums[promise.site] = sums.get(promise.site, Amount()) + promise.amount
+        return sums

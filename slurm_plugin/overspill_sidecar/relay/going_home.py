@@ -1,0 +1,84 @@
+"""Sending a job back to where its user meant it to run, and asking Slurm to start one again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import structlog
+
+from overspill.errors import NotFoundError, OverspillError, TransientError
+from overspill_sidecar.cluster import Job
+from overspill_sidecar.slurm import ClusterView
+
+_log = structlog.get_logger(__name__)
+
+_POLL_S = 1.0
+#: Slurm keeps a requeued job COMPLETING for KillWait and some seconds; after this long it is left to its own pace.
+_GIVE_UP_S = 600.0
+
+
+async def send_home(view: ClusterView, job: Job, site: str) -> None:
+    """Requeue the job into its own partitions and mark it as refused by `site`.
+
+    Repeatable: what is done already is not done again. Source: on 22.05 a job that is being requeued takes a new
+    partition at once, while still COMPLETING, and `--no-requeue` jobs requeue once Requeue is 1.
+
+    Raises:
+        OverspillError: if Slurm does not do it; where `is_retryable`, calling again may.
+    """
+    assert job.trail is not None  # noqa: S101 - the caller asked `goes_home`
+    await requeue(view, job)
+    await view.update(job.slurm_job_id, Partition=job.trail.partition)
+    await view.update(job.slurm_job_id, AdminComment=_marked_as_refused(job.admin_comment, site))
+
+
+async def requeue(view: ClusterView, job: Job) -> None:
+    """Have Slurm end this attempt and start another. Does nothing if this attempt is over already.
+
+    Raises:
+        OverspillError: if Slurm does not do it; where `is_retryable`, calling again may.
+    """
+    now = await view.job(job.slurm_job_id)
+    if now is None:
+        raise NotFoundError(f"job {job.slurm_job_id} is gone")
+    if now.restart_count != job.restart_count or not now.is_active:
+        return
+    if not now.can_requeue:
+        await view.update(job.slurm_job_id, Requeue="1")
+    await view.requeue(job.slurm_job_id)
+
+
+async def start_soon(view: ClusterView, job: Job) -> None:
+    """Spare a job that went home the two minutes for which Slurm holds back requeued jobs; restore `--no-requeue`.
+
+    Nothing of it ran anywhere, so there is nothing to wait for. Best effort: the job starts in any case.
+    """
+    give_up_at = time.monotonic() + _GIVE_UP_S
+    while time.monotonic() < give_up_at:
+        await asyncio.sleep(_POLL_S)
+        try:
+            now = await view.job(job.slurm_job_id)
+            if now is None or now.restart_count > job.restart_count + 1:
+                return
+            if now.state == "PENDING" and now.restart_count == job.restart_count + 1:
+                await view.update(job.slurm_job_id, StartTime="now", Requeue="1" if job.can_requeue else "0")
+                return
+        except TransientError:
+            continue
+        except OverspillError as error:
+            _log.warning("job waits at home", action="start_soon_failed", reason=error.reason, **_names(job))
+            return
+
+
+def _names(job: Job) -> dict[str, int]:
+    return {"slurm_job_id": job.slurm_job_id}
+
+
+def _marked_as_refused(admin_comment: str, site: str) -> str:
+    """Return the admin_comment with `site` among those that this job is not to be sent to again."""
+    whole = json.loads(admin_comment)
+    ours = whole["overspill"]
+    ours["refused_by"] = [*(name for name in ours.get("refused_by", []) if name != site), site]
+    return json.dumps(whole, separators=(",", ":"))

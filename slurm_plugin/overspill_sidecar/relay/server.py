@@ -1,0 +1,169 @@
+"""The relay's socket: admits proxies, runs their sessions, and settles what they leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from overspill.errors import NotPermittedError, OverspillError, RequestError, UnrunnableError
+from overspill.proxy_framing import FramingError
+from overspill_sidecar.backoff import Backoff
+from overspill_sidecar.cluster import Job
+from overspill_sidecar.config import RelayConfig
+from overspill_sidecar.relay import going_home
+from overspill_sidecar.relay.connection import ProxyConnection, ProxyGoneError
+from overspill_sidecar.relay.session import Session, Surroundings
+from overspill_sidecar.relay.submission import check_is_ours, request_id_of, submit_request
+from overspill_sidecar.sites import Site
+from overspill_sidecar.slurm import ClusterView
+from overspill_sidecar.watch import ClusterWatch
+
+_log = structlog.get_logger(__name__)
+
+_OPENING_DEADLINE_S = 30.0
+#: Connections of one uid that have not been verified yet; more are closed unread.
+_MAX_UNVERIFIED = 512
+#: Questions to slurmctld at a time: a burst of job starts must not become a burst of RPCs (F30).
+_MAX_LOOKUPS = 8
+#: Bytes read ahead per proxy; standard input comes in chunks of 256 KiB.
+_READ_BUFFER_BYTES = 512 * 1024
+
+
+class Relay:
+    """Serves proxies. Keeps nothing that it cannot lose: the agent knows the runs, Slurm knows the jobs."""
+
+    def __init__(self, watch: ClusterWatch, view: ClusterView, sites: Sequence[Site], config: RelayConfig) -> None:
+        self._watch = watch
+        self._view = view
+        self._sites = {site.config.partition: site for site in sites}
+        self._surroundings = Surroundings(view, config.unreachable_grace_s, time.time())
+        self._sessions: dict[str, asyncio.Task[None]] = {}
+        self._unverified: Counter[int] = Counter()
+        self._lookups = asyncio.Semaphore(_MAX_LOOKUPS)
+        self._group = asyncio.TaskGroup()
+
+    async def run(self, path: Path, started: asyncio.Event) -> None:
+        """Serve on `path`, which the caller holds, until cancelled; sets `started` once proxies may connect.
+
+        Being cancelled closes the sockets and stops no run: the proxies wait for the next relay.
+        """
+        async with self._group:
+            server = await asyncio.start_unix_server(self._accept, path, limit=_READ_BUFFER_BYTES, backlog=1024)
+            try:
+                path.chmod(0o666)  # noqa: ASYNC240 - any user's job may call; who it is, the kernel tells
+                started.set()
+                await asyncio.Event().wait()
+            finally:
+                server.close()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._group.create_task(self._handle(ProxyConnection(reader, writer)), name="proxy")
+
+    async def _handle(self, proxy: ProxyConnection) -> None:
+        user_id = proxy.user_id
+        try:
+            session, key = await self._admit(proxy, user_id)
+            await self._carry(session, key)
+        except NotPermittedError as error:
+            _log.warning("stranger turned away", action="stranger", user_id=user_id, reason=error.reason)
+        except FramingError as error:
+            _log.warning("malformed frame", action="malformed_frame", user_id=user_id, reason=str(error))
+        except OverspillError as error:
+            _log.warning("proxy must call again", action="admit_failed", user_id=user_id, reason=error.reason)
+        except (ProxyGoneError, TimeoutError):
+            _log.debug("connection ended before its opening did", action="opening_ended", user_id=user_id)
+        except Exception:  # noqa: BLE001 - one session's edge; logged with its traceback
+            _log.exception("session failed", action="session_failed", user_id=user_id)
+        finally:
+            proxy.close()
+
+    async def _admit(self, proxy: ProxyConnection, user_id: int) -> tuple[Session, str]:
+        """Find out who calls and what is to be run.
+
+        Raises:
+            NotPermittedError: if the caller is not the job it says it is.
+            FramingError, ProxyGoneError, TimeoutError: if the opening does not come as it must.
+            UnavailableError: if Slurm cannot be asked now; the proxy calls again.
+        """
+        if self._unverified[user_id] >= _MAX_UNVERIFIED:
+            raise NotPermittedError(f"{_MAX_UNVERIFIED} connections wait for their opening already")
+        self._unverified[user_id] += 1
+        try:
+            async with asyncio.timeout(_OPENING_DEADLINE_S):
+                hello = await proxy.read_hello()
+                job, site = await self._verify(hello.slurm_job_id, user_id)
+                payload = await proxy.read_payload()
+                snapshot = await self._watch.snapshot_after(float("-inf"))
+        finally:
+            self._unverified[user_id] -= 1
+        request_id = request_id_of(job, snapshot.config.cluster_name)
+        request = submit_request(request_id, job, hello, payload, snapshot.config.kill_wait_s)
+        return Session(proxy, job, site, request, hello, self._surroundings), str(request_id)
+
+    async def _verify(self, slurm_job_id: int, user_id: int) -> tuple[Job, Site]:
+        async with self._lookups:
+            job = await self._view.job(slurm_job_id)
+        site = self._sites.get(job.partitions[0]) if job else None
+        picture = self._watch.picture
+        check_is_ours(job, user_id, site.config if site else None, picture.snapshot if picture else None)
+        if job is None or site is None:
+            raise NotPermittedError("no job of a site")
+        return job, site
+
+    async def _carry(self, session: Session, key: str) -> None:
+        """Run the session, in the place of an older one for the same attempt: a proxy has one connection."""
+        older = self._sessions.pop(key, None)
+        if older is not None:
+            older.cancel()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the type checker
+        self._sessions[key] = task
+        try:
+            await session.run()
+        finally:
+            if self._sessions.get(key) is task:
+                del self._sessions[key]
+        self._settle(session)
+
+    def _settle(self, session: Session) -> None:
+        """See to it that the site does with the run what its job's end asks for."""
+        run_id, site = session.run_id, session.site
+        if run_id is not None and session.is_settled:
+            self._until_done(lambda: _release(site, run_id), f"release {run_id}")
+        elif run_id is not None:
+            _log.info("proxy died", action="proxy_died", run_id=run_id, slurm_job_id=session.job.slurm_job_id)
+            self._until_done(lambda: site.stop(run_id, "the job's local process is gone"), f"stop {run_id}")
+        if session.went_home:
+            self._group.create_task(going_home.start_soon(self._view, session.job), name="start soon at home")
+
+    def _until_done(self, act: Callable[[], Awaitable[None]], name: str) -> None:
+        self._group.create_task(_repeat(act, name), name=name)
+
+
+async def _release(site: Site, run_id: str) -> None:
+    try:
+        await site.release(run_id)
+    except UnrunnableError:
+        # Lost to us, but not ended: nobody wants its output any more.
+        await site.stop(run_id, "the job is over")
+
+
+async def _repeat(act: Callable[[], Awaitable[None]], name: str) -> None:
+    """Do it until it is done or can never be. What a restart interrupts, reconciliation finds."""
+    backoff = Backoff()
+    while True:
+        try:
+            await act()
+        except RequestError as error:
+            _log.info("not to be done", action="settle_refused", what=name, reason=error.reason)
+            return
+        except OverspillError as error:
+            _log.debug("not done yet", action="settle_failed", what=name, reason=error.reason)
+            await backoff.wait()
+        else:
+            return

@@ -1,0 +1,257 @@
+"""One diverted job, from its proxy's hello to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from overspill.errors import (
+    ExhaustedError,
+    InvalidRequestError,
+    NotFoundError,
+    OverspillError,
+    RequestError,
+    TransientError,
+)
+from overspill.proxy_framing import OFFSET, OFFSETS, SIGNAL, FrameType, FramingError
+from overspill.v1 import agent_pb2
+from overspill_sidecar.backoff import Backoff
+from overspill_sidecar.cluster import Job
+from overspill_sidecar.relay import going_home
+from overspill_sidecar.relay.attachment import Attachment, Progress
+from overspill_sidecar.relay.connection import Hello, ProxyConnection, ProxyGoneError
+from overspill_sidecar.relay.ending import EndAs, Ending, GoHome, Requeue, ending_of, goes_home
+from overspill_sidecar.relay.signals import ENDING, remote_signal
+from overspill_sidecar.sites import Site
+from overspill_sidecar.slurm import ClusterView
+
+_log = structlog.get_logger(__name__)
+
+#: How long one attempt waits for the channel to connect.
+_CONNECT_S = 5.0
+#: Slurm's clock and ours may differ by this much when they decide whether an earlier relay saw the job.
+_CLOCK_SKEW_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all sessions share."""
+
+    view: ClusterView
+    unreachable_grace_s: float
+    #: Unix time at which this relay began: an earlier one may have submitted jobs that started before.
+    began_at_unix_s: float
+
+
+class Session:
+    """Carries one job.
+
+    After `run`, `run_id` tells whether the site holds a run of it, and `is_settled` whether that run's end is the
+    job's end; a run that is not settled must be stopped, because nobody writes its output any more.
+    """
+
+    def __init__(
+        self,
+        proxy: ProxyConnection,
+        job: Job,
+        site: Site,
+        request: agent_pb2.SubmitRequest,
+        hello: Hello,
+        surroundings: Surroundings,
+    ) -> None:
+        self.job = job
+        self.site = site
+        self.run_id: str | None = None
+        self.is_settled = False
+        self.went_home = False
+        self._proxy = proxy
+        self._request = request
+        self._has_stdin = hello.has_stdin
+        self._progress = Progress(hello.stdout, hello.stderr)
+        self._surroundings = surroundings
+        self._attachment: Attachment | None = None
+        self._signals: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+        self._ending_signal: int | None = None
+        self._is_leaving = False
+        started_at = job.start_time_s or 0
+        self._may_run_already = started_at <= surroundings.began_at_unix_s + _CLOCK_SKEW_S
+        self._log = _log.bind(slurm_job_id=job.slurm_job_id, site=site.name)
+
+    async def run(self) -> None:
+        """Carry the job until its proxy has closed the connection.
+
+        Raises:
+            FramingError: if the proxy sends what makes no sense.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listen(), name="proxy frames")
+                group.create_task(self._carry(), name="job")
+        except* ProxyGoneError:
+            self._log.debug("proxy gone", action="proxy_gone", is_settled=self.is_settled)
+        except* FramingError as errors:
+            raise errors.exceptions[0] from None
+
+    # From the proxy
+
+    async def _listen(self) -> None:
+        while True:
+            frame_type, payload = await self._proxy.read_frame()
+            if frame_type is FrameType.ACK and len(payload) == OFFSETS.size:
+                if self._attachment:
+                    await self._attachment.acknowledge(*OFFSETS.unpack(payload))
+            elif frame_type is FrameType.STDIN and len(payload) >= OFFSET.size:
+                if self._attachment:
+                    await self._attachment.put_stdin(OFFSET.unpack_from(payload)[0], payload[OFFSET.size :])
+            elif frame_type is FrameType.SIGNAL and len(payload) == SIGNAL.size:
+                await self._take_signal(*SIGNAL.unpack(payload))
+            else:
+                raise FramingError(f"{frame_type.name} of {len(payload)} bytes makes no sense from a proxy")
+
+    async def _take_signal(self, sequence: int, number: int) -> None:
+        """Queue a signal for the site. A job that leaves the site has no run: its proxy ends as a script would."""
+        if number in ENDING:
+            self._ending_signal = number
+        if self._is_leaving and number in ENDING:
+            await self._end(EndAs(signal_number=number))
+        else:
+            self._signals.put_nowait((sequence, number))
+
+    # The job
+
+    async def _carry(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            ending = await self._submit()
+            if ending is None:
+                signals = group.create_task(self._deliver_signals(), name="signals")
+                ended = await self._follow()
+                signals.cancel()
+                ending = ending_of(ended, self.job, self.site.name)
+                self._log.info("run ended", action="run_ended", outcome=agent_pb2.RunOutcome.Name(ended.outcome))
+            await self._finish(ending)
+
+    async def _submit(self) -> Ending | None:
+        """Have the site store the run, and set `run_id`. Return how the job ends if the site does not take it."""
+        backoff, give_up_at = Backoff(), time.monotonic() + self._surroundings.unreachable_grace_s
+        while True:
+            try:
+                if await self.site.is_connected(_CONNECT_S):
+                    response = await self._submit_once()
+                    self.run_id = response.run_id
+                    self._log.info("run accepted", action="run_accepted", run_id=self.run_id, is_new=response.is_new)
+                    return None
+                reason = f"the agent of {self.site.name} cannot be reached"
+            except RequestError as error:
+                return self._turned_down(error.reason)
+            except OverspillError as error:
+                reason = error.reason
+            self._log.debug("submit failed", action="submit_failed", reason=reason)
+            if not self._may_run_already and self._ending_signal:
+                return EndAs(signal_number=self._ending_signal)
+            if not self._may_run_already and time.monotonic() >= give_up_at and goes_home(self.job):
+                return GoHome(reason)
+            await backoff.wait()
+
+    async def _submit_once(self) -> agent_pb2.SubmitResponse:
+        """Submit, minding what a failure leaves open: without a clear answer the run may have been stored."""
+        try:
+            return await self.site.submit(self._request)
+        except (RequestError, ExhaustedError):
+            self._may_run_already = False
+            raise
+        except OverspillError:
+            self._may_run_already = True
+            raise
+
+    def _turned_down(self, reason: str) -> Ending:
+        self._log.warning("site turned the job down", action="submit_refused", reason=reason)
+        if goes_home(self.job):
+            return GoHome(reason)
+        return EndAs(exit_code=1, message=f"overspill: {self.site.name} does not take the job: {reason}")
+
+    async def _follow(self) -> agent_pb2.Ended:
+        """Attach, again after each break, until the run has ended."""
+        assert self.run_id is not None  # noqa: S101 - set by `_submit`
+        backoff = Backoff()
+        while True:
+            self._attachment = Attachment(self.site, self._proxy, self._progress, has_stdin=self._has_stdin)
+            before = dict(self._progress.sent)
+            try:
+                return await self._attachment.follow(self.run_id)
+            except (NotFoundError, InvalidRequestError) as error:
+                return agent_pb2.Ended(outcome=agent_pb2.RUN_OUTCOME_LOST, reason=error.reason)
+            except OverspillError as error:
+                self._log.info("attach broke", action="attach_broke", reason=error.reason)
+            finally:
+                self._attachment.close()
+                self._attachment = None
+            if self._progress.sent != before:
+                backoff.reset()
+            await backoff.wait()
+
+    async def _deliver_signals(self) -> None:
+        """Hand each signal to the agent, in order, until it is stored; then tell the proxy."""
+        assert self.run_id is not None  # noqa: S101 - set by `_submit`
+        while True:
+            sequence, number = await self._signals.get()
+            signal, scope = remote_signal(number)
+            request = agent_pb2.SignalRequest(run_id=self.run_id, signal=signal, scope=scope, signal_seq=sequence)
+            backoff = Backoff()
+            while not await self._is_signal_stored(request):
+                await backoff.wait()
+            await self._proxy.send(FrameType.SIGNAL_ACK, OFFSET.pack(sequence))
+
+    async def _is_signal_stored(self, request: agent_pb2.SignalRequest) -> bool:
+        try:
+            await self.site.signal(request)
+        except RequestError as error:
+            self._log.warning("signal refused", action="signal_refused", signal=request.signal, reason=error.reason)
+        except OverspillError as error:
+            self._log.info("signal not delivered yet", action="signal_failed", reason=error.reason)
+            return False
+        return True
+
+    # The end
+
+    async def _finish(self, ending: Ending) -> None:
+        if isinstance(ending, EndAs):
+            await self._end(ending)
+            return
+        if self._ending_signal:
+            # Slurm is ending the job: to requeue it now would bring a cancelled job back to life.
+            await self._end(EndAs(signal_number=self._ending_signal))
+            return
+        self._is_leaving = True
+        self._log.warning("job leaves the site", action="job_leaves", how=type(ending).__name__, reason=ending.reason)
+        try:
+            await self._leave(ending)
+        except OverspillError as error:
+            await self._end(EndAs(exit_code=1, message=f"{ending.reason} (and Slurm says: {error.reason})"))
+
+    async def _leave(self, ending: Requeue | GoHome) -> None:
+        """Have Slurm take the job back. Slurm then ends this proxy as it ends any requeued job's script.
+
+        Raises:
+            OverspillError: if Slurm refuses.
+        """
+        backoff = Backoff()
+        while True:
+            try:
+                if isinstance(ending, GoHome):
+                    await going_home.send_home(self._surroundings.view, self.job, self.site.name)
+                else:
+                    await going_home.requeue(self._surroundings.view, self.job)
+            except TransientError as error:
+                self._log.info("Slurm does not take the job back yet", action="leave_failed", reason=error.reason)
+                await backoff.wait()
+                continue
+            self.went_home = isinstance(ending, GoHome)
+            self.is_settled = True
+            return
+
+    async def _end(self, ending: EndAs) -> None:
+        self.is_settled = True
+        await self._proxy.send(FrameType.END, ending.to_json())

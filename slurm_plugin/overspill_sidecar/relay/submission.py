@@ -1,0 +1,83 @@
+"""From a proxy's opening and Slurm's word to what the agent is asked to run. Pure."""
+
+from __future__ import annotations
+
+from overspill.errors import NotPermittedError
+from overspill.request_id import RequestId
+from overspill.v1 import agent_pb2
+from overspill_sidecar.cluster import Job, Snapshot
+from overspill_sidecar.config import SiteConfig
+from overspill_sidecar.relay.connection import Hello, Payload
+from overspill_sidecar.slurm_text import expand_hosts
+
+_UNLIMITED = 2**64 - 1
+
+
+def check_is_ours(job: Job | None, user_id: int, site: SiteConfig | None, snapshot: Snapshot | None) -> None:
+    """Check that a proxy with `user_id` is the job that it says it is.
+
+    Raises:
+        NotPermittedError: if it is not; the reason is for the log, a stranger is told nothing.
+    """
+    if job is None:
+        raise NotPermittedError("there is no such job")
+    if job.user_id != user_id:
+        raise NotPermittedError(f"the job is user {job.user_id}'s")
+    if not job.is_active:
+        raise NotPermittedError(f"the job is {job.state}")
+    if site is None:
+        raise NotPermittedError(f"partition {','.join(job.partitions)} is no site's")
+    hosts = _virtual_nodes(site, snapshot)
+    if hosts and job.batch_host not in hosts:
+        raise NotPermittedError(f"its batch host {job.batch_host} is no virtual node of {site.name}")
+
+
+def _virtual_nodes(site: SiteConfig, snapshot: Snapshot | None) -> tuple[str, ...]:
+    """Return the site's virtual nodes; none where neither the configuration nor Slurm has told yet."""
+    if site.nodes:
+        return expand_hosts(site.nodes)
+    partition = snapshot.partitions.get(site.partition) if snapshot else None
+    return partition.nodes if partition else ()
+
+
+def request_id_of(job: Job, slurm_cluster: str) -> RequestId:
+    """Return the name of this attempt. Slurm sets a new submit time at each requeue; both tell attempts apart."""
+    return RequestId(slurm_cluster, job.slurm_job_id, job.array_task_id, job.submit_time_s, job.restart_count)
+
+
+def submit_request(
+    request_id: RequestId, job: Job, hello: Hello, payload: Payload, kill_wait_s: int
+) -> agent_pb2.SubmitRequest:
+    """Return the request. Who the user is and what was allocated is Slurm's word, never the proxy's."""
+    return agent_pb2.SubmitRequest(
+        request_id=agent_pb2.RequestId(
+            slurm_cluster=request_id.slurm_cluster,
+            slurm_job_id=request_id.slurm_job_id,
+            array_task_id=request_id.array_task_id,
+            submit_time_s=request_id.submit_time_s,
+            restart_count=request_id.restart_count,
+        ),
+        spec=agent_pb2.RunSpec(
+            script=payload.script,
+            argv=payload.argv,
+            environment=payload.environment,
+            cwd=hello.cwd,
+            umask=hello.umask,
+            rlimits=[
+                agent_pb2.Rlimit(name=name, soft=_limit(soft), hard=_limit(hard))
+                for name, (soft, hard) in hello.rlimits.items()
+            ],
+            has_stdin=hello.has_stdin,
+            is_output_joined=hello.is_output_joined,
+            user_name=job.user_name,
+            user_id=job.user_id,
+            group_id=job.group_id,
+            time_limit_s=job.time_limit_s or 0,
+            resources=agent_pb2.Resources(cpus=job.cpus, memory_mib=job.memory_mib, gpus=job.gpus),
+            kill_wait_s=kill_wait_s,
+        ),
+    )
+
+
+def _limit(value: int) -> int:
+    return _UNLIMITED if value < 0 else min(value, _UNLIMITED)

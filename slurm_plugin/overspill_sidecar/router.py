@@ -1,0 +1,161 @@
+"""The router: answers Decide from memory over a Unix socket."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+import structlog
+
+from overspill.v1 import router_pb2
+from overspill.v1.router_pb2_grpc import RouterServicer, add_RouterServicer_to_server
+from overspill_sidecar.capacity import Amount
+from overspill_sidecar.decision import Decision, Situation, Verdict, decide
+from overspill_sidecar.promises import Promise, Promises
+from overspill_sidecar.sites import Site
+from overspill_sidecar.wait import QueuedJob, WaitEstimate, WaitModel
+from overspill_sidecar.watch import ClusterWatch, Picture
+
+_log = structlog.get_logger(__name__)
+
+#: Decisions kept for `explain`; some kilobytes each at most, because scripts are no part of a request.
+_KEPT_DECISIONS = 2_000
+#: gRPC's default is 4 MiB; the request holds no script, but lists of nodes and tasks have no limit of their own.
+_MAX_REQUEST_BYTES = 16 * 1024 * 1024
+
+_VERDICTS = {
+    Verdict.LOCAL: router_pb2.DecideResponse.VERDICT_LOCAL,
+    Verdict.DIVERT: router_pb2.DecideResponse.VERDICT_DIVERT,
+    Verdict.REFUSE: router_pb2.DecideResponse.VERDICT_REFUSE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A decision with its inputs."""
+
+    decision_id: str
+    decided_at: float
+    request: router_pb2.DecideRequest
+    decision: Decision
+
+
+class Router(RouterServicer):
+    """Decides. All state is what the watch and the sites hold, the open promises, and the last records."""
+
+    def __init__(self, watch: ClusterWatch, sites: Sequence[Site], promise_s: float) -> None:
+        self._watch = watch
+        self._sites = sites
+        self._promises = Promises(promise_s)
+        self._picture: Picture | None = None
+        self.records: deque[Record] = deque(maxlen=_KEPT_DECISIONS)
+
+    async def Decide(  # noqa: N802 - gRPC's name
+        self,
+        request: router_pb2.DecideRequest,
+        _context: grpc.aio.ServicerContext[router_pb2.DecideRequest, router_pb2.DecideResponse],
+    ) -> router_pb2.DecideResponse:
+        """Answer; whatever goes wrong here, the answer is "local"."""
+        try:
+            return self.answer(request)
+        except Exception:  # noqa: BLE001 - the RPC's edge; logged with its traceback
+            _log.exception("decision failed", action="decide_failed")
+            return router_pb2.DecideResponse(verdict=router_pb2.DecideResponse.VERDICT_LOCAL, reason="router_error")
+
+    def answer(self, request: router_pb2.DecideRequest) -> router_pb2.DecideResponse:
+        """Decide and, unless it is a dry run, promise what was given away and record the decision."""
+        now = time.monotonic()
+        picture = self._current_picture(now)
+        decision_id = secrets.token_hex(8)
+        decision = decide(request, self._situation(picture, now), decision_id)
+        if not request.is_dry_run:
+            self._take_note(Record(decision_id, now, request, decision), picture)
+        return _to_response(decision_id, decision)
+
+    def _current_picture(self, now: float) -> Picture | None:
+        """Return the fresh picture; when it is a new one, bring promises and model up to this moment."""
+        picture = self._watch.fresh(now)
+        if picture is not None and picture is not self._picture:
+            self._picture = picture
+            self._promises.drop_seen(picture.seen_decisions)
+            for record in self._since(picture.snapshot.asked_at):
+                _observe(picture.model, record.decision)
+        return picture
+
+    def _since(self, moment: float) -> Iterable[Record]:
+        """Yield the records from `moment` on: the jobs that a snapshot asked for then may not show."""
+        for record in reversed(self.records):
+            if record.decided_at < moment:
+                return
+            yield record
+
+    def _situation(self, picture: Picture | None, now: float) -> Situation:
+        return Situation(
+            policy=self._watch.policy,
+            queue=picture.queue if picture else None,
+            sites=[site.view(now) for site in self._sites],
+            promised=self._promises.by_site(now),
+            predict=picture.model.predict if picture else _knows_nothing,
+            unix_time_s=time.time(),
+        )
+
+    def _take_note(self, record: Record, picture: Picture | None) -> None:
+        decision = record.decision
+        self.records.append(record)
+        if decision.verdict is Verdict.DIVERT and decision.shape is not None:
+            amount = Amount(decision.shape.cpus, decision.shape.memory_mib) * decision.shape.slots
+            self._promises.add(Promise(record.decision_id, decision.site, amount, record.decided_at))
+        if picture is not None:
+            _observe(picture.model, decision)
+        _log.debug(
+            "decided",
+            action="decided",
+            decision_id=record.decision_id,
+            verdict=decision.verdict,
+            reason=decision.reason,
+            site=decision.site,
+            user_id=record.request.user_id,
+        )
+
+
+def _knows_nothing(_: QueuedJob) -> WaitEstimate | None:
+    return None
+
+
+def _observe(model: WaitModel, decision: Decision) -> None:
+    """Queue a job that stays local in the model; one that is diverted takes nothing of its own partition."""
+    if decision.verdict is Verdict.LOCAL and decision.shape is not None:
+        for name in decision.own_partitions[:1]:
+            cpus = decision.shape.cpus * decision.shape.slots
+            model.observe(QueuedJob(name, cpus, decision.shape.time_limit_s))
+
+
+def _to_response(decision_id: str, decision: Decision) -> router_pb2.DecideResponse:
+    response = router_pb2.DecideResponse(
+        verdict=_VERDICTS[decision.verdict],
+        decision_id=decision_id,
+        user_message=decision.user_message,
+        reason=decision.reason,
+    )
+    if decision.verdict is Verdict.DIVERT:
+        response.partition = decision.partition
+        response.admin_comment = decision.admin_comment
+        response.time_limit_min = decision.pins.time_limit_min
+        response.memory_per_cpu_mib = decision.pins.memory_per_cpu_mib
+        response.memory_per_node_mib = decision.pins.memory_per_node_mib
+    return response
+
+
+async def serve(router: Router, path: Path) -> grpc.aio.Server:
+    """Start to answer on `path`, which only our own user may open. The caller holds its `SocketPath`."""
+    server = grpc.aio.server(options=(("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),))
+    add_RouterServicer_to_server(router, server)
+    server.add_insecure_port(f"unix:{path}")
+    await server.start()
+    path.chmod(0o600)  # noqa: ASYNC240 - a socket file's mode, once
+    return server

@@ -1,0 +1,111 @@
+"""What a job asks for once its own partition's defaults are filled in. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from overspill.v1.router_pb2 import DecideRequest
+from overspill_sidecar.cluster import ClusterConfig, Partition
+from overspill_sidecar.slurm_text import count_array_tasks
+
+#: INFINITE and NO_VAL of slurm.h, should a shim pass them on: the user asked for no limit, or for nothing.
+_INFINITE = 0xFFFFFFFF
+_NO_VALUE = 0xFFFFFFFE
+
+
+class StaysLocal(Exception):  # noqa: N818 - an answer, not an error
+    """The job is to run where the user sent it; carries the stable reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """Defaults of the job's own partition that must be set before its partition changes; 0: nothing to set."""
+
+    time_limit_min: int = 0
+    memory_per_cpu_mib: int = 0
+    memory_per_node_mib: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What one slot must offer, and how many such slots the job takes at once."""
+
+    cpus: int
+    #: 0 where Slurm does not manage memory.
+    memory_mib: int
+    #: None is unlimited.
+    time_limit_s: int | None
+    #: Array tasks that run at once; 1 for a plain job.
+    slots: int
+    pins: Pins
+
+
+def shape_of(job: DecideRequest, own: Sequence[Partition], config: ClusterConfig) -> Shape:
+    """Return the job's shape in its own partitions.
+
+    Raises:
+        StaysLocal: if its defaults cannot be told or kept: its partitions differ in them, or it would get whole nodes.
+    """
+    cpus = _cpus(job)
+    time_limit_s, time_pin_min = _time_limit(job, own)
+    memory_mib, per_cpu_pin, per_node_pin = _memory(job, own, config, cpus)
+    pins = Pins(time_pin_min, per_cpu_pin, per_node_pin)
+    return Shape(cpus, memory_mib, time_limit_s, _slots(job.array), pins)
+
+
+def _cpus(job: DecideRequest) -> int:
+    tasks = job.num_tasks or job.tasks_per_node or 1
+    return max(job.min_cpus, tasks * max(job.cpus_per_task, 1), 1)
+
+
+def _slots(array: str) -> int:
+    if not array:
+        return 1
+    try:
+        return max(1, count_array_tasks(array))
+    except ValueError:
+        raise StaysLocal("array_unreadable") from None
+
+
+def _time_limit(job: DecideRequest, own: Sequence[Partition]) -> tuple[int | None, int]:
+    """Return the time limit in seconds and what to pin in minutes."""
+    if job.time_limit_min == _INFINITE:
+        return None, 0
+    if job.time_limit_min not in {0, _NO_VALUE}:
+        return job.time_limit_min * 60, 0
+    given = {partition.given_time_s for partition in own}
+    if len(given) != 1:
+        raise StaysLocal("defaults_differ")
+    limit_s = given.pop()
+    return (None, 0) if limit_s is None else (limit_s, -(-limit_s // 60))
+
+
+def _memory(job: DecideRequest, own: Sequence[Partition], config: ClusterConfig, cpus: int) -> tuple[int, int, int]:
+    """Return MiB per slot and what to pin per CPU and per node."""
+    if job.memory_per_node_mib:
+        return job.memory_per_node_mib, 0, 0
+    if job.memory_per_cpu_mib:
+        return job.memory_per_cpu_mib * cpus, 0, 0
+    if not config.manages_memory:
+        return 0, 0, 0
+    given = {_default_memory(partition, config) for partition in own}
+    if len(given) != 1:
+        raise StaysLocal("defaults_differ")
+    per_cpu_mib, per_node_mib = given.pop()
+    if per_cpu_mib:
+        return per_cpu_mib * cpus, per_cpu_mib, 0
+    if per_node_mib:
+        return per_node_mib, 0, per_node_mib
+    raise StaysLocal("default_is_all_memory")
+
+
+def _default_memory(partition: Partition, config: ClusterConfig) -> tuple[int, int]:
+    """Return the defaults per CPU and per node. Either of a partition's replaces both of the cluster's."""
+    if partition.memory_per_cpu_mib or partition.memory_per_node_mib:
+        return partition.memory_per_cpu_mib or 0, partition.memory_per_node_mib or 0
+    return config.memory_per_cpu_mib or 0, config.memory_per_node_mib or 0

@@ -1,0 +1,139 @@
+"""The sites: one channel to each agent for the life of the process, its health, and its capacity."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+import grpc.aio
+import structlog
+
+from overspill.errors import OverspillError, from_rpc_error
+from overspill.tls import open_channel
+from overspill.v1 import agent_pb2
+from overspill.v1.agent_pb2_grpc import AgentStub
+from overspill_sidecar.capacity import Amount, SiteCapacity, SiteView
+from overspill_sidecar.config import SiteConfig
+
+if TYPE_CHECKING:
+    from overspill.v1.agent_pb2_grpc import AgentAsyncStub
+
+_log = structlog.get_logger(__name__)
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+AttachCall = grpc.aio.StreamStreamCall[agent_pb2.AttachRequest, agent_pb2.AttachResponse]
+
+#: Capacity must come within this time; a site that is slower than that is of no use for a decision.
+_CAPACITY_DEADLINE_S = 3.0
+#: One lost poll is no outage.
+_FAILURES_TO_CLOSE = 2
+#: Submit stores the run before it answers; the spec may be megabytes.
+_SUBMIT_DEADLINE_S = 30.0
+_UNARY_DEADLINE_S = 10.0
+
+
+class Site:
+    """One agent.
+
+    Its RPCs raise what `overspill.errors.from_rpc_error` makes of the status; a retry can help where
+    `is_retryable` says so.
+    """
+
+    def __init__(self, config: SiteConfig) -> None:
+        """Open the channel, which connects by itself; needs a running event loop.
+
+        Raises:
+            ConfigError: if a PEM file cannot be read.
+        """
+        self.config = config
+        self._channel = open_channel(config.agent, config.tls.files)
+        self._agent: AgentAsyncStub = AgentStub(self._channel)
+        self._capacity: SiteCapacity | None = None
+        self._failures = _FAILURES_TO_CLOSE
+        self._heard_at = float("-inf")
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    def view(self, now: float) -> SiteView:
+        """Return the site as of its last polls; one that was not heard for several polls counts as unreachable."""
+        silence_s = max(3 * self.config.poll_s, 2 * _CAPACITY_DEADLINE_S)
+        is_reachable = self._failures < _FAILURES_TO_CLOSE and now - self._heard_at <= silence_s
+        return SiteView(self.name, self.config.partition, is_reachable, self._capacity)
+
+    async def run(self) -> None:
+        """Poll the capacity until cancelled."""
+        while True:
+            await self.poll()
+            await asyncio.sleep(self.config.poll_s)
+
+    async def poll(self) -> None:
+        """Ask for the capacity once and take note of the answer, or of there being none."""
+        try:
+            answer = await _ask(self._agent.Capacity, agent_pb2.CapacityRequest(), _CAPACITY_DEADLINE_S)
+        except OverspillError as error:
+            self._failures += 1
+            if self._failures == _FAILURES_TO_CLOSE or self._capacity is None:
+                _log.warning("site is unreachable", action="site_unreachable", site=self.name, reason=error.reason)
+            return
+        if self._failures >= _FAILURES_TO_CLOSE:
+            _log.info("site is reachable", action="site_reachable", site=self.name, cpus=answer.total.cpus)
+        self._failures = 0
+        self._heard_at = time.monotonic()
+        self._capacity = SiteCapacity(_amount(answer.total), _amount(answer.free), _amount(answer.largest_free))
+
+    async def is_connected(self, timeout_s: float) -> bool:
+        """Wait for the channel to connect. After False, no request has left this host."""
+        state = self._channel.get_state(try_to_connect=True)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while state is not grpc.ChannelConnectivity.READY:
+                    await self._channel.wait_for_state_change(state)
+                    state = self._channel.get_state(try_to_connect=True)
+        except TimeoutError:
+            return False
+        return True
+
+    async def submit(self, request: agent_pb2.SubmitRequest) -> agent_pb2.SubmitResponse:
+        """Store a run. Idempotent by its request id."""
+        return await _ask(self._agent.Submit, request, _SUBMIT_DEADLINE_S)
+
+    def attach(self) -> AttachCall:
+        """Begin to follow a run; the caller writes `open` first. Without a deadline: runs last for days."""
+        return self._agent.Attach()
+
+    async def signal(self, request: agent_pb2.SignalRequest) -> None:
+        """Have a signal stored. Idempotent by its sequence number."""
+        await _ask(self._agent.Signal, request, _UNARY_DEADLINE_S)
+
+    async def stop(self, run_id: str, reason: str) -> None:
+        """End a run. Idempotent."""
+        await _ask(self._agent.Stop, agent_pb2.StopRequest(run_id=run_id, reason=reason), _UNARY_DEADLINE_S)
+
+    async def release(self, run_id: str) -> None:
+        """Let the agent forget an ended run. Idempotent."""
+        await _ask(self._agent.Release, agent_pb2.ReleaseRequest(run_id=run_id), _UNARY_DEADLINE_S)
+
+    async def list_runs(self) -> Sequence[agent_pb2.RunSummary]:
+        """Return this cluster's runs that are not released."""
+        return (await _ask(self._agent.ListRuns, agent_pb2.ListRunsRequest(), _UNARY_DEADLINE_S)).runs
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+async def _ask(
+    rpc: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, deadline_s: float
+) -> _Response:
+    try:
+        return await rpc(request, timeout=deadline_s)
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
+
+
+def _amount(resources: agent_pb2.Resources) -> Amount:
+    return Amount(resources.cpus, resources.memory_mib)

@@ -1,0 +1,77 @@
+"""The ClusterView that runs squeue and scontrol."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from overspill.errors import NotFoundError, UnavailableError, UnrunnableError
+from overspill_sidecar.cluster import Job, Snapshot
+from overspill_sidecar.slurm import queries
+from overspill_sidecar.slurm.process import Output, run
+
+_T = TypeVar("_T")
+_NO_SUCH_JOB = "Invalid job id specified"
+#: slurmctld 24.11 and 26.05 answer EAGAIN to a part of all updates of a job whose user has no association.
+_TRY_AGAIN = "Resource temporarily unavailable"
+_ATTEMPTS = 12
+
+
+class CommandLineView:
+    """Asks slurmctld through its own commands, which any Slurm has. Parsing happens in a thread."""
+
+    def __init__(self, deadline_s: float = 10.0) -> None:
+        self._deadline_s = deadline_s
+
+    async def snapshot(self) -> Snapshot:
+        asked_at, unix_time_s = time.monotonic(), time.time()
+        config = await self._ask(queries.config_argv(), queries.parse_config)
+        partitions = await self._ask(queries.partitions_argv(), queries.parse_partitions)
+        nodes = await self._ask(queries.nodes_argv(), queries.parse_nodes)
+        jobs = await self._ask(queries.jobs_argv(), queries.parse_jobs)
+        return Snapshot(asked_at, unix_time_s, config, jobs, partitions, nodes)
+
+    async def job(self, slurm_job_id: int) -> Job | None:
+        argv = queries.jobs_argv(slurm_job_id)
+        output = await run(argv, self._deadline_s)
+        if _NO_SUCH_JOB in output.stderr:
+            return None
+        jobs = queries.parse_jobs(_checked(argv, output))
+        return next((job for job in jobs if job.slurm_job_id == slurm_job_id), None)
+
+    async def update(self, slurm_job_id: int, **fields: str) -> None:
+        await self._act(queries.update_argv(slurm_job_id, fields))
+
+    async def requeue(self, slurm_job_id: int) -> None:
+        await self._act(queries.requeue_argv(slurm_job_id))
+
+    async def _ask(self, argv: Sequence[str], parse: Callable[[str], _T]) -> _T:
+        output = await run(argv, self._deadline_s)
+        return await asyncio.to_thread(parse, _checked(argv, output))
+
+    async def _act(self, argv: Sequence[str]) -> None:
+        for _ in range(_ATTEMPTS):
+            output = await run(argv, self._deadline_s)
+            if output.status == 0:
+                return
+            if _TRY_AGAIN not in output.stderr:
+                break
+        reason = output.stderr.strip() or f"{argv[0]} exited with {output.status}"
+        if _NO_SUCH_JOB in reason:
+            raise NotFoundError(reason)
+        if "Unable to contact" in reason or "Socket timed out" in reason or _TRY_AGAIN in reason:
+            raise UnavailableError(reason)
+        raise UnrunnableError(reason)
+
+
+def _checked(argv: Sequence[str], output: Output) -> str:
+    """Return the answer's text.
+
+    Raises:
+        UnavailableError: if the command failed, or complained and went on: squeue exits with 0 after a bad format.
+    """
+    if output.status != 0 or "error" in output.stderr:
+        raise UnavailableError(f"{argv[0]}: {output.stderr.strip() or f'exited with {output.status}'}")
+    return output.stdout

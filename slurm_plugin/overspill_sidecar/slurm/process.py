@@ -1,0 +1,54 @@
+"""Running one of Slurm's commands: argv in, text out, within a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from overspill.errors import UnavailableError
+
+#: Times as Unix seconds whatever the zone, array expressions in full length. Source: squeue(1), ENVIRONMENT VARIABLES.
+_SETTINGS = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "LC_ALL": "C"}
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    status: int
+    stdout: str
+    stderr: str
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for Slurm's commands: ours without anything that bends their output."""
+    bending = ("SQUEUE_", "SINFO_", "SCONTROL_", "SLURM_CLUSTERS", "SLURM_BITSTR_LEN", "SLURM_TIME_FORMAT")
+    return {name: value for name, value in os.environ.items() if not name.startswith(bending)} | _SETTINGS
+
+
+async def run(argv: Sequence[str], deadline_s: float) -> Output:
+    """Run `argv` to its end.
+
+    Raises:
+        UnavailableError: if it cannot be started or does not end within `deadline_s`; it is killed then.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment(),
+        )
+    except OSError as error:
+        raise UnavailableError(f"cannot run {argv[0]}: {error.strerror}") from error
+    try:
+        async with asyncio.timeout(deadline_s):
+            stdout, stderr = await process.communicate()
+    except TimeoutError:
+        raise UnavailableError(f"{argv[0]} gave no answer within {deadline_s:g} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return Output(process.returncode or 0, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"))

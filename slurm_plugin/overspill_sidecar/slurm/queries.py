@@ -1,0 +1,271 @@
+"""The questions put to Slurm's commands, and how to read the answers. Pure.
+
+Users choose job names, comments and paths, and may put newlines, `|` or `JobState=RUNNING` into them, so none of these
+is ever asked for: a job cannot forge its own record. Fields are separated by characters that no field of the rest has.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from overspill.errors import UnavailableError
+from overspill_sidecar.cluster import ClusterConfig, Job, Node, Partition, Trail
+from overspill_sidecar.slurm_text import (
+    count_array_tasks,
+    expand_hosts,
+    parse_size_mib,
+    parse_time_limit_s,
+    parse_tres,
+)
+
+_T = TypeVar("_T")
+_FIELD_END = "\x1f"
+_RECORD_END = "\x1e"
+#: Source: squeue(1), --Format. `admin_comment` is last: only operators can write it, but they may write anything.
+_JOB_FIELDS = (
+    "JobID",
+    "ArrayTaskID",
+    "UserID",
+    "UserName",
+    "GroupID",
+    "State",
+    "Reason",
+    "Partition",
+    "NodeList",
+    "BatchHost",
+    "NumCPUs",
+    "tres-alloc",
+    "TimeLimit",
+    "StartTime",
+    "EndTime",
+    "SubmitTime",
+    "PriorityLong",
+    "RestartCnt",
+    "Requeue",
+    "admin_comment",
+)
+_PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)")
+#: Flags of a node's state on which no new job is started. Source: sinfo(1), NODE STATE CODES.
+_UNUSABLE = (
+    "DOWN",
+    "DRAIN",
+    "FAIL",
+    "MAINT",
+    "NOT_RESPONDING",
+    "INVAL",
+    "FUTURE",
+    "REBOOT",
+    "RESERVED",
+    "UNKNOWN",
+    "*",
+)
+
+
+def jobs_argv(slurm_job_id: int | None = None) -> list[str]:
+    """Return the command that prints all jobs that are not over, or one job in whatever state."""
+    form = ",".join(f"{name}:{_FIELD_END}" for name in _JOB_FIELDS) + _RECORD_END
+    chosen = [] if slurm_job_id is None else [f"--jobs={slurm_job_id}", "--states=all"]
+    return ["squeue", "--noheader", "--all", f"--Format={form}", *chosen]
+
+
+def partitions_argv() -> list[str]:
+    return ["scontrol", "--oneliner", "show", "partition"]
+
+
+def nodes_argv() -> list[str]:
+    return ["scontrol", "--oneliner", "show", "node"]
+
+
+def config_argv() -> list[str]:
+    return ["scontrol", "show", "config"]
+
+
+def update_argv(slurm_job_id: int, fields: Mapping[str, str]) -> list[str]:
+    return ["scontrol", "update", f"JobId={slurm_job_id}", *(f"{name}={value}" for name, value in fields.items())]
+
+
+def requeue_argv(slurm_job_id: int) -> list[str]:
+    return ["scontrol", "requeue", str(slurm_job_id)]
+
+
+def parse_jobs(text: str) -> tuple[Job, ...]:
+    """Read what `jobs_argv` prints.
+
+    Raises:
+        UnavailableError: if a record is not as asked for. A squeue that does not know a field prints what it knows and
+            still exits with 0, and half a queue is worse than none.
+    """
+    records = [record.removeprefix("\n") for record in text.split(_RECORD_END)]
+    if records.pop().strip():
+        raise UnavailableError("squeue's last record has no end")
+    return tuple(_parse_job(record) for record in records)
+
+
+def parse_partitions(text: str) -> dict[str, Partition]:
+    """Read what `partitions_argv` prints.
+
+    Raises:
+        UnavailableError: if it is not intelligible.
+    """
+    return {partition.name: partition for partition in _parse_records(text, "PartitionName", _parse_partition)}
+
+
+def parse_nodes(text: str) -> dict[str, Node]:
+    """Read what `nodes_argv` prints.
+
+    Raises:
+        UnavailableError: if it is not intelligible.
+    """
+    return {node.name: node for node in _parse_records(text, "NodeName", _parse_node)}
+
+
+def parse_config(text: str) -> ClusterConfig:
+    """Read what `config_argv` prints.
+
+    Raises:
+        UnavailableError: if it is not intelligible.
+    """
+    lines = (line.partition("=") for line in text.splitlines())
+    values = {name.strip(): value.strip() for name, _, value in lines}
+    try:
+        return ClusterConfig(
+            cluster_name=values["ClusterName"],
+            kill_wait_s=int(values["KillWait"].split()[0]),
+            manages_memory="MEMORY" in values.get("SelectTypeParameters", "").upper(),
+            memory_per_cpu_mib=_limit(values.get("DefMemPerCPU", "")),
+            memory_per_node_mib=_limit(values.get("DefMemPerNode", "")),
+            parameters=tuple(_given(values.get(key, "")) for key in ("SlurmctldParameters", "SchedulerParameters")),
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise UnavailableError(f"scontrol show config cannot be read: {error!r}") from error
+
+
+def _parse_job(record: str) -> Job:
+    values = record.split(_FIELD_END)
+    if len(values) < len(_JOB_FIELDS) + 1:
+        raise UnavailableError(f"squeue printed {len(values) - 1} fields of a job, asked were {len(_JOB_FIELDS)}")
+    field = dict(zip(_JOB_FIELDS, values, strict=False))
+    tres = parse_tres(field["tres-alloc"])
+    try:
+        return Job(
+            slurm_job_id=int(field["JobID"]),
+            array_task_id=int(field["ArrayTaskID"]) if field["ArrayTaskID"].isdecimal() else None,
+            tasks=_tasks(field["ArrayTaskID"]),
+            user_id=int(field["UserID"]),
+            user_name=field["UserName"],
+            group_id=int(field["GroupID"]),
+            state=field["State"],
+            reason=field["Reason"],
+            partitions=tuple(field["Partition"].split(",")),
+            nodes=field["NodeList"],
+            batch_host=_given(field["BatchHost"]),
+            cpus=int(field["NumCPUs"]),
+            memory_mib=parse_size_mib(tres.get("mem", "0")),
+            gpus=int(tres.get("gres/gpu", "0")),
+            time_limit_s=parse_time_limit_s(field["TimeLimit"]),
+            start_time_s=_time(field["StartTime"]),
+            end_time_s=_time(field["EndTime"]),
+            submit_time_s=_time(field["SubmitTime"]) or 0,
+            priority=int(field["PriorityLong"]),
+            restart_count=int(field["RestartCnt"]),
+            can_requeue=field["Requeue"] == "1",
+            admin_comment=_given(field["admin_comment"]),
+            trail=parse_trail(field["admin_comment"]),
+        )
+    except ValueError as error:
+        raise UnavailableError(f"squeue's record of job {field['JobID']} cannot be read: {error}") from error
+
+
+def parse_trail(admin_comment: str) -> Trail | None:
+    """Return what Overspill wrote under its key of an admin_comment, None if nothing of it is there."""
+    if '"overspill"' not in admin_comment:
+        return None
+    try:
+        whole = json.loads(admin_comment)
+    except ValueError:
+        return None
+    ours = whole.get("overspill") if isinstance(whole, dict) else None
+    if not isinstance(ours, dict):
+        return None
+    return Trail(*(str(ours.get(key, "")) for key in ("decision", "site", "partition")))
+
+
+def _tasks(array_tasks: str) -> int:
+    """Return how many tasks a record stands for; a plain job or a single task is one."""
+    if not any(character in array_tasks for character in ",-%"):
+        return 1
+    return max(1, count_array_tasks(array_tasks))
+
+
+def _parse_partition(values: Mapping[str, str]) -> Partition:
+    return Partition(
+        name=values["PartitionName"],
+        is_default=values.get("Default") == "YES",
+        is_up=values.get("State") == "UP",
+        nodes=expand_hosts(_given(values.get("Nodes", ""))),
+        max_time_s=parse_time_limit_s(values.get("MaxTime", "UNLIMITED")),
+        default_time_s=parse_time_limit_s(values.get("DefaultTime", "NONE")),
+        max_nodes=_limit(values.get("MaxNodes", "")),
+        memory_per_cpu_mib=_limit(values.get("DefMemPerCPU", "")),
+        memory_per_node_mib=_limit(values.get("DefMemPerNode", "")),
+        max_memory_per_node_mib=_limit(values.get("MaxMemPerNode", "")),
+        max_cpus_per_node=_limit(values.get("MaxCPUsPerNode", "")),
+        is_exclusive=values.get("OverSubscribe", "").startswith("EXCLUSIVE") or values.get("ExclusiveUser") == "YES",
+        is_restricted=values.get("AllowGroups", "ALL") != "ALL"
+        or values.get("AllocNodes", "ALL") != "ALL"
+        or "YES" in (values.get("RootOnly"), values.get("ReqResv")),
+        allow_accounts=_names(values.get("AllowAccounts", "ALL")),
+        deny_accounts=_names(values.get("DenyAccounts", "")),
+        allow_qos=_names(values.get("AllowQos", "ALL")),
+        deny_qos=_names(values.get("DenyQos", "")),
+    )
+
+
+def _parse_node(values: Mapping[str, str]) -> Node:
+    state = values.get("State", "UNKNOWN").upper()
+    return Node(
+        name=values["NodeName"],
+        partitions=_names(values.get("Partitions", "")),
+        is_usable=not any(flag in state for flag in _UNUSABLE),
+        cpus=int(values.get("CPUEfctv") or values.get("CPUTot", "0")),
+        cpus_allocated=int(values.get("CPUAlloc", "0")),
+        memory_mib=int(values.get("RealMemory", "0")),
+        memory_allocated_mib=int(values.get("AllocMem", "0")),
+    )
+
+
+def _parse_records(text: str, first_key: str, parse: Callable[[Mapping[str, str]], _T]) -> list[_T]:
+    """Return what `parse` makes of each line's `key=value` pairs."""
+    try:
+        return [parse(_pairs(line, first_key)) for line in text.splitlines() if line.strip()]
+    except (KeyError, ValueError) as error:
+        raise UnavailableError(f"scontrol's records with {first_key} cannot be read: {error!r}") from error
+
+
+def _pairs(line: str, first_key: str) -> dict[str, str]:
+    """Return the pairs of a line; where a key comes twice the first counts, because free text stands at the end."""
+    pairs: dict[str, str] = {}
+    for match in _PAIR.finditer(line):
+        pairs.setdefault(match[1], match[2])
+    if next(iter(pairs), "") != first_key:
+        raise ValueError(f"{line[:60]!r} does not begin with it")
+    return pairs
+
+
+def _given(text: str) -> str:
+    return "" if text in {"(null)", "n/a", "N/A"} else text
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return () if text in {"ALL", "", "(null)"} else tuple(text.split(","))
+
+
+def _limit(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None
+
+
+def _time(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None

@@ -1,0 +1,48 @@
+"""What the sidecar wants of Slurm, however it is asked."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from overspill_sidecar.cluster import Job, Snapshot
+
+
+class ClusterView(Protocol):
+    """Slurm as seen from the sidecar.
+
+    A question that fails raises and is never an empty answer: "no jobs" is something only Slurm may say (F6).
+    """
+
+    async def snapshot(self) -> Snapshot:
+        """Return the whole cluster's state. One query of each kind, whatever the number of jobs.
+
+        Raises:
+            UnavailableError: if Slurm did not answer, or not intelligibly; ask again later.
+        """
+        ...
+
+    async def job(self, slurm_job_id: int) -> Job | None:
+        """Return one job or array task, by its own id; None if Slurm says that there is none.
+
+        Raises:
+            UnavailableError: as for `snapshot`.
+        """
+        ...
+
+    async def update(self, slurm_job_id: int, **fields: str) -> None:
+        """Change fields of a job, named as in scontrol(1). Repeating it does no harm.
+
+        Raises:
+            NotFoundError: if there is no such job.
+            UnrunnableError: if Slurm refuses; its words are the reason.
+            UnavailableError: as for `snapshot`.
+        """
+        ...
+
+    async def requeue(self, slurm_job_id: int) -> None:
+        """End the job's processes and put it back into the queue. Not idempotent: each call ends one attempt.
+
+        Raises:
+            NotFoundError, UnrunnableError, UnavailableError: as for `update`.
+        """
+        ...

@@ -1,0 +1,120 @@
+"""Keeping Slurm's state in memory: asked at intervals, prepared in a thread, swapped in whole."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from overspill.errors import OverspillError
+from overspill_sidecar.capacity import rooms_in
+from overspill_sidecar.cluster import ClusterConfig, Snapshot
+from overspill_sidecar.decision import Queue
+from overspill_sidecar.policy import Policy, Problem, parse_policy
+from overspill_sidecar.slurm import ClusterView
+from overspill_sidecar.wait import PlanModel, WaitModel
+
+_log = structlog.get_logger(__name__)
+
+#: A queue that was not seen for this many intervals is not known any more.
+_STALE_AFTER_INTERVALS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One snapshot and everything that was prepared from it."""
+
+    snapshot: Snapshot
+    queue: Queue
+    model: WaitModel
+    #: Decisions whose jobs the snapshot shows.
+    seen_decisions: frozenset[str]
+
+
+class ClusterWatch:
+    """Holds the newest picture of the cluster and the policy in force.
+
+    A failed query changes nothing but the picture's age: the policy stays, and after a few intervals `fresh` is None.
+    """
+
+    def __init__(self, view: ClusterView, refresh_s: float) -> None:
+        self._view = view
+        self._refresh_s = refresh_s
+        self._renewed = asyncio.Event()
+        self._is_failing = False
+        self.picture: Picture | None = None
+        self.policy = Policy()
+        self.problems: tuple[Problem, ...] = ()
+
+    @property
+    def config(self) -> ClusterConfig | None:
+        """The cluster's configuration as last seen; it does not go stale."""
+        return self.picture.snapshot.config if self.picture else None
+
+    def fresh(self, now: float) -> Picture | None:
+        """Return the picture unless it is too old to decide by."""
+        if self.picture is None:
+            return None
+        age_s = now - self.picture.snapshot.asked_at
+        return self.picture if age_s <= max(_STALE_AFTER_INTERVALS * self._refresh_s, 2.0) else None
+
+    async def snapshot_after(self, moment: float) -> Snapshot:
+        """Wait for a snapshot none of which is older than `moment` on the monotonic clock."""
+        while self.picture is None or self.picture.snapshot.asked_at < moment:
+            await self._renewed.wait()
+        return self.picture.snapshot
+
+    async def run(self) -> None:
+        """Refresh at intervals until cancelled."""
+        while True:
+            began_at = time.monotonic()
+            try:
+                await self.refresh()
+            except OverspillError as error:
+                self._note_failure(error.reason)
+            except Exception:  # noqa: BLE001 - the loop's edge; logged with its traceback
+                _log.exception("picture of the cluster failed", action="refresh_failed")
+            await asyncio.sleep(max(0.1, self._refresh_s - (time.monotonic() - began_at)))
+
+    async def refresh(self) -> None:
+        """Take one snapshot and make it the current one.
+
+        Raises:
+            UnavailableError: if Slurm does not answer; everything stays as it was.
+        """
+        snapshot = await self._view.snapshot()
+        picture = await asyncio.to_thread(_prepare, snapshot)
+        self._take_policy(snapshot.config)
+        self.picture = picture
+        if self._is_failing:
+            _log.info("slurmctld answers again", action="slurm_reachable")
+        self._is_failing = False
+        self._renewed.set()
+        self._renewed = asyncio.Event()
+
+    def _take_policy(self, config: ClusterConfig) -> None:
+        policy, problems = parse_policy(config.parameters, self.policy)
+        if policy != self.policy:
+            words = {str(key): str(value) for key, value in policy.words.items()}
+            _log.info("policy changed", action="policy_changed", words=words)
+        for problem in problems:
+            if problem not in self.problems:
+                _log.warning("policy word ignored", action="policy_word_ignored", problem=str(problem))
+        self.policy, self.problems = policy, problems
+
+    def _note_failure(self, reason: str) -> None:
+        if not self._is_failing:
+            _log.warning("slurmctld gives no answer", action="slurm_unreachable", reason=reason)
+        self._is_failing = True
+
+
+def _prepare(snapshot: Snapshot) -> Picture:
+    default = snapshot.default_partition
+    return Picture(
+        snapshot=snapshot,
+        queue=Queue(snapshot.config, default.name if default else "", rooms_in(snapshot)),
+        model=PlanModel(snapshot),
+        seen_decisions=frozenset(job.trail.decision_id for job in snapshot.jobs if job.trail),
+    )
