@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from tests.rig.accounts import login_environment, numbers_of
 from tests.rig.errors import CommandError, RigError
@@ -45,14 +45,16 @@ class Host:
         self._root = root
 
     @classmethod
-    def start(cls, name: str, root: Path, *, mounts: list[list[str]], lease_fd: int, kept_fds: tuple[int, ...]) -> Host:
+    def start(
+        cls, name: str, root: Path, *, mounts: list[list[str]], lease: IO[bytes], kept_fds: tuple[int, ...]
+    ) -> Host:
         """Start the host over the directory tree `root`.
 
         Args:
             name: also the host's UTS name.
             root: becomes the root of the host's file system.
             mounts: argument lists of mount(8), executed in order before `root` becomes the root.
-            lease_fd: read end of a pipe; when it ends without a byte, the host ends.
+            lease: read end of a pipe; when it ends without a byte, the host ends.
             kept_fds: inherited by PID 1: what is to stay open (and locked) as long as the host lives.
 
         Raises:
@@ -60,7 +62,13 @@ class Host:
         """
         log = root.with_name(f"{name}.init.log")
         ready_read, ready_write = os.pipe()
-        spec = {"root": str(root), "hostname": name, "mounts": mounts, "lease_fd": lease_fd, "ready_fd": ready_write}
+        spec = {
+            "root": str(root),
+            "hostname": name,
+            "mounts": mounts,
+            "lease_fd": lease.fileno(),
+            "ready_fd": ready_write,
+        }
         argv = ["unshare", *_NAMESPACES, "--fork", "--kill-child"]
         argv += ["/usr/bin/python3", "-I", "-S", str(_INIT), json.dumps(spec)]
         with log.open("wb") as output:
@@ -71,7 +79,7 @@ class Host:
                 stderr=output,
                 cwd="/",
                 start_new_session=True,
-                pass_fds=(lease_fd, ready_write, *kept_fds),
+                pass_fds=(lease.fileno(), ready_write, *kept_fds),
             )
         os.close(ready_write)
         with os.fdopen(ready_read) as ready:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -80,28 +82,25 @@ class Rig(JobVerbs):
         check_machine()
         home = directory.create(path)
         lease_read, lease_write = os.pipe()
-        hosts: list[Host] = []
-        try:
+        with ExitStack() as undo_on_error:
+            undo_on_error.push(partial(_say_where_the_files_are, home.path))
+            undo_on_error.callback(home.release)
+            undo_on_error.callback(os.close, lease_write)
             progress(f"files in {home.path}")
             with plain_umask():
                 mounts = _write_files(home.path, options)
-            for name, needed in mounts.items():
-                progress(f"host {name}")
-                root = home.path / name
-                hosts.append(Host.start(name, root, mounts=needed, lease_fd=lease_read, kept_fds=home.kept_fds))
-            rig = cls(home, hosts[0], hosts[1], options, lease_write)
+            hosts = {}
+            with os.fdopen(lease_read, "rb") as lease:
+                for name, needed in mounts.items():
+                    progress(f"host {name}")
+                    root = home.path / name
+                    hosts[name] = Host.start(name, root, mounts=needed, lease=lease, kept_fds=home.kept_fds)
+                    undo_on_error.callback(hosts[name].kill)
+            rig = cls(home, hosts["cluster"], hosts["site"], options, lease_write)
             rig._save()
             rig.network.connect()
             start_daemons(rig.cluster, rig.site, progress)
-        except BaseException as error:
-            os.close(lease_write)
-            for host in hosts:
-                host.kill()
-            home.release()
-            error.add_note(f"The hosts are gone. Their files are left in {home.path} until the next rig starts.")
-            raise
-        finally:
-            os.close(lease_read)
+            undo_on_error.pop_all()
         progress("up")
         return rig
 
@@ -179,6 +178,13 @@ class Rig(JobVerbs):
         new = self.path / f"{_STATE_FILE}.new"
         new.write_text(json.dumps(state))
         new.rename(self.path / _STATE_FILE)
+
+
+def _say_where_the_files_are(
+    path: Path, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+) -> None:
+    if error is not None:
+        error.add_note(f"The hosts are gone. Their files are left in {path} until the next rig starts.")
 
 
 def _write_files(path: Path, options: RigOptions) -> dict[str, list[list[str]]]:
