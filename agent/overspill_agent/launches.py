@@ -1,4 +1,4 @@
-"""What a backend needs to start a run, out of what the relay has sent."""
+"""What a backend needs to start a run, out of what the relay has sent. Pure."""
 
 from __future__ import annotations
 
@@ -6,20 +6,14 @@ import os
 import posixpath
 
 from overspill.v1.agent_pb2 import RunSpec
-from overspill_agent.backends.accounts import resolve_account
-from overspill_agent.backends.base import Launch
+from overspill_agent.backends.base import Account, Launch
 from overspill_agent.runs import Run
 
 _HOME = b"HOME="
 
 
-def launch_of(run: Run, spec: RunSpec, *, token: str, url: str, ca_pem: bytes) -> Launch:
-    """Return the launch of `run`'s last attempt. Blocks on the site's user database.
-
-    Raises:
-        NotPermittedError: the account is gone, or is now one that no run may have.
-    """
-    account = resolve_account(run.account)
+def launch_of(run: Run, spec: RunSpec, account: Account, *, token: str, url: str, ca_pem: bytes) -> Launch:
+    """Return the launch of `run`'s last attempt."""
     homes = [account.home.encode(), *(entry[len(_HOME) :] for entry in spec.environment if entry.startswith(_HOME))]
     directories = [spec.cwd, *(home for home in homes if is_plain_absolute(home))]
     return Launch(

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -17,7 +18,8 @@ import structlog
 from overspill.errors import OverspillError
 from overspill.v1.agent_pb2 import RunSpec
 from overspill_agent import runs
-from overspill_agent.backends.base import Backend
+from overspill_agent.backends.accounts import resolve_account
+from overspill_agent.backends.base import Account, Backend
 from overspill_agent.launches import launch_of
 from overspill_agent.registry import LiveRun, Registry, now_ms
 from overspill_agent.runs import Action, Run, Seen, Sight
@@ -45,8 +47,16 @@ class RunnerAccess:
 class Reconciler:
     """The loop, with a task for each run that there is news of. One per agent."""
 
-    def __init__(self, registry: Registry, backend: Backend, access: RunnerAccess) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        backend: Backend,
+        access: RunnerAccess,
+        *,
+        find_account: Callable[[str], Account] = resolve_account,
+    ) -> None:
         """Subscribe to what may change a run; nothing is done before `run`."""
+        self._find_account = find_account
         self._registry = registry
         self._backend = backend
         self._access = access
@@ -152,9 +162,9 @@ class Reconciler:
         if run is None:
             return
         async with self._starts:
-            launch = await asyncio.to_thread(
-                launch_of, run, spec, token=token, url=self._access.url, ca_pem=self._access.ca_pem
-            )
+            account = await asyncio.to_thread(self._find_account, run.account)
+            access = self._access
+            launch = launch_of(run, spec, account, token=token, url=access.url, ca_pem=access.ca_pem)
             await self._backend.start(launch)
         log.info("runner started", action="runner_started", run_id=run.run_id, attempt=run.attempt)
 

@@ -77,8 +77,8 @@ def _create_runs() -> None:
         sa.Column("is_cleaned", sa.Boolean, nullable=False),
         sa.Column("is_released", sa.Boolean, nullable=False),
         sa.PrimaryKeyConstraint("run_id", name="pk_runs"),
-        sa.CheckConstraint("(state = 'ENDED') = (outcome IS NOT NULL)", name="ck_runs_ended_with_outcome"),
-        sa.CheckConstraint("NOT is_released OR state = 'ENDED'", name="ck_runs_released_after_end"),
+        sa.CheckConstraint("(state = 'ENDED') = (outcome IS NOT NULL)", name="ended_with_outcome"),
+        sa.CheckConstraint("NOT is_released OR state = 'ENDED'", name="released_after_end"),
     )
     op.create_index("uq_runs_request_id", "runs", ["request_id"], unique=True)
     op.create_index("ix_runs_open", "runs", ["is_released", "is_cleaned"])

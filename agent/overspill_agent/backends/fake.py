@@ -1,0 +1,79 @@
+"""A place without processes, for tests of everything above: same promises as a real one, same conformance suite."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from overspill.errors import TransientError
+from overspill_agent.backends.base import Launch
+from overspill_agent.runs import Resources, Seen
+
+Attempt = tuple[str, int]
+
+
+@dataclass(slots=True)
+class World:
+    """What outlives the agent: the attempts that were started, and which of them live.
+
+    Attributes:
+        launches: every launch that made a process, in order.
+        alive: the attempts that live.
+        resources: what there is.
+        refusal: raised by the next starts, before anything happens, until it is taken away.
+    """
+
+    resources: Resources = field(default_factory=lambda: Resources(cpus=8, memory_mib=16384))
+    launches: list[Launch] = field(default_factory=list)
+    alive: set[Attempt] = field(default_factory=set)
+    refusal: TransientError | None = None
+
+    def was_started(self, attempt: Attempt) -> bool:
+        return any((launch.run_id, launch.attempt) == attempt for launch in self.launches)
+
+
+class FakeBackend:
+    """`Backend` over a `World`; make another over the same world for an agent that has restarted."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._callback: Callable[[str], None] = lambda _run_id: None
+
+    def capacity(self) -> Resources:
+        return self._world.resources
+
+    async def start(self, launch: Launch) -> None:
+        await asyncio.sleep(0)
+        if self._world.refusal is not None:
+            raise self._world.refusal
+        attempt = (launch.run_id, launch.attempt)
+        if not self._world.was_started(attempt):
+            self._world.launches.append(launch)
+            self._world.alive.add(attempt)
+
+    async def stop(self, run_id: str, attempt: int) -> None:
+        await asyncio.sleep(0)
+        self.die(run_id, attempt)
+
+    async def observe(self, run_id: str, attempt: int) -> Seen:
+        await asyncio.sleep(0)
+        if (run_id, attempt) in self._world.alive:
+            return Seen.ALIVE
+        return Seen.GONE if self._world.was_started((run_id, attempt)) else Seen.NOTHING
+
+    async def forget(self, run_id: str) -> None:
+        await asyncio.sleep(0)
+        self._world.launches = [launch for launch in self._world.launches if launch.run_id != run_id]
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        self._callback = callback
+
+    async def close(self) -> None:
+        self._callback = lambda _run_id: None
+
+    def die(self, run_id: str, attempt: int) -> None:
+        """End the attempt's process, as it might by itself."""
+        if (run_id, attempt) in self._world.alive:
+            self._world.alive.discard((run_id, attempt))
+            self._callback(run_id)

@@ -1,0 +1,127 @@
+"""A relay for tests: the smallest thing that uses the agent as the real relay does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from overspill.tls import open_channel
+from overspill.v1 import agent_pb2 as pb
+from overspill.v1.agent_pb2_grpc import AgentStub
+from tests.integration.agent_site import ALICE_UID, CLUSTER, Site
+
+if TYPE_CHECKING:
+    from overspill.v1.agent_pb2_grpc import AgentAsyncStub
+
+SCRIPT_PATH = b"/var/spool/slurmd/ovs1/job00042/slurm_script"
+CWD = b"/home/alice/project"
+
+
+def spec_of(script: bytes, **changes: Any) -> pb.RunSpec:
+    """Return the spec of a script as alice would submit it."""
+    fields: dict[str, Any] = {
+        "script": script,
+        "argv": [SCRIPT_PATH],
+        "environment": [b"PATH=/usr/bin:/bin", b"HOME=/home/alice", b"SLURM_JOB_ID=42"],
+        "cwd": CWD,
+        "umask": 0o022,
+        "user_name": "alice",
+        "user_id": ALICE_UID,
+        "group_id": ALICE_UID,
+        "kill_wait_s": 30,
+        "resources": pb.Resources(cpus=1, memory_mib=100),
+    }
+    return pb.RunSpec(**{**fields, **changes})
+
+
+@dataclass
+class Followed:
+    """What an Attach has brought so far."""
+
+    stdout: bytearray = field(default_factory=bytearray)
+    stderr: bytearray = field(default_factory=bytearray)
+    states: list[pb.RunState.ValueType] = field(default_factory=list)
+    stdin_offsets: list[int] = field(default_factory=list)
+    ended: pb.Ended | None = None
+    grew: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def take(self, response: pb.AttachResponse) -> None:
+        """Apply a response; output must continue exactly where the last one ended."""
+        kind = response.WhichOneof("kind")
+        if kind == "output":
+            buffer = self.stdout if response.output.stream == pb.OUTPUT_STREAM_STDOUT else self.stderr
+            assert response.output.offset == len(buffer)
+            buffer += response.output.data
+        elif kind == "state":
+            self.states.append(response.state.state)
+        elif kind == "stdin_offset":
+            self.stdin_offsets.append(response.stdin_offset)
+        else:
+            self.ended = response.ended
+            assert (response.ended.output.stdout, response.ended.output.stderr) == (len(self.stdout), len(self.stderr))
+        self.grew.set()
+
+
+def attach_open(run_id: str, offsets: pb.OutputOffsets) -> pb.AttachOpen:
+    message = pb.AttachOpen(run_id=run_id)
+    getattr(message, "from").CopyFrom(offsets)
+    return message
+
+
+class Relay:
+    """One cluster's relay at one site."""
+
+    def __init__(self, stub: AgentAsyncStub, cluster: str) -> None:
+        self.stub = stub
+        self._cluster = cluster
+        self._next_job_id = 1000
+
+    def request_id(self, **changes: Any) -> pb.RequestId:
+        self._next_job_id += 1
+        fields = {"slurm_cluster": self._cluster, "slurm_job_id": self._next_job_id, "submit_time_s": 1_790_000_000}
+        return pb.RequestId(**{**fields, **changes})
+
+    async def submit(self, script: bytes, **changes: Any) -> str:
+        request = pb.SubmitRequest(request_id=self.request_id(), spec=spec_of(script, **changes))
+        return (await self.stub.Submit(request, timeout=10)).run_id
+
+    async def follow(self, run_id: str, followed: Followed | None = None, stdin: bytes | None = None) -> Followed:
+        """Attach from where `followed` is and follow to the end; raises what the stream ends with."""
+        followed = followed or Followed()
+        offsets = pb.OutputOffsets(stdout=len(followed.stdout), stderr=len(followed.stderr))
+        call = self.stub.Attach()
+        await call.write(pb.AttachRequest(open=attach_open(run_id, offsets)))
+        if stdin is not None:
+            await call.write(pb.AttachRequest(stdin=pb.StdinChunk(offset=0, data=stdin, is_last=True)))
+        async for response in call:
+            followed.take(response)
+        return followed
+
+    async def follow_through(self, run_id: str, followed: Followed, deadline_s: float = 30) -> Followed:
+        """Follow to the end through every failure of the agent, as the real relay does."""
+        deadline = time.monotonic() + deadline_s
+        while followed.ended is None:
+            try:
+                await self.follow(run_id, followed)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.05)
+        return followed
+
+    async def run(self, script: bytes, **changes: Any) -> Followed:
+        """Submit and follow to the end."""
+        return await self.follow(await self.submit(script, **changes))
+
+
+@asynccontextmanager
+async def relay_of(site: Site, certificate: str = "cluster", cluster: str = CLUSTER) -> AsyncIterator[Relay]:
+    async with open_channel(f"localhost:{site.grpc_port}", site.tls(certificate)) as channel:
+        stub: AgentAsyncStub = AgentStub(channel)
+        yield Relay(stub, cluster)

@@ -1,0 +1,75 @@
+"""agent.toml: what the design promises is accepted, and each mistake is told with file, key and what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from overspill.errors import ConfigError
+from overspill_agent.config import AgentConfig, load, parse
+
+GOOD = """
+[server]
+listen = "0.0.0.0:7443"
+[server.tls]
+certificate = "/etc/overspill/tls/site.crt"
+private_key = "/etc/overspill/tls/site.key"
+ca = "/etc/overspill/tls/ca.crt"
+[runner_channel]
+listen = "0.0.0.0:7444"
+url = "https://site:7444"
+lease_s = 120
+tls = { certificate = "/etc/site.crt", private_key = "/etc/site.key", ca = "/etc/ca.crt" }
+[store]
+path = "/var/lib/overspill-agent/agent.db"
+[local]
+directory = "/var/lib/overspill-agent/runs"
+cpus = 8
+memory_mib = 16384
+private = ["/home", "/tmp", "/var/tmp", "/dev/shm"]
+shared = []
+python = "/usr/bin/python3"
+[accounts.rig]
+alice = "alice"
+bob = "robert"
+"""
+
+
+def test_the_documented_configuration_is_accepted() -> None:
+    config = parse(GOOD, "agent.toml")
+    assert isinstance(config, AgentConfig)
+    assert config.accounts == {"rig": {"alice": "alice", "bob": "robert"}}
+    assert config.store.spool_directory == Path("/var/lib/overspill-agent/spool")
+    assert config.server.tls.files().ca == Path("/etc/overspill/tls/ca.crt")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("cpus = 8\n", "", "[local] cpus: this key is missing; add it"),
+        ("cpus = 8", "cpu = 8", "[local] cpu: there is no such key; remove it or correct its name"),
+        ("cpus = 8", "cpus = 0", "[local] cpus: Input should be greater than 0"),
+        ('"0.0.0.0:7443"', '"7443"', '[server] listen: write "address:port"'),
+        ("https://site:7444", "http://site:7444", '[runner_channel] url: write "https://name:port"'),
+        ("lease_s = 120", "lease_s = 5", "[runner_channel] lease_s: Input should be greater than 20"),
+        ('"/var/lib/overspill-agent/agent.db"', '"agent.db"', "[store] path: write an absolute path"),
+        ("shared = []", 'shared = ["/home/alice"]', "[local]: /home/alice lies in /home; name only one of them"),
+        ("shared = []", 'shared = ["/"]', "[local]: `/` can be neither private nor shared"),
+        ("shared = []", 'shared = ["/tmp"]', "[local]: a directory is either in `private` or in `shared`"),
+        ("/usr/bin/python3", "/home/me/python3", "[local]: python /home/me/python3 lies in a private directory"),
+        ("[store]", "[storage]", "[storage]: there is no such key"),
+        ("cpus = 8", "cpus = ", "not TOML"),
+    ],
+)
+def test_a_mistake_is_told_with_file_key_and_what_to_do(old: str, new: str, told: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError) as error:
+        parse(GOOD.replace(old, new), "agent.toml")
+    assert f"agent.toml: {told}" in error.value.reason
+
+
+def test_a_file_that_cannot_be_read_is_told_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*agent\.toml: No such file"):
+        load(tmp_path / "agent.toml")
+    (tmp_path / "agent.toml").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not UTF-8 at byte 0"):
+        load(tmp_path / "agent.toml")

@@ -1,0 +1,213 @@
+"""The loop over a real store and the shipped fake backend: what is written, what is started, what a crash leaves."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from overspill.errors import ExhaustedError
+from overspill.request_id import RequestId
+from overspill.states import Outcome, RunState
+from overspill.v1.agent_pb2 import RunSpec
+from overspill_agent import runs
+from overspill_agent.backends.base import Account
+from overspill_agent.backends.fake import FakeBackend, World
+from overspill_agent.reconcile import Reconciler, RunnerAccess
+from overspill_agent.registry import LiveRun, Registry
+from overspill_agent.runs import Action, Resources, Run, Seen
+from overspill_agent.spool import Piece, Stream
+from overspill_agent.store import Store
+
+ACCOUNT = Account(name="cloud", uid=2001, gid=2001, groups=(2001,), home="/home/cloud")
+SPEC = RunSpec(script=b"#!/bin/sh\n", argv=[b"/spool/slurm_script"], cwd=b"/home/alice").SerializeToString()
+
+
+class Agent:
+    """Everything of an agent but its servers; `restart` is what a crash and a new start make of it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.world = World()
+        self._open()
+
+    def _open(self) -> None:
+        self.backend = FakeBackend(self.world)
+        self.registry = Registry(Store(self._directory / "agent.db"), self._directory / "spool")
+        access = RunnerAccess("https://site:1", b"CA")
+        self.reconciler = Reconciler(self.registry, self.backend, access, find_account=lambda _name: ACCOUNT)
+
+    async def restart(self) -> None:
+        await self.registry.close()
+        self._open()
+        await self.registry.load()
+
+    async def accept(self, number: int = 1, *, cpus: int = 1, has_stdin: bool = False) -> LiveRun:
+        run = Run(
+            run_id=f"r{number}",
+            request_id=RequestId("rig", number, None, 1_790_000_000, 0),
+            account=ACCOUNT.name,
+            resources=Resources(cpus=cpus),
+            has_stdin=has_stdin,
+            accepted_at_ms=number,
+            state_at_ms=number,
+        )
+        await self.registry.accept(run, SPEC)
+        return await self.registry.get(run.run_id)
+
+    async def step(self, number: int = 1) -> Action:
+        return await self.reconciler.step(await self.registry.get(f"r{number}"))
+
+
+@pytest.fixture
+async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
+    agent = Agent(tmp_path)
+    yield agent
+    await agent.registry.close()
+
+
+async def test_an_accepted_run_is_started_once_and_not_touched_while_it_lives(agent: Agent) -> None:
+    live = await agent.accept()
+    assert await agent.step() is Action.START
+    assert live.run.state is RunState.QUEUED
+    assert await agent.step() is Action.WAIT
+    assert [launch.attempt for launch in agent.world.launches] == [1]
+
+
+async def test_the_intent_is_stored_before_the_start(agent: Agent) -> None:
+    await agent.accept()
+    agent.world.refusal = ExhaustedError("no processes left")
+    with pytest.raises(ExhaustedError):
+        await agent.step()
+    stored = await agent.registry.store.find("r1")
+    assert stored is not None
+    assert (stored.state, stored.attempt) == (RunState.QUEUED, 1)
+    assert await agent.registry.store.token_sha256("r1", 1) is not None
+
+
+async def test_a_crash_between_intent_and_start_starts_a_new_attempt_only(agent: Agent) -> None:
+    await agent.accept()
+    agent.world.refusal = ExhaustedError("crash")
+    with pytest.raises(ExhaustedError):
+        await agent.step()
+    agent.world.refusal = None
+    await agent.restart()
+    assert await agent.step() is Action.START
+    assert [launch.attempt for launch in agent.world.launches] == [2]
+
+
+async def test_a_start_that_fails_is_not_tried_again_at_once(agent: Agent) -> None:
+    await agent.accept()
+    agent.world.refusal = ExhaustedError("no processes left")
+    with pytest.raises(ExhaustedError):
+        await agent.step()
+    assert await agent.step() is Action.WAIT
+
+
+async def test_a_crash_right_after_the_start_starts_nothing_again(agent: Agent) -> None:
+    await agent.accept()
+    await agent.step()
+    await agent.restart()
+    assert await agent.step() is Action.WAIT
+    assert len(agent.world.launches) == 1
+    agent.backend.die("r1", 1)
+    assert await agent.step() is Action.END
+    live = await agent.registry.get("r1")
+    assert live.run.ending is not None
+    assert live.run.ending.outcome is Outcome.NODE_FAIL
+    assert await agent.step() is Action.CLEAN
+    assert await agent.step() is Action.WAIT
+    assert await agent.backend.observe("r1", 1) is Seen.NOTHING
+
+
+async def test_the_end_of_a_dead_run_counts_the_output_that_came(agent: Agent) -> None:
+    live = await agent.accept()
+    await agent.step()
+    live.spool.append([Piece(Stream.STDOUT, 0, b"12345")])
+    agent.backend.die("r1", 1)
+    await agent.step()
+    assert live.run.ending is not None
+    assert live.run.ending.stdout_bytes == 5
+
+
+async def test_runs_wait_for_room_and_take_it_when_it_is_left(agent: Agent) -> None:
+    await agent.accept(1, cpus=6)
+    await agent.accept(2, cpus=3)
+    assert await agent.step(1) is Action.START
+    assert await agent.step(2) is Action.WAIT
+    assert agent.registry.promised() == Resources(cpus=9)
+    agent.backend.die("r1", 1)
+    assert await agent.step(1) is Action.END
+    assert await agent.step(2) is Action.WAIT
+    assert await agent.step(1) is Action.CLEAN
+    assert await agent.step(2) is Action.START
+
+
+async def test_two_runs_at_once_never_take_the_same_room(agent: Agent) -> None:
+    for number in (1, 2, 3):
+        await agent.accept(number, cpus=6)
+    await asyncio.gather(*(agent.step(number) for number in (1, 2, 3)))
+    assert len(agent.world.launches) == 1
+
+
+async def test_a_stop_ends_what_was_not_started_without_starting_it(agent: Agent) -> None:
+    live = await agent.accept()
+    await agent.registry.change(live, lambda run: runs.stop_wanted(run, "scancel"))
+    assert await agent.step() is Action.END
+    assert live.run.ending is not None
+    assert live.run.ending.outcome is Outcome.CANCELLED
+    assert agent.world.launches == []
+
+
+async def test_a_stop_is_repeated_until_the_run_is_seen_dead(agent: Agent) -> None:
+    live = await agent.accept()
+    await agent.step()
+    await agent.registry.change(live, lambda run: runs.stop_wanted(run, "scancel"))
+    assert await agent.step() is Action.WAIT
+    live.unwanted_since = time.monotonic() - runs.STOP_GRACE_S
+    assert await agent.step() is Action.STOP
+    assert await agent.step() is Action.END
+
+
+async def test_the_loop_does_all_this_by_itself(agent: Agent) -> None:
+    loop = asyncio.create_task(agent.reconciler.run())
+    live = await agent.accept()
+    await _until(lambda: len(agent.world.launches) == 1)
+    agent.backend.die("r1", 1)
+    await _until(lambda: live.run.is_cleaned)
+    loop.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loop
+
+
+async def test_one_run_that_cannot_be_brought_on_holds_up_no_other(agent: Agent) -> None:
+    loop = asyncio.create_task(agent.reconciler.run())
+    agent.world.refusal = ExhaustedError("no processes left")
+    broken = await agent.accept(1)
+    await _until(lambda: broken.run.attempt == 1)
+    agent.world.refusal = None
+    await agent.accept(2)
+    await _until(lambda: [launch.run_id for launch in agent.world.launches] == ["r2"])
+    loop.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loop
+
+
+async def test_a_run_that_is_released_and_cleaned_leaves_memory_but_not_the_store(agent: Agent) -> None:
+    live = await agent.accept()
+    await agent.registry.change(live, lambda run: runs.stop_wanted(run, "scancel"))
+    await agent.step()
+    await agent.registry.release(live)
+    assert agent.registry.find_live("r1") is not None
+    await agent.step()
+    assert agent.registry.find_live("r1") is None
+    remembered = await agent.registry.get("r1")
+    assert remembered.run.is_released
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)

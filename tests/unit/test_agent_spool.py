@@ -1,0 +1,76 @@
+"""A run's bytes: in order, each once, and the file's length is the truth after a crash."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overspill_agent.spool import GapError, Piece, Spool, Stream
+
+OUT = Stream.STDOUT
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "run")
+
+
+def test_bytes_can_be_read_at_once_and_are_durable_after_sync(spool: Spool) -> None:
+    spool.append([Piece(OUT, 0, b"abc"), Piece(Stream.STDERR, 0, b"x"), Piece(OUT, 3, b"def")])
+    assert spool.read(OUT, 2, 100) == b"cdef"
+    assert spool.read_cached(OUT, 2, 3) == b"cde"
+    assert (spool.length(OUT), spool.durable(OUT), spool.is_dirty) == (6, 0, True)
+    spool.sync()
+    assert (spool.durable(OUT), spool.durable(Stream.STDERR), spool.is_dirty) == (6, 1, False)
+
+
+def test_what_comes_twice_is_kept_once(spool: Spool) -> None:
+    spool.append([Piece(OUT, 0, b"abcd")])
+    spool.append([Piece(OUT, 2, b"cdef"), Piece(OUT, 0, b"ab")])
+    assert spool.read(OUT, 0, 100) == b"abcdef"
+
+
+def test_a_gap_is_refused_and_what_came_before_it_is_kept(spool: Spool) -> None:
+    with pytest.raises(GapError, match="stdout continues at 2, not at 3"):
+        spool.append([Piece(OUT, 0, b"ab"), Piece(OUT, 3, b"d")])
+    assert spool.read(OUT, 0, 100) == b"ab"
+
+
+def test_the_next_agent_finds_everything_that_was_written(tmp_path: Path) -> None:
+    Spool(tmp_path).append([Piece(OUT, 0, b"abc")])
+    second = Spool(tmp_path)
+    assert second.length(OUT) == 3
+    second.sync()
+    assert second.durable(OUT) == 3
+
+
+def test_a_torn_tail_can_be_cut(spool: Spool) -> None:
+    spool.append([Piece(OUT, 0, b"abcdef")])
+    spool.truncate(OUT, 4)
+    spool.truncate(OUT, 10)
+    assert spool.read(OUT, 0, 100) == b"abcd"
+
+
+def test_reading_beyond_the_end_gives_nothing(spool: Spool) -> None:
+    assert spool.read(OUT, 5, 10) == b""
+    assert spool.read_cached(OUT, 5, 10) == b""
+
+
+def test_a_removed_run_leaves_no_file(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "run")
+    spool.append([Piece(OUT, 0, b"abc")])
+    spool.remove()
+    assert not (tmp_path / "run").exists()
+    assert spool.length(OUT) == 0
+
+
+@given(st.binary(max_size=60), st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=20))
+def test_any_overlapping_pieces_give_the_stream_without_loss_or_repetition(
+    tmp_path_factory: pytest.TempPathFactory, stream: bytes, cuts: list[tuple[int, int]]
+) -> None:
+    spool = Spool(tmp_path_factory.mktemp("spool"))
+    for start, size in cuts:
+        offset = min(start, spool.length(OUT))
+        spool.append([Piece(OUT, offset, stream[offset : offset + size])])
+        assert spool.read(OUT, 0, 100) == stream[: spool.length(OUT)]
