@@ -15,6 +15,7 @@
 #include "kept_environment.h"
 
 #define NODE_NAME_SIZE 256
+#define JOB_NAME_SIZE 32 /* two numbers of ten digits */
 
 struct context {
     struct arguments arguments; /* its defect is also where the task leaves word for slurmstepd */
@@ -194,17 +195,46 @@ static void drain_node(const char *reason)
         slurm_info("overspill: drain: %s: %s", context->node_name, slurm_strerror(errno));
 }
 
+/* The job as slurm_requeue2 wants it. A job array's bare number would stand for all of its tasks. */
+static bool job_name(spank_t spank, char *name, size_t size)
+{
+    uint32_t job_id = 0, array_job_id = 0, array_task_id = NO_VAL;
+
+    if (spank_get_item(spank, S_JOB_ID, &job_id) != ESPANK_SUCCESS)
+        return false;
+    if (spank_get_item(spank, S_JOB_ARRAY_ID, &array_job_id) == ESPANK_SUCCESS && array_job_id != 0 &&
+        spank_get_item(spank, S_JOB_ARRAY_TASK_ID, &array_task_id) == ESPANK_SUCCESS && array_task_id != NO_VAL)
+        snprintf(name, size, "%u_%u", array_job_id, array_task_id);
+    else
+        snprintf(name, size, "%u", job_id);
+    return true;
+}
+
+/* JOB_RUNNING asks for nothing if the job was cancelled meanwhile. */
+static bool requeue_job(char *name)
+{
+    job_array_resp_msg_t *tasks = NULL;
+    bool is_requeued = slurm_requeue2(name, JOB_RUNNING, &tasks) == SLURM_SUCCESS;
+
+    for (uint32_t i = 0; tasks != NULL && i < tasks->job_array_count; i++)
+        if (tasks->error_code[i] != SLURM_SUCCESS)
+            is_requeued = false;
+    if (tasks != NULL)
+        slurm_free_job_array_resp(tasks);
+    return is_requeued;
+}
+
 void virtual_node_exit(spank_t spank)
 {
     const char *reason = context->arguments.defect;
-    uint32_t job_id = 0;
+    char name[JOB_NAME_SIZE];
 
     if (!context->is_virtual || !context->is_batch_step || reason[0] == '\0')
         return;
     drain_node(reason);
-    /* JOB_RUNNING asks for nothing if the job was cancelled meanwhile. From here slurm_error reaches the job's stderr. */
-    if (spank_get_item(spank, S_JOB_ID, &job_id) == ESPANK_SUCCESS && slurm_requeue(job_id, JOB_RUNNING) == SLURM_SUCCESS)
-        slurm_info("overspill: requeue: job %u: %s", job_id, reason);
+    /* By now slurm_error reaches the job's stderr: right for a job that ends here, wrong for one that will run again. */
+    if (job_name(spank, name, sizeof(name)) && requeue_job(name))
+        slurm_info("overspill: requeue: job %s: %s", name, reason);
     else
         slurm_error("overspill: hand over: %s", reason);
 }

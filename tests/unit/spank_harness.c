@@ -5,13 +5,14 @@
  *
  * context=  slurmd | local | allocator | remote | job_script
  * step=     the step's id; without it spank_get_item does not know
- * task=     the task's number on the node; likewise
+ * task=, job=, array=, array_task=   numbers of the task on its node, the job, its array and the array task; likewise
  * argv=, environment=   files of NUL-terminated strings: the job's; without them likewise
  * ppid=     what getppid answers in the task: "slurmstepd" (default) or a number
  * choose=   value given to --overspill, "-" for none at all
- * execve=, prctl=, calloc=, mmap=, requeue=, update=   the errno to fail with
+ * execve=, prctl=, calloc=, asprintf=, mmap=, requeue=, requeue_task=, update=   the errno to fail with
  *
  * The task's hook runs in a child, as in slurmstepd. execve is only written down; it never returns if it succeeds. */
+#define _GNU_SOURCE /* vasprintf */
 #include <errno.h>
 #include <signal.h>
 #include <slurm/slurm.h>
@@ -106,7 +107,11 @@ spank_err_t spank_get_item(spank_t spank, spank_item_t item, ...)
     static const struct {
         spank_item_t item;
         const char *key;
-    } NUMBERS[] = {{S_JOB_STEPID, "step"}, {S_TASK_ID, "task"}, {S_JOB_ID, "job"}};
+    } NUMBERS[] = {{S_JOB_STEPID, "step"},
+                   {S_TASK_ID, "task"},
+                   {S_JOB_ID, "job"},
+                   {S_JOB_ARRAY_ID, "array"},
+                   {S_JOB_ARRAY_TASK_ID, "array_task"}};
     spank_err_t result = ESPANK_NOT_AVAIL;
     va_list arguments;
     int count = 0;
@@ -207,10 +212,23 @@ int slurm_update_node(update_node_msg_t *update)
     return SLURM_SUCCESS;
 }
 
-int slurm_requeue(uint32_t job_id, uint32_t flags)
+int slurm_requeue2(char *job, uint32_t flags, job_array_resp_msg_t **answer)
 {
-    printf("requeue %u %s\n", job_id, flags == JOB_RUNNING ? "running" : "?");
-    return fails("requeue") ? SLURM_ERROR : SLURM_SUCCESS;
+    static uint32_t errors[] = {SLURM_SUCCESS};
+    static job_array_resp_msg_t tasks = {.job_array_count = 1, .error_code = errors};
+
+    printf("requeue %s %s\n", job, flags == JOB_RUNNING ? "running" : "?");
+    if (strchr(job, '_') != NULL)
+        *answer = &tasks;
+    if (fails("requeue"))
+        return SLURM_ERROR;
+    errors[0] = fails("requeue_task") ? ESLURM_DISABLED : SLURM_SUCCESS;
+    return SLURM_SUCCESS;
+}
+
+void slurm_free_job_array_resp(job_array_resp_msg_t *answer)
+{
+    printf("free %u\n", answer->job_array_count);
 }
 
 char *slurm_strerror(int error)
@@ -248,6 +266,18 @@ pid_t __wrap_getppid(void)
 void *__wrap_calloc(size_t count, size_t size)
 {
     return fails("calloc") ? NULL : __real_calloc(count, size);
+}
+
+int __wrap_asprintf(char **text, const char *format, ...)
+{
+    va_list arguments;
+
+    if (fails("asprintf"))
+        return -1;
+    va_start(arguments, format);
+    int length = vasprintf(text, format, arguments);
+    va_end(arguments);
+    return length;
 }
 
 void *__wrap_mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset)

@@ -6,9 +6,10 @@ import errno
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import pytest
@@ -18,11 +19,12 @@ from hypothesis import strategies as st
 REPOSITORY: Final = Path(__file__).parents[2]
 PLUGIN: Final = REPOSITORY / "slurm_plugin" / "spank"
 HARNESS: Final = Path(__file__).with_name("spank_harness.c")
-WRAPPED: Final = ("execve", "prctl", "getppid", "calloc", "mmap")
+WRAPPED: Final = ("execve", "prctl", "getppid", "calloc", "asprintf", "mmap")
 
 BATCH_STEP: Final = 0xFFFFFFFB
 EXTERN_STEP: Final = 0xFFFFFFFC
 INTERACTIVE_STEP: Final = 0xFFFFFFFA
+NO_VAL: Final = 0xFFFFFFFE
 PR_SET_PDEATHSIG: Final = 1
 
 SCRIPT: Final = b"/var/spool/slurmd/job00007/slurm_script"
@@ -113,12 +115,16 @@ class Slurm:
         arguments: Sequence[str] | None = None,
         argv: Sequence[bytes] | None = (SCRIPT,),
         environment: Sequence[bytes] | None = (b"A=1",),
+        job: int | None = 7,
+        numbers: Mapping[str, int] = MappingProxyType({}),
         failing: tuple[str, int] | None = None,
         **asked: str | int,
     ) -> Seen:
-        known: dict[str, str | int | Path] = {"context": "remote", "job": 7, **asked}
+        known: dict[str, str | int | Path] = {"context": "remote", **numbers, **asked}
         if step is not None:
             known["step"] = step
+        if job is not None:
+            known["job"] = job
         if failing is not None:
             known[failing[0]] = failing[1]
         for key, strings in (("argv", argv), ("environment", environment)):
@@ -445,8 +451,9 @@ def test_a_job_too_big_to_execute_fails_as_it_would_on_a_real_node(slurm: Slurm,
     assert seen.all("requeue") == []
 
 
-def test_a_job_for_which_there_is_no_memory_fails(slurm: Slurm) -> None:
-    seen = slurm.start_step(calloc=errno.ENOMEM)
+@pytest.mark.parametrize("function", ["calloc", "asprintf"])
+def test_a_job_for_which_there_is_no_memory_fails(slurm: Slurm, function: str) -> None:
+    seen = slurm.start_step(failing=(function, errno.ENOMEM), environment=[b"LD_PRELOAD=/x.so"])
     assert seen.task_end == f"exited {errno.ENOMEM}"
     assert seen.said == ["overspill: hand over: argv and environment: Cannot allocate memory"]
 
@@ -455,6 +462,30 @@ def test_a_job_that_may_not_be_requeued_fails_with_the_reason_on_its_stderr(slur
     seen = slurm.start_step(execve=errno.ENOENT, requeue=errno.EPERM)
     assert seen.task_end == "exited 1"
     assert seen.all("error") == ["overspill: hand over: /usr/bin/python3: No such file or directory"]
+
+
+def test_a_job_without_a_number_fails_with_the_reason_on_its_stderr(slurm: Slurm) -> None:
+    seen = slurm.start_step(job=None, failing=("execve", errno.ENOENT))
+    assert seen.all("requeue") == []
+    assert seen.all("error") == ["overspill: hand over: /usr/bin/python3: No such file or directory"]
+
+
+def test_of_a_job_array_only_the_task_at_hand_is_requeued(slurm: Slurm) -> None:
+    seen = slurm.start_step(array=5, array_task=3, execve=errno.ENOENT)
+    assert seen.all("requeue") == ["5_3 running"]
+    assert seen.all("info") == ["overspill: requeue: job 5_3: /usr/bin/python3: No such file or directory"]
+    assert seen.all("free") == ["1"]
+
+
+@pytest.mark.parametrize("numbers", [{}, {"array": 0}, {"array": 5}, {"array": 5, "array_task": NO_VAL}])
+def test_a_job_outside_arrays_is_requeued_by_its_own_number(slurm: Slurm, numbers: dict[str, int]) -> None:
+    assert slurm.start_step(numbers=numbers, execve=errno.ENOENT).all("requeue") == ["7 running"]
+
+
+def test_an_array_task_that_may_not_be_requeued_fails_with_the_reason_on_its_stderr(slurm: Slurm) -> None:
+    seen = slurm.start_step(array=5, array_task=3, execve=errno.ENOENT, requeue_task=errno.EPERM)
+    assert seen.all("error") == ["overspill: hand over: /usr/bin/python3: No such file or directory"]
+    assert seen.all("info") == []
 
 
 def test_a_node_that_cannot_be_drained_still_gives_the_job_back(slurm: Slurm) -> None:
