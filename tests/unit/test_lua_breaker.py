@@ -11,7 +11,7 @@ from tests.unit.lua_runtime import VERSIONS, failure_of, module, new_runtime, to
 
 DEADLINE_PAUSE_S = 30
 LONGEST_PAUSE_S = 8
-CHEAP_FAILURES = ["unavailable", "protocol", "status", "internal"]
+CHEAP_FAILURES = ["unavailable", "protocol", "status"]
 
 
 @pytest.fixture(params=VERSIONS)

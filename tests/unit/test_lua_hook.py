@@ -119,6 +119,25 @@ def test_trouble_of_any_kind_leaves_the_job_local_and_is_logged_at_most_twice(sl
     assert slurmctld.eval("#log") <= 2
 
 
+def test_jobs_that_cannot_be_described_do_not_keep_the_router_from_others(slurmctld: Any) -> None:
+    slurmctld.execute("""
+      function answer() return divert end
+      for _ = 1, 5 do submit { script = "x", min_mem_per_cpu = 2 ^ 60 } end
+      job = { script = "x" }
+      submit(job)
+    """)
+    assert (slurmctld.eval("job.partition"), slurmctld.eval("#log")) == ("batch,overspill", 1)
+
+
+def test_without_lua_socket_jobs_run_locally_and_the_log_says_why(slurmctld: Any) -> None:
+    slurmctld.execute("""
+      package.preload["socket.unix"] = nil
+      for _ = 1, 10 do assert(submit { script = "x" } == 0) end
+    """)
+    assert slurmctld.eval("#log") == 1
+    assert "lua-socket is not installed" in slurmctld.eval("log[1]")
+
+
 def test_a_request_beyond_any_reason_is_not_sent(slurmctld: Any) -> None:
     slurmctld.execute("function answer() return divert end; job = { script = 'x', dependency = ('1,'):rep(200000) }")
     assert slurmctld.eval("submit(job)") == SUCCESS

@@ -69,6 +69,8 @@ def _request(runtime: Any, changes: dict[str, Any]) -> dict[str, Any]:
         ({"min_mem_per_cpu": 50}, {"memory_per_cpu_mib": 50}),
         ({"min_mem_per_node": 0}, {"asks_all_memory": True}),
         ({"tres_per_node": "gres:gpu:1", "tres_per_task": "gres:gpu:2"}, {"tres": ["gres:gpu:1", "gres:gpu:2"]}),
+        ({"cpus_per_task": 4, "tres_per_task": "cpu=4"}, {"cpus_per_task": 4}),  # 24.11: --cpus-per-task=4
+        ({"tres_per_task": "cpu:4,gres/gpu:1"}, {"tres": ["gres/gpu:1"]}),
         ({"features": "a&b", "reservation": "r", "licenses": "l:1", "req_nodes": "c1", "exc_nodes": "c2",
           "dependency": "singleton", "array_inx": "1-5%2", "container": "/x"},
          {"features": "a&b", "reservation": "r", "licenses": "l:1", "required_nodes": "c1", "excluded_nodes": "c2",

@@ -1,7 +1,7 @@
 --- A total time budget, measured by a clock that somebody may set.
 --
 -- lua-socket offers the wall clock only. A clock that went backwards ends the budget at once: the job then runs
--- locally, which costs less than waiting for a time that may be an hour away. A clock that went forwards does so anyway.
+-- locally, which costs less than waiting for a time that may be an hour away. One that went forwards does so anyway.
 
 local failure = require "overspill.failure"
 

@@ -4,9 +4,10 @@
 -- ------------- ---------------------------------------------------- ------------------------------
 -- deadline      no answer in time                                    the whole deadline
 -- unavailable   nobody listens, or the connection broke              about 0.1 ms
+--               (or lua-socket is missing)
 -- protocol      the peer does not speak HTTP/2 or gRPC as it should  whatever came before
 -- status        the call ended with a gRPC status other than OK      one round trip
--- internal      a defect of ours, or lua-socket is missing           nothing
+-- internal      a defect of ours, or a job that cannot be described  nothing
 
 local failure = {}
 

@@ -65,8 +65,12 @@ end
 
 -- lua-socket made socket.unix a table of constructors in release 3.0; before, it was the constructor.
 local function load_client()
-  gettime = require("socket").gettime
-  local unix = require "socket.unix"
+  local has_socket, socket = pcall(require, "socket")
+  local has_unix, unix = pcall(require, "socket.unix")
+  if not (has_socket and has_unix) then
+    failure.raise("unavailable", "lua-socket is not installed")
+  end
+  gettime = socket.gettime
   client = Client.new(type(unix) == "table" and unix.stream or unix, settings.socket)
 end
 
@@ -122,11 +126,11 @@ local function submit(job_desc, part_list)
   return response and apply(router.action(response, job_desc, part_list), job_desc) or slurm.SUCCESS
 end
 
+-- A defect says nothing about the sidecar. Counted, one user's odd jobs could open the breaker for everybody.
 local function record_failure(problem)
   if problem.kind == "internal" then
     log_error_once("internal", "defect: " .. problem.detail)
-  end
-  if breaker:record_failure(problem.kind, gettime()) == "opened" then
+  elseif breaker:record_failure(problem.kind, gettime()) == "opened" then
     log_error(string.format("no answer from the sidecar at %s (%s: %s): jobs run locally, next try in %d s",
       settings.socket, problem.kind, problem.detail, breaker.pause_s))
   end

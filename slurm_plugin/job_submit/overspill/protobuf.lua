@@ -64,7 +64,6 @@ local function encode_varint(value)
   return bytes .. string.char(value)
 end
 
--- How each kind is written; `decode` needs no more than the wire type.
 local CODECS = {
   uint = { wire_type = VARINT, default = 0, encode = encode_varint },
   bool = { wire_type = VARINT, default = false, encode = function(value) return encode_varint(value and 1 or 0) end },
@@ -157,7 +156,10 @@ function protobuf.decode(schema, bytes)
     value, position = decode_value(bytes, position, wire_type)
     local field = schema.by_number[(key - wire_type) / 8]
     if field and field.codec.wire_type == wire_type then
-      message[field.name] = field.kind == "bool" and value ~= 0 or field.kind ~= "bool" and value
+      if field.kind == "bool" then
+        value = value ~= 0
+      end
+      message[field.name] = value
     end
   end
   return message

@@ -82,7 +82,7 @@ local UINT32_FIELDS = {
 local TRES_FIELDS = { "tres_per_job", "tres_per_node", "tres_per_socket", "tres_per_task" }
 
 -- Options that no field of the request holds, by the job_desc field that shows them, in the order they are named.
--- No Slurm shows `--deadline` to Lua, and 22.05 shows neither `--core-spec` nor `--thread-spec` (seen): those are beyond us.
+-- No Slurm shows `--deadline` to Lua, and 22.05 (seen) shows neither `--core-spec` nor `--thread-spec`.
 local ODD_FIELDS = {
   { option = "core-spec", field = "core_spec", unset = NO_VAL16, is_set_by_zero = true },
   { option = "thread-spec", field = "thread_spec", unset = NO_VAL16, is_set_by_zero = true },
@@ -142,11 +142,23 @@ local function odd_options(job_desc, cluster_name)
   return options
 end
 
+-- Since 23.11 `--cpus-per-task` shows up in tres_per_task, too; CPUs have fields of their own in the request.
+local function without_cpus(list)
+  local items = {}
+  for item in list:gmatch("[^,]+") do
+    if not item:find("^cpu[:=]") then
+      items[#items + 1] = item
+    end
+  end
+  return table.concat(items, ",")
+end
+
 local function tres(job_desc)
   local requests = {}
   for _, field in ipairs(TRES_FIELDS) do
-    if (job_desc[field] or "") ~= "" then
-      requests[#requests + 1] = job_desc[field]
+    local request = without_cpus(job_desc[field] or "")
+    if request ~= "" then
+      requests[#requests + 1] = request
     end
   end
   return requests
@@ -234,8 +246,9 @@ end
 
 local function divert(response, job_desc, part_list)
   local own_comment = job_desc.admin_comment or ""
+  local object = own_comment:find("%S") and own_comment or "{}"
   local comment = json.is_object(response.admin_comment)
-    and json.with_member(own_comment:find("%S") and own_comment or "{}", router.ADMIN_COMMENT_KEY, response.admin_comment)
+    and json.with_member(object, router.ADMIN_COMMENT_KEY, response.admin_comment)
   if not comment then
     return { verdict = "local", problem = "admin_comment is not a JSON object" }
   elseif not may_use_all(response.partition, part_list) then
