@@ -8,6 +8,7 @@ from typing import ParamSpec
 
 import pytest
 
+from tests.e2e.diversion import wait_until_diverting
 from tests.rig import Rig
 
 P = ParamSpec("P")
@@ -17,6 +18,7 @@ P = ParamSpec("P")
 def rig() -> Iterator[Rig]:
     """Every eligible job is diverted. A test that disturbs something of it heals it again."""
     with Rig.up(policy="overspill_mode=always") as running:
+        wait_until_diverting(running)
         yield running
 
 

@@ -62,16 +62,21 @@ def start_daemons(cluster: Host, site: Host, progress: Progress) -> None:
     for daemon in site.daemons.values():
         progress(f"start {daemon.name}")
         daemon.launch()
-    others = dict(cluster.daemons)
+    by_name = dict(cluster.daemons)
+    sidecar = by_name.pop("sidecar", None)
     # slurmctld dies without munged, and slurmd waits long before it tries an absent slurmctld again.
     for name in ("munged", "slurmctld"):
         progress(f"start {name}")
-        others.pop(name).start()
-    progress(f"start {', '.join(others)}")
-    for daemon in others.values():
+        by_name.pop(name).start()
+    progress(f"start {', '.join(by_name)}")
+    for daemon in by_name.values():
         daemon.launch()
-    for daemon in (*others.values(), *site.daemons.values()):
+    for daemon in (*site.daemons.values(), *by_name.values()):
         daemon.wait_until_ready()
+    if sidecar is not None:
+        # Last: it would take a site that is not there yet for unreachable, and a while pass before it asks again.
+        progress(f"start {sidecar.name}")
+        sidecar.start()
     progress("all daemons accept connections; waiting for idle nodes")
     _wait_for_idle_nodes(cluster)
 

@@ -26,12 +26,13 @@ _DEAD_END_REASONS = ("launch_failed_requeued_held", "JobHeldAdmin", "DependencyN
 def parse_job(line: str) -> dict[str, str]:
     """Return the fields of one line of `scontrol show job --oneliner`.
 
-    A value may hold blanks. Of a name that occurs twice (a comment may hold anything), the first is taken.
+    A value may hold blanks. Of a name that occurs twice (a comment may hold anything), the first is taken. Blanks at a
+    value's end are lost.
     """
     parts = _FIELD.split(line.strip())
     fields: dict[str, str] = {}
     for name, value in zip(parts[1::2], parts[2::2], strict=True):
-        fields.setdefault(name, value)
+        fields.setdefault(name, value.rstrip())
     return fields
 
 
