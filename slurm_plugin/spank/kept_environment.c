@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* These make the C library load code or behave otherwise before Python's first line. Python's own variables are shut
- * out by -I. A name that carries the prefix already gets another, so that taking one off always gives back the original. */
+ * out by -I. A name that carries the prefix already gets another: taking one off always gives back the original. */
 static bool must_be_renamed(const char *entry)
 {
     static const char *const PREFIXES[] = {"LD_", "GCONV_PATH=", "GLIBC_TUNABLES=", "LOCPATH=", KEPT_PREFIX};

@@ -6,7 +6,7 @@
 #define KEPT_PREFIX "OVERSPILL_KEPT_"
 
 /* Return a copy of `environment` (NULL-terminated; NULL is an empty one) in which the names that would bend an
- * interpreter carry KEPT_PREFIX, in the same order. Unrenamed entries are shared with the original. NULL if memory is out. */
+ * interpreter carry KEPT_PREFIX, in the same order. Other entries are shared with the original. NULL without memory. */
 char **kept_environment(char **environment);
 
 #endif

@@ -8,7 +8,7 @@ static int check_choice(int val, const char *choice, int remote)
     static const char *const CHOICES[] = {"auto", "never", "always"};
 
     (void) val;
-    if (remote) /* a submission that slurmctld took is never failed on a node, whatever a newer sbatch may have let pass */
+    if (remote) /* a job that slurmctld has taken never fails on a node for what a newer sbatch may have let pass */
         return 0;
     for (size_t i = 0; choice != NULL && i < sizeof(CHOICES) / sizeof(CHOICES[0]); i++)
         if (strcmp(choice, CHOICES[i]) == 0)

@@ -54,9 +54,9 @@ static bool is_listed(struct arguments *arguments, const char *node_name)
     return is_found;
 }
 
-/* Where the list of virtual nodes or this node's name is unknown, the host decides: one that holds the proxy or the relay's
- * socket serves virtual nodes, and a user's program must not run there. Any other host is none of Overspill's, and to refuse
- * its jobs would stop the cluster. */
+/* Where the list of virtual nodes or this node's name is unknown, the host decides: one that holds the proxy or the
+ * relay's socket serves virtual nodes, and a user's program must not run there. Any other host is none of Overspill's,
+ * and to refuse its jobs would stop the cluster. */
 static bool is_virtual_node(struct arguments *arguments, const char *node_name)
 {
     if (!arguments->are_given)
@@ -107,14 +107,14 @@ static void __attribute__((noreturn)) refuse_step(spank_t spank)
     _exit(EXIT_FAILURE);
 }
 
-/* The node is at fault: leave word for virtual_node_exit, and not a byte in the job's output, which will be another's. */
+/* The node is at fault: leave word for virtual_node_exit, and not a byte in the output of a job that runs again. */
 static void __attribute__((noreturn)) hand_back(const char *object, const char *reason)
 {
     arguments_reject(&context->arguments, object, reason);
     _exit(EXIT_FAILURE);
 }
 
-/* The job is at fault. As slurmstepd does with a script that it cannot execute: a line on stderr, errno as exit code. */
+/* The job is at fault. As slurmstepd does where it cannot execute a script: a line on stderr, errno as exit code. */
 static void __attribute__((noreturn)) fail_job(const char *object, int error)
 {
     slurm_error("overspill: hand over: %s: %s", object, strerror(error));
@@ -127,8 +127,8 @@ static bool is_fault_of_job(int error)
     return error == E2BIG || error == EAGAIN || error == ENOMEM;
 }
 
-/* The kernel's promise that no proxy outlives its slurmstepd: Slurm requeues such a job, and its next proxy would meet the
- * first one. A slurmstepd that died before the promise was made shows as a foreign parent; a parent in another PID
+/* The kernel's promise that no proxy outlives its slurmstepd: Slurm requeues such a job, and its next proxy would meet
+ * the first one. A slurmstepd that died before the promise was made shows as a foreign parent; a parent in another PID
  * namespace shows as 0. */
 static void die_with_slurmstepd(void)
 {
@@ -232,7 +232,7 @@ void virtual_node_exit(spank_t spank)
     if (!context->is_virtual || !context->is_batch_step || reason[0] == '\0')
         return;
     drain_node(reason);
-    /* By now slurm_error reaches the job's stderr: right for a job that ends here, wrong for one that will run again. */
+    /* By now slurm_error reaches the job's stderr: right for a job that ends here, wrong for one that runs again. */
     if (job_name(spank, name, sizeof(name)) && requeue_job(name))
         slurm_info("overspill: requeue: job %s: %s", name, reason);
     else

@@ -12,8 +12,8 @@ void virtual_node_init(spank_t spank, int count, char **values);
 
 /* slurm_spank_task_init: as the user in the task's own process, right before slurmstepd would exec the task.
  *
- * Returns on real nodes. On virtual ones it never does: it becomes the proxy or it exits. To return an error would not be
- * enough, because Slurm ignores it where plugstack.conf says `optional`, and would then run the user's program. */
+ * Returns on real nodes. On virtual ones it never does: it becomes the proxy or it exits. To return an error would not
+ * be enough: Slurm ignores it where plugstack.conf says `optional`, and would then run the user's program. */
 void virtual_node_task_init(spank_t spank);
 
 /* slurm_spank_exit: as root in slurmstepd, after the task and before slurmctld hears how it ended. Drains the node and

@@ -1,5 +1,5 @@
-/* A stand-in for the Slurm program that loads the plugin: it calls the plugin's hooks in Slurm's order and writes down, one
- * line each, what the plugin asks of Slurm and of the kernel.
+/* A stand-in for the Slurm program that loads the plugin: it calls the plugin's hooks in Slurm's order and writes down,
+ * one line each, what the plugin asks of Slurm and of the kernel.
  *
  *   spank_harness KEY=VALUE… -- PLUGSTACK ARGUMENTS…
  *
