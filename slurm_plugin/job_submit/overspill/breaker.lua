@@ -4,7 +4,7 @@
 --
 -- A deadline costs every submitter its whole length, under slurmctld's locks, so one is enough for a long pause.
 -- Other failures cost a tenth of a millisecond: three in a row bring a pause of a second, which doubles while probes
--- fail, so that a sidecar that comes back is noticed soon.
+-- fail, up to a few: a sidecar that comes back is noticed soon.
 
 local Breaker = {}
 Breaker.__index = Breaker
@@ -12,7 +12,7 @@ Breaker.__index = Breaker
 Breaker.DEADLINE_PAUSE_S = 30
 Breaker.FAILURES_BEFORE_PAUSE = 3
 Breaker.FIRST_PAUSE_S = 1
-Breaker.LONGEST_PAUSE_S = 8
+Breaker.LONGEST_PAUSE_S = 4
 
 function Breaker.new()
   return setmetatable({ is_open = false, failures = 0, pause_s = 0, paused_at = 0 }, Breaker)
