@@ -7,7 +7,7 @@ A stream of frames in both directions, each `>IB` (payload length in bytes, type
 | HELLO  | proxy | JSON object `Hello`: who is calling, and how many output bytes it has written. Always the first. |
 | SCRIPT | proxy | the batch script, byte for byte, at most `MAX_PAYLOAD_BYTES` |
 | ARGV   | proxy | NUL-separated argv: argv[0] as slurmd passed it, then the user's arguments |
-| ENV    | proxy | NUL-separated "NAME=value" entries, without `KEPT_PREFIX`. Ends the opening HELLO, SCRIPT, ARGV, ENV |
+| ENV    | proxy | NUL-separated "NAME=value" entries without `KEPT_PREFIX`. Ends the opening HELLO, SCRIPT, ARGV, ENV |
 | STDIN  | proxy | `>Q` offset, then bytes of standard input; no bytes after the offset means end of file |
 | SIGNAL | proxy | `>QB` sequence number from 1, signal number. Sent again after a reconnect until SIGNAL_ACK |
 | ACK    | proxy | `>QQ` bytes of stdout and stderr that are written to the user's files |

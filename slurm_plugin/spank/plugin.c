@@ -9,8 +9,8 @@
 
 SPANK_PLUGIN(overspill, 1)
 
-/* An error in slurmstepd is never returned to SPANK: Slurm takes a batch job whose slurm_spank_init failed for COMPLETED
- * with exit code 0 (seen on 22.05.8), and ignores whatever an `optional` plugin returns. */
+/* An error in slurmstepd is never returned to SPANK: Slurm takes a batch job whose slurm_spank_init failed for
+ * COMPLETED with exit code 0 (seen on 22.05.8), and ignores whatever an `optional` plugin returns. */
 int slurm_spank_init(spank_t spank, int count, char **values)
 {
     switch (spank_context()) {
