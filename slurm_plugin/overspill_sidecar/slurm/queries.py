@@ -49,18 +49,26 @@ _JOB_FIELDS = (
 )
 _PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)")
 #: Flags of a node's state on which no new job is started. Source: sinfo(1), NODE STATE CODES.
-_UNUSABLE = (
-    "DOWN",
-    "DRAIN",
-    "FAIL",
-    "MAINT",
-    "NOT_RESPONDING",
-    "INVAL",
-    "FUTURE",
-    "REBOOT",
-    "RESERVED",
-    "UNKNOWN",
-    "*",
+_UNUSABLE = frozenset(
+    {
+        "BLOCKED",
+        "DOWN",
+        "DRAIN",
+        "DRAINED",
+        "DRAINING",
+        "FAIL",
+        "FAILING",
+        "FUTURE",
+        "INVAL",
+        "INVALID_REG",
+        "MAINT",
+        "NOT_RESPONDING",
+        "REBOOT",
+        "REBOOT_ISSUED",
+        "REBOOT_REQUESTED",
+        "RESERVED",
+        "UNKNOWN",
+    }
 )
 
 
@@ -229,7 +237,7 @@ def _parse_node(values: Mapping[str, str]) -> Node:
     return Node(
         name=values["NodeName"],
         partitions=_names(values.get("Partitions", "")),
-        is_usable=not any(flag in state for flag in _UNUSABLE),
+        is_usable="*" not in state and _UNUSABLE.isdisjoint(state.split("+")),
         cpus=int(values.get("CPUEfctv") or values.get("CPUTot", "0")),
         cpus_allocated=int(values.get("CPUAlloc", "0")),
         memory_mib=int(values.get("RealMemory", "0")),

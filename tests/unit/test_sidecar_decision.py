@@ -1,0 +1,397 @@
+"""Where a submission goes, and why."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overspill.v1.router_pb2 import DecideRequest
+from overspill_sidecar.capacity import Amount, SiteCapacity, SiteView
+from overspill_sidecar.cluster import Snapshot
+from overspill_sidecar.decision import Decision, Situation, Verdict, decide
+from overspill_sidecar.policy import Mode, parse_policy
+from overspill_sidecar.shape import Pins
+from overspill_sidecar.wait import QueuedJob, WaitEstimate
+from tests.unit.sidecar_cluster import (
+    CONFIG,
+    IDLE_SITE,
+    NOW_S,
+    OVERSPILL,
+    TOTAL,
+    full_batch,
+    job,
+    node,
+    partition,
+    queue,
+    running,
+    snapshot,
+)
+
+_WORDS = "overspill_mode={mode},overspill_wait=00:01:00,overspill_from=batch+long,overspill_to=overspill"
+
+
+def _ask(**fields: Any) -> DecideRequest:
+    """Return the request of a plain `sbatch -t 10 --mem-per-cpu=100` of one task."""
+    plain: dict[str, Any] = {
+        "user_id": 2001,
+        "has_script": True,
+        "time_limit_min": 10,
+        "num_tasks": 1,
+        "min_cpus": 1,
+        "min_nodes": 1,
+        "memory_per_cpu_mib": 100,
+    }
+    return DecideRequest(**{**plain, **fields})
+
+
+def _situation(
+    mode: str = "on",
+    wait_s: float = 3600,
+    of: Snapshot | None = None,
+    site: SiteView = IDLE_SITE,
+    promised: Amount = Amount(),  # noqa: B008 - frozen
+    **changes: Any,
+) -> Situation:
+    return replace(
+        Situation(
+            policy=parse_policy([_WORDS.format(mode=mode)])[0],
+            queue=queue(of or snapshot(*full_batch())),
+            sites=[site],
+            promised={"site-a": promised},
+            predict=lambda _: WaitEstimate(wait_s, is_upper_bound=True),
+            unix_time_s=NOW_S,
+        ),
+        **changes,
+    )
+
+
+def _decide(situation: Situation | None = None, **fields: Any) -> Decision:
+    return decide(_ask(**fields), situation or _situation(), "d-1")
+
+
+def test_a_job_that_would_wait_too_long_may_start_at_the_site_as_well() -> None:
+    decision = _decide()
+    assert (decision.verdict, decision.reason) == (Verdict.DIVERT, "wait_above_threshold")
+    assert (decision.site, decision.partition) == ("site-a", "batch,overspill")
+    assert json.loads(decision.admin_comment) == {
+        "decision": "d-1",
+        "site": "site-a",
+        "partition": "batch",
+        "wait_s": 3600,
+        "wait_is_upper_bound": True,
+    }
+
+
+def test_a_job_that_would_wait_less_stays() -> None:
+    decision = _decide(_situation(wait_s=59))
+    assert (decision.verdict, decision.reason) == (Verdict.LOCAL, "wait_below_threshold")
+    assert decision.partition == ""
+
+
+def test_a_job_whose_wait_nobody_knows_stays() -> None:
+    assert _decide(_situation(predict=lambda _: None)).reason == "wait_unknown"
+
+
+def test_an_endless_wait_is_written_as_json_that_everybody_reads() -> None:
+    assert json.loads(_decide(_situation(wait_s=math.inf)).admin_comment)["wait_s"] is None
+
+
+def test_of_several_partitions_each_must_be_too_slow() -> None:
+    def predict(queued: QueuedJob) -> WaitEstimate:
+        return WaitEstimate(3600 if queued.partition == "batch" else 10, is_upper_bound=True)
+
+    assert _decide(_situation(predict=predict), partition="batch,long").reason == "wait_below_threshold"
+    assert _decide(partition="batch,long").partition == "batch,long,overspill"
+
+
+@pytest.mark.parametrize("mode", [*Mode])
+def test_each_mode_goes_as_far_as_it_says(mode: Mode) -> None:
+    decision = _decide(_situation(mode))
+    assert (decision.verdict, decision.reason, decision.partition) == {
+        Mode.OFF: (Verdict.LOCAL, "mode_off", ""),
+        Mode.SHADOW: (Verdict.LOCAL, "shadow_wait_above_threshold", ""),
+        Mode.ON: (Verdict.DIVERT, "wait_above_threshold", "batch,overspill"),
+        Mode.ALWAYS: (Verdict.DIVERT, "mode_always", "overspill"),
+    }[mode]
+
+
+def test_shadow_records_what_it_would_have_done() -> None:
+    assert _decide(_situation("shadow")).would_be is Verdict.DIVERT
+    assert _decide(_situation("shadow", wait_s=1)).would_be is None
+
+
+def test_always_replaces_the_partition_without_a_look_at_the_queue() -> None:
+    decision = _decide(_situation(wait_s=0), overspill_option="always")
+    assert (decision.verdict, decision.reason, decision.partition) == (Verdict.DIVERT, "option_always", "overspill")
+
+
+def test_always_does_not_outrank_the_admin() -> None:
+    assert _decide(_situation("off"), overspill_option="always").reason == "mode_off"
+    assert _decide(_situation(), overspill_option="always", partition="unlisted").reason == "partition_unknown"
+
+
+_NEVER: list[tuple[str, dict[str, Any]]] = [
+    ("interactive", {"has_script": False}),
+    ("option_never", {"overspill_option": "never"}),
+    ("option_unknown", {"overspill_option": "sometimes"}),
+    ("heterogeneous", {"is_het": True}),
+    ("scrontab", {"is_cron": True}),
+    ("held", {"is_held": True}),
+    ("begin_time", {"begin_time_s": NOW_S + 60}),
+    ("dependency", {"dependency": "afterok:1"}),
+    ("reservation", {"reservation": "r"}),
+    ("node_list", {"required_nodes": "c1"}),
+    ("node_list", {"excluded_nodes": "ovs[1-4]"}),
+    ("node_list", {"excluded_nodes": "c[1"}),
+    ("burst_buffer", {"burst_buffer": "#BB x"}),
+    ("licence", {"licenses": "matlab:1"}),
+    ("feature", {"features": "avx512"}),
+    ("gres", {"tres": ["gres/gpu:1"]}),
+    ("container", {"container": "/image"}),
+    ("exclusive", {"is_exclusive": True}),
+    ("all_memory", {"asks_all_memory": True}),
+    ("odd_option", {"odd_options": ["--switches"]}),
+    ("several_nodes", {"min_nodes": 2}),
+    ("several_nodes", {"num_tasks": 8, "tasks_per_node": 4}),
+]
+
+
+@pytest.mark.parametrize(("reason", "fields"), _NEVER)
+@pytest.mark.parametrize("mode", ["on", "always"])
+def test_a_job_that_the_site_could_not_run_alike_always_stays(reason: str, fields: dict[str, Any], mode: str) -> None:
+    decision = _decide(_situation(mode), **fields)
+    assert (decision.verdict, decision.reason) == (Verdict.LOCAL, reason)
+
+
+_requests = st.fixed_dictionaries(
+    {},
+    optional={
+        "partition": st.sampled_from(["", "batch", "long", "batch,long", "overspill", "nowhere", ","]),
+        "account": st.sampled_from(["", "physics"]),
+        "time_limit_min": st.sampled_from([0, 1, 10_000, 0xFFFFFFFF, 0xFFFFFFFE]),
+        "num_tasks": st.integers(0, 20),
+        "cpus_per_task": st.integers(0, 4),
+        "memory_per_node_mib": st.integers(0, 40_000),
+        "memory_per_cpu_mib": st.integers(0, 4_000),
+        "array": st.sampled_from(["", "1-3", "1-1000%4", "nonsense"]),
+        "overspill_option": st.sampled_from(["", "auto", "always"]),
+        "tasks_per_node": st.integers(0, 3),
+    },
+)
+_situations = st.builds(
+    _situation,
+    mode=st.sampled_from([*Mode]),
+    wait_s=st.sampled_from([0.0, 30.0, 61.0, math.inf]),
+    site=st.sampled_from([IDLE_SITE, replace(IDLE_SITE, is_reachable=False), replace(IDLE_SITE, capacity=None)]),
+    promised=st.sampled_from([Amount(), Amount(7, 100), Amount(8, 16384)]),
+)
+
+
+@given(_situations, _requests, st.sampled_from(_NEVER))
+def test_no_job_with_a_never_divert_attribute_is_ever_diverted(
+    situation: Situation, fields: dict[str, Any], never: tuple[str, dict[str, Any]]
+) -> None:
+    assert _decide(situation, **{**fields, **never[1]}).verdict is not Verdict.DIVERT
+
+
+@given(_situations, _requests)
+def test_every_answer_is_complete_and_only_diversions_change_the_job(
+    situation: Situation, fields: dict[str, Any]
+) -> None:
+    decision = _decide(situation, **fields)
+    assert decision.reason
+    assert decision.reason == decision.reason.lower().replace(" ", "_")
+    if decision.verdict is Verdict.DIVERT:
+        assert decision.partition.split(",")[-1] == "overspill"
+        assert json.loads(decision.admin_comment)["decision"] == "d-1"
+    else:
+        assert (decision.partition, decision.pins, decision.admin_comment) == ("", Pins(), "")
+
+
+@given(_situations, _requests)
+def test_nothing_is_diverted_beyond_what_is_free_or_where_nothing_is_known(
+    situation: Situation, fields: dict[str, Any]
+) -> None:
+    decision = _decide(situation, **fields)
+    if decision.verdict is not Verdict.DIVERT:
+        return
+    site = situation.sites[0]
+    assert site.is_reachable
+    assert site.capacity is not None
+    assert decision.shape is not None
+    if decision.reason == "wait_above_threshold":
+        left = site.capacity.free - situation.promised["site-a"]
+        assert decision.shape.cpus * decision.shape.slots <= left.cpus
+
+
+@pytest.mark.parametrize("command", ["srun", "salloc"])
+@pytest.mark.parametrize("mode", [*Mode])
+def test_interactive_jobs_in_an_overspill_partition_are_refused_with_a_way_out(command: str, mode: Mode) -> None:
+    decision = _decide(_situation(mode), has_script=False, partition="batch,overspill")
+    assert decision.verdict is Verdict.REFUSE
+    assert "overspill: partition overspill runs batch jobs only" in decision.user_message
+    assert command in decision.user_message
+    assert "sbatch" in decision.user_message
+
+
+def test_interactive_jobs_are_refused_there_even_while_slurm_is_silent() -> None:
+    assert _decide(_situation(queue=None), has_script=False, partition="overspill").verdict is Verdict.REFUSE
+
+
+def test_a_batch_job_whose_user_chose_the_overspill_partition_is_left_alone() -> None:
+    decision = _decide(partition="overspill")
+    assert (decision.verdict, decision.reason) == (Verdict.LOCAL, "overspill_partition_named")
+
+
+@pytest.mark.parametrize(
+    ("reason", "changes"),
+    [
+        ("queue_unknown", {"queue": None}),
+        ("site_unreachable", {"site": replace(IDLE_SITE, is_reachable=False)}),
+        ("capacity_unknown", {"site": replace(IDLE_SITE, capacity=None)}),
+        ("no_such_site", {"sites": []}),
+    ],
+)
+@pytest.mark.parametrize("mode", ["on", "always"])
+def test_in_doubt_about_queue_or_site_the_job_stays(reason: str, changes: dict[str, Any], mode: str) -> None:
+    assert _decide(_situation(mode, **changes)).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "target"),
+    [
+        ("target_down", {"is_up": False}),
+        ("target_restricted", {"is_restricted": True}),
+        ("target_account", {"allow_accounts": ("physics",)}),
+        ("target_account", {"deny_accounts": ("physics",)}),
+        ("target_qos", {"allow_qos": ("high",)}),
+        ("target_time_limit", {"max_time_s": 60}),
+        ("target_memory_limit", {"max_memory_per_node_mib": 50}),
+        ("target_cpu_limit", {"max_cpus_per_node": 1}),
+    ],
+)
+@pytest.mark.parametrize("mode", ["on", "always"])
+def test_a_job_that_slurm_would_reject_over_there_stays(reason: str, target: dict[str, Any], mode: str) -> None:
+    of = snapshot(*full_batch(), partitions=(partition(), replace(OVERSPILL, **target)))
+    assert _decide(_situation(mode, of=of), num_tasks=2).reason == reason
+
+
+def test_a_job_with_an_account_that_the_target_admits_goes() -> None:
+    target = replace(OVERSPILL, allow_accounts=("physics",), deny_qos=("low",))
+    of = snapshot(*full_batch(), partitions=(partition(), target))
+    assert _decide(_situation(of=of), account="physics", qos="high").verdict is Verdict.DIVERT
+
+
+@pytest.mark.parametrize("mode", ["on", "always"])
+def test_while_the_virtual_node_is_drained_nothing_goes_there(mode: str) -> None:
+    of = snapshot(*full_batch(), nodes={"c1": node("c1", 8), "ovs1": node("ovs1", 8, 16384, is_usable=False)})
+    assert _decide(_situation(mode, of=of)).reason == "target_nodes_down"
+
+
+@pytest.mark.parametrize("mode", ["on", "always"])
+def test_a_job_larger_than_anything_over_there_stays(mode: str) -> None:
+    small = SiteCapacity(Amount(2, 1000), Amount(2, 1000), Amount(2, 1000))
+    assert _decide(_situation(mode), memory_per_cpu_mib=20_000).reason == "larger_than_node"
+    assert _decide(_situation(mode, site=replace(IDLE_SITE, capacity=small)), num_tasks=4).reason == "larger_than_site"
+
+
+def test_a_site_without_memory_management_takes_any_memory() -> None:
+    capacity = SiteCapacity(Amount(8), Amount(8), Amount(8))
+    assert _decide(_situation(site=replace(IDLE_SITE, capacity=capacity))).verdict is Verdict.DIVERT
+
+
+def test_a_job_that_its_own_partition_could_never_run_is_left_to_slurm() -> None:
+    assert _decide(num_tasks=9, memory_per_cpu_mib=1).reason == "larger_than_own_partition"
+
+
+@pytest.mark.parametrize(
+    ("what", "changes"),
+    [
+        ("promised", {"promised": Amount(8, 100)}),
+        ("used at the site", {"site": replace(IDLE_SITE, capacity=SiteCapacity(TOTAL, Amount(), Amount()))}),
+        ("split up", {"site": replace(IDLE_SITE, capacity=SiteCapacity(TOTAL, TOTAL, Amount(0, 50)))}),
+        ("allocated by Slurm", {"of": snapshot(*full_batch(), running(7, "ovs1", 8, partitions=("overspill",)))}),
+        ("waited for", {"of": snapshot(*full_batch(), job(7, cpus=8, partitions=("batch", "overspill")))}),
+    ],
+)
+def test_a_job_goes_only_where_a_slot_is_free_now(what: str, changes: dict[str, Any]) -> None:
+    assert _decide(_situation(**changes)).reason == "no_free_slot"
+    assert _decide(_situation("always", **changes)).verdict is Verdict.DIVERT
+
+
+def test_held_and_dependent_jobs_over_there_claim_nothing() -> None:
+    of = snapshot(*full_batch(), job(7, cpus=8, partitions=("overspill",), reason="Dependency"))
+    assert _decide(_situation(of=of)).verdict is Verdict.DIVERT
+
+
+def test_an_array_goes_only_if_all_that_runs_at_once_fits() -> None:
+    assert _decide(array="1-100%8").verdict is Verdict.DIVERT
+    assert _decide(array="1-9").reason == "no_free_slot"
+    assert _decide(array="what").reason == "array_unreadable"
+
+
+def test_a_partition_that_the_policy_does_not_name_keeps_its_jobs() -> None:
+    of = snapshot(*full_batch(), partitions=(partition("debug"), partition(), OVERSPILL))
+    assert _decide(_situation(of=of), partition="debug").reason == "partition_not_in_from"
+    assert _decide(_situation(of=of), partition="batch,debug").reason == "partition_not_in_from"
+    assert _decide(_situation(of=snapshot(partitions=(OVERSPILL,)))).reason == "partition_unknown"
+
+
+def test_defaults_of_the_own_partition_are_pinned() -> None:
+    own = partition(default_time_s=1800, memory_per_cpu_mib=500)
+    of = snapshot(*full_batch(), partitions=(own, OVERSPILL))
+    decision = _decide(_situation(of=of), time_limit_min=0, memory_per_cpu_mib=0, num_tasks=2)
+    assert decision.pins == Pins(time_limit_min=30, memory_per_cpu_mib=500)
+
+
+@pytest.mark.parametrize(
+    ("own", "config", "pins"),
+    [
+        (partition(), CONFIG, Pins(1440, 100, 0)),
+        (partition(default_time_s=90), CONFIG, Pins(2, 100, 0)),
+        (partition(memory_per_node_mib=900), CONFIG, Pins(1440, 0, 900)),
+        (partition(), replace(CONFIG, memory_per_cpu_mib=None, memory_per_node_mib=700), Pins(1440, 0, 700)),
+        (partition(), replace(CONFIG, manages_memory=False), Pins(1440, 0, 0)),
+    ],
+)
+def test_what_is_pinned_is_what_slurm_would_have_given(own: Any, config: Any, pins: Pins) -> None:
+    of = snapshot(*full_batch(), partitions=(own, OVERSPILL), config=config)
+    assert _decide(_situation(of=of), time_limit_min=0, memory_per_cpu_mib=0).pins == pins
+
+
+def test_what_the_user_gave_is_not_pinned() -> None:
+    assert _decide().pins == Pins()
+    assert _decide(memory_per_cpu_mib=0, memory_per_node_mib=300).pins == Pins()
+
+
+def test_defaults_that_cannot_be_told_or_kept_keep_the_job() -> None:
+    whole_nodes = snapshot(*full_batch(), config=replace(CONFIG, memory_per_cpu_mib=None))
+    assert _decide(_situation(of=whole_nodes), memory_per_cpu_mib=0).reason == "default_is_all_memory"
+    assert _decide(partition="batch,long", time_limit_min=0).reason == "defaults_differ"
+    unlimited = snapshot(partitions=(partition(max_time_s=None), replace(OVERSPILL, default_time_s=60)))
+    assert _decide(_situation(of=unlimited), time_limit_min=0).reason == "target_time_default"
+
+
+def test_exclusive_partitions_keep_their_jobs() -> None:
+    of = snapshot(*full_batch(), partitions=(partition(is_exclusive=True), OVERSPILL))
+    assert _decide(_situation(of=of)).reason == "exclusive"
+
+
+def test_a_begin_time_that_has_passed_holds_nothing_back() -> None:
+    assert _decide(begin_time_s=NOW_S - 1).verdict is Verdict.DIVERT
+
+
+def test_sites_are_taken_in_the_policys_order() -> None:
+    other = replace(IDLE_SITE, name="site-b", partition="ovs-b")
+    of = snapshot(*full_batch(), partitions=(partition(), OVERSPILL, partition("ovs-b", ("ovs1",), max_time_s=None)))
+    words = "overspill_wait=1,overspill_from=batch,overspill_to=ovs-b+overspill"
+    situation = replace(_situation(of=of), policy=parse_policy([words])[0], sites=[IDLE_SITE, other])
+    assert _decide(situation).site == "site-b"
+    situation = replace(situation, sites=[IDLE_SITE, replace(other, is_reachable=False)])
+    assert _decide(situation).site == "site-a"

@@ -1,0 +1,171 @@
+"""Reading what a real Slurm 22.05.8 printed (`slurm_22_05/`), and refusing what it would never print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overspill.errors import UnavailableError
+from overspill_sidecar.cluster import Job, Trail
+from overspill_sidecar.slurm import queries
+from overspill_sidecar.slurm.process import environment
+
+_RECORDED = Path(__file__).parent / "slurm_22_05"
+
+
+def _text(name: str) -> str:
+    return (_RECORDED / f"{name}.txt").read_bytes().decode()
+
+
+@pytest.fixture(name="jobs", scope="module")
+def _jobs() -> dict[int, Job]:
+    return {job.slurm_job_id: job for job in queries.parse_jobs(_text("jobs"))}
+
+
+def test_a_running_job_is_read_whole(jobs: dict[int, Job]) -> None:
+    job = jobs[22]
+    assert (job.state, job.partitions, job.nodes, job.batch_host) == ("RUNNING", ("batch",), "c1", "c1")
+    assert (job.user_id, job.user_name, job.group_id) == (2001, "alice", 2001)
+    assert (job.cpus, job.memory_mib, job.time_limit_s) == (2, 200, 1800)
+    assert (job.start_time_s, job.end_time_s) == (1795258246, 1795260046)
+    assert job.is_active
+    assert not job.is_pending
+
+
+def test_array_tasks_have_their_own_job_ids_and_the_rest_of_the_array_is_one_record(jobs: dict[int, Job]) -> None:
+    assert (jobs[30].array_task_id, jobs[31].array_task_id, jobs[22].array_task_id) == (1, 2, None)
+    assert (jobs[23].is_pending, jobs[23].tasks) == (True, 2)
+
+
+def test_jobs_that_wait_for_something_of_their_own_do_not_compete(jobs: dict[int, Job]) -> None:
+    assert [jobs[job_id].reason for job_id in (23, 25, 26, 28)] == [
+        "JobArrayTaskLimit",
+        "JobHeldUser",
+        "BeginTime",
+        "Resources",
+    ]
+    assert [jobs[job_id].is_competing for job_id in (23, 25, 26, 28)] == [False, False, False, True]
+
+
+def test_a_job_in_several_partitions_lists_them(jobs: dict[int, Job]) -> None:
+    assert jobs[25].partitions == ("batch", "long")
+
+
+def test_a_job_without_limit_has_none_and_no_planned_end(jobs: dict[int, Job]) -> None:
+    assert (jobs[28].time_limit_s, jobs[28].end_time_s) == (None, None)
+
+
+def test_our_trail_is_found_beside_the_sites_own_comment() -> None:
+    (job,) = queries.parse_jobs(_text("job"))
+    assert job.trail == Trail("d-1", "site-a", "batch")
+    assert job.admin_comment.startswith('{"site":{"note":"kept"}')
+    assert not job.can_requeue
+
+
+def test_a_name_full_of_newlines_and_a_comment_full_of_keys_forge_nothing(jobs: dict[int, Job]) -> None:
+    assert sorted(jobs) == [22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33]
+    assert (jobs[28].state, jobs[29].user_name) == ("PENDING", "bob")
+
+
+@pytest.mark.parametrize(
+    "comment",
+    ["(null)", "", "free text", '"overspill"', '{"overspill": 7}', '["overspill"]', '{"overspill": {"decision"'],
+)
+def test_what_others_write_into_the_admin_comment_is_no_trail(comment: str) -> None:
+    assert queries.parse_trail(comment) is None
+
+
+def test_no_jobs_is_an_answer() -> None:
+    assert queries.parse_jobs("") == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "squeue: something else\n",
+        _text("jobs")[:-30],
+        _text("jobs").replace("\x1f", "|"),
+        _text("jobs").replace("RUNNING\x1f", "", 1),
+        _text("jobs").replace("4294901743", "high", 1),
+    ],
+)
+def test_half_an_answer_is_no_answer(text: str) -> None:
+    with pytest.raises(UnavailableError):
+        queries.parse_jobs(text)
+
+
+@given(st.text(alphabet=st.sampled_from("\x1e\x1f\n01aA=|,"), max_size=200))
+def test_no_text_makes_the_parsers_fail_in_another_way(text: str) -> None:
+    for parse in (queries.parse_jobs, queries.parse_partitions, queries.parse_nodes, queries.parse_config):
+        try:
+            parse(text)
+        except UnavailableError:
+            continue
+
+
+def test_partitions_are_read_with_their_limits() -> None:
+    partitions = queries.parse_partitions(_text("partitions"))
+    batch, overspill = partitions["batch"], partitions["overspill"]
+    assert (batch.is_default, batch.is_up, batch.nodes) == (True, True, ("c1", "c2", "c3", "c4"))
+    assert (batch.max_time_s, batch.default_time_s, batch.given_time_s) == (86400, 3600, 3600)
+    assert (overspill.is_default, overspill.max_time_s, overspill.max_nodes) == (False, None, 1)
+    assert (batch.allow_accounts, batch.is_restricted, batch.is_exclusive) == ((), False, False)
+
+
+def test_a_partition_for_some_only_is_told_from_one_for_all() -> None:
+    line = _text("partitions").splitlines()[0]
+    assert queries.parse_partitions(line.replace("AllowGroups=ALL", "AllowGroups=hpc"))["batch"].is_restricted
+    named = queries.parse_partitions(line.replace("AllowAccounts=ALL", "AllowAccounts=a,b"))["batch"]
+    assert named.allow_accounts == ("a", "b")
+    denied = queries.parse_partitions(line.replace("AllowAccounts=ALL", "DenyAccounts=c"))["batch"]
+    assert denied.deny_accounts == ("c",)
+    assert queries.parse_partitions(line.replace("OverSubscribe=NO", "OverSubscribe=EXCLUSIVE"))["batch"].is_exclusive
+
+
+def test_nodes_are_read_with_what_is_allocated() -> None:
+    nodes = queries.parse_nodes(_text("nodes"))
+    assert sorted(nodes) == ["c1", "c2", "c3", "c4", "ovs1"]
+    assert (nodes["c1"].cpus, nodes["c1"].cpus_allocated, nodes["c1"].memory_allocated_mib) == (2, 2, 200)
+    assert (nodes["c1"].is_usable, nodes["c1"].partitions) == (True, ("batch", "long"))
+
+
+@pytest.mark.parametrize("state", ["IDLE+DRAIN", "DOWN*", "IDLE*", "MIXED+DRAIN", "INVAL", "DOWN+NOT_RESPONDING"])
+def test_a_node_that_starts_no_job_is_not_usable(state: str) -> None:
+    line = _text("nodes").splitlines()[0].replace("State=ALLOCATED", f"State={state}")
+    assert not queries.parse_nodes(line)["c1"].is_usable
+
+
+@pytest.mark.parametrize("state", ["IDLE", "MIXED", "ALLOCATED+COMPLETING", "MIXED+PLANNED", "IDLE+CLOUD+POWERED_DOWN"])
+def test_a_node_that_starts_jobs_now_or_when_it_is_free_is_usable(state: str) -> None:
+    line = _text("nodes").splitlines()[0].replace("State=ALLOCATED", f"State={state}")
+    assert queries.parse_nodes(line)["c1"].is_usable
+
+
+def test_a_reason_text_on_a_node_changes_nothing_before_it() -> None:
+    line = _text("nodes").splitlines()[0] + " Reason=bad State=IDLE CPUTot=99 [root@1795258246]"
+    assert queries.parse_nodes(line)["c1"].cpus == 2
+
+
+def test_the_configuration_holds_policy_words_and_defaults() -> None:
+    config = queries.parse_config(_text("config"))
+    assert (config.cluster_name, config.kill_wait_s, config.memory_per_cpu_mib) == ("rig", 5, 100)
+    assert config.manages_memory
+    assert any("overspill_wait=00:01:00" in text for text in config.parameters)
+    assert any("overspill_wait@long=04:00:00" in text for text in config.parameters)
+
+
+def test_slurms_commands_see_no_setting_of_the_admins_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQUEUE_FORMAT", "%i")
+    monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/slurm.conf")
+    seen = environment()
+    assert "SQUEUE_FORMAT" not in seen
+    assert (seen["SLURM_TIME_FORMAT"], seen["SLURM_CONF"]) == ("%s", "/etc/slurm/slurm.conf")
+
+
+def test_an_update_is_one_argument_per_field_whatever_is_in_it() -> None:
+    argv = queries.update_argv(7, {"AdminComment": '{"a": "b c; $(d)"}'})
+    assert argv == ["scontrol", "update", "JobId=7", 'AdminComment={"a": "b c; $(d)"}']
