@@ -33,7 +33,7 @@ def test_a_run_whose_job_runs_is_left_alone() -> None:
 
 def test_a_run_without_a_job_is_stopped_only_once_slurm_has_said_so_twice() -> None:
     first = step([_run()], [], frozenset())
-    assert (first.stops, first.suspects) == ((), {"run-7-0"})
+    assert (first.stops, first.suspects) == ((), frozenset({"run-7-0"}))
     assert step([_run()], [], first.suspects).stops == ("run-7-0",)
 
 

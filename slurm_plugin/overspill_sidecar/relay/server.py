@@ -46,6 +46,7 @@ class Relay:
         self._unverified: Counter[int] = Counter()
         self._lookups = asyncio.Semaphore(_MAX_LOOKUPS)
         self._group = asyncio.TaskGroup()
+        self._is_closing = False
 
     async def run(self, path: Path, started: asyncio.Event) -> None:
         """Serve on `path`, which the caller holds, until cancelled; sets `started` once proxies may connect.
@@ -59,6 +60,7 @@ class Relay:
                 started.set()
                 await asyncio.Event().wait()
             finally:
+                self._is_closing = True
                 server.close()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -131,7 +133,12 @@ class Relay:
         self._settle(session)
 
     def _settle(self, session: Session) -> None:
-        """See to it that the site does with the run what its job's end asks for."""
+        """See to it that the site does with the run what its job's end asks for.
+
+        A relay that is closing leaves it to the next one.
+        """
+        if self._is_closing:
+            return
         run_id, site = session.run_id, session.site
         if run_id is not None and session.is_settled:
             self._until_done(lambda: _release(site, run_id), f"release {run_id}")

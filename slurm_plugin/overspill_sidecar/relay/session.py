@@ -30,8 +30,8 @@ from overspill_sidecar.slurm import ClusterView
 
 _log = structlog.get_logger(__name__)
 
-#: How long one attempt waits for the channel to connect.
-_CONNECT_S = 5.0
+#: How long one attempt waits for the channel to connect; how soon a cancelled job that nobody took may end.
+_CONNECT_S = 1.0
 #: Slurm's clock and ours may differ by this much when they decide whether an earlier relay saw the job.
 _CLOCK_SKEW_S = 5.0
 
@@ -137,13 +137,12 @@ class Session:
         """Have the site store the run, and set `run_id`. Return how the job ends if the site does not take it."""
         backoff, give_up_at = Backoff(), time.monotonic() + self._surroundings.unreachable_grace_s
         while True:
+            is_connected = await self.site.is_connected(_CONNECT_S)
+            reason = f"the agent of {self.site.name} cannot be reached"
             try:
-                if await self.site.is_connected(_CONNECT_S):
-                    response = await self._submit_once()
-                    self.run_id = response.run_id
-                    self._log.info("run accepted", action="run_accepted", run_id=self.run_id, is_new=response.is_new)
+                if is_connected:
+                    await self._submit_once()
                     return None
-                reason = f"the agent of {self.site.name} cannot be reached"
             except RequestError as error:
                 return self._turned_down(error.reason)
             except OverspillError as error:
@@ -153,18 +152,21 @@ class Session:
                 return EndAs(signal_number=self._ending_signal)
             if not self._may_run_already and time.monotonic() >= give_up_at and goes_home(self.job):
                 return GoHome(reason)
-            await backoff.wait()
+            if is_connected:
+                await backoff.wait()
 
-    async def _submit_once(self) -> agent_pb2.SubmitResponse:
+    async def _submit_once(self) -> None:
         """Submit, minding what a failure leaves open: without a clear answer the run may have been stored."""
         try:
-            return await self.site.submit(self._request)
+            response = await self.site.submit(self._request)
         except (RequestError, ExhaustedError):
             self._may_run_already = False
             raise
         except OverspillError:
             self._may_run_already = True
             raise
+        self.run_id = response.run_id
+        self._log.info("run accepted", action="run_accepted", run_id=self.run_id, is_new=response.is_new)
 
     def _turned_down(self, reason: str) -> Ending:
         self._log.warning("site turned the job down", action="submit_refused", reason=reason)
