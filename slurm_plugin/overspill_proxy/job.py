@@ -11,7 +11,7 @@ import os
 import resource
 from binascii import b2a_base64
 
-from overspill.proxy_framing import PROTOCOL, FrameType, encode
+from overspill.proxy_framing import KEPT_PREFIX, PROTOCOL, FrameType, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ LIMITS = ("CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "ME
 UNLIMITED = resource.RLIM_INFINITY
 _UNLIMITED_IN_SLURM = 2**64 - 1
 _LIMIT_PREFIX = b"SLURM_RLIMIT_"
-#: Variables that would bend the proxy's own interpreter; spank_overspill.so hides them behind this prefix.
-_KEPT_PREFIX = b"OVERSPILL_KEPT_"
 _MEBIBYTE = 1024 * 1024
 
 
@@ -103,11 +101,7 @@ def value_of(environment: list[bytes], name: bytes) -> bytes | None:
 def script_environment(environment: list[bytes]) -> list[bytes]:
     """Return what the script's environment is once slurmstepd is done with it, in the same order."""
     limits = tuple(_LIMIT_PREFIX + name.encode() + b"=" for name in LIMITS)
-    return [
-        entry[len(_KEPT_PREFIX) :] if entry.startswith(_KEPT_PREFIX + b"LD_") else entry
-        for entry in environment
-        if not entry.startswith(limits)
-    ]
+    return [entry.removeprefix(KEPT_PREFIX) for entry in environment if not entry.startswith(limits)]
 
 
 def script_limits(environment: list[bytes], own_limit: Callable[[str], tuple[int, int]]) -> dict[str, tuple[int, int]]:

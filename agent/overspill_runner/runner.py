@@ -1,0 +1,1149 @@
+"""Runs one batch script as slurmstepd would have, and keeps its agent informed. One file; it dials out only.
+
+`python3 -I -S runner.py --url https://site:7444 --run RUN_ID --attempt N --token-file PATH --ca-file PATH`
+
+The protocol is `overspill.runner_protocol`. The runner may be the first process of a PID namespace; elsewhere it is a
+child subreaper, so that no process of the script gets away from it.
+
+Who does what:
+
+* The launcher, a child that is forked before there are threads, waits for its orders and becomes the script.
+* `Preparation` (thread) fetches what is to be run. `Events` (thread) follows what the agent says.
+* `OutputReader` (thread per stream) moves output into the `SendLog`, which holds a bounded amount of what the agent
+  does not hold durably yet. When it is full, nobody reads, and the script waits in its write: nothing is lost.
+* `Upload` (thread) sends the log, and again from the acknowledged offsets after any break.
+* `Supervisor` (main thread) alone signals, reaps and decides.
+
+Everything sleeps until something happens. Errors of its own go to its standard error, which is the site's log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import errno
+import fcntl
+import http.client
+import json
+import os
+import queue
+import resource
+import select
+import signal
+import socket
+import ssl
+import stat
+import struct
+import sys
+import threading
+import time
+import urllib.parse
+from collections import deque
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Deque, Dict, Iterator, List, NoReturn, Optional, Tuple
+
+# The contract; tests/unit/test_runner_contract.py holds it to overspill.runner_protocol.
+PATH_PREFIX = "/runner/v1"
+FRAME_HEADER = struct.Struct(">BIQ")
+MAX_FRAME_BYTES = 256 * 1024
+KEEPALIVE_S = 10.0
+STDOUT = 1
+STDERR = 2
+REPORT = 3
+
+#: Output that the agent does not hold durably yet; beyond it the script waits.
+WINDOW_BYTES = 16 * 1024 * 1024
+#: What an entry of the send log weighs besides its bytes, roughly.
+ENTRY_BYTES = 256
+FIRST_BACK_OFF_S = 0.1
+LONGEST_BACK_OFF_S = 5.0
+#: Inputs that are not complete yet (425) are asked for again after this.
+NOT_READY_S = 0.5
+NOT_READY = 425
+NETWORK_TIMEOUT_S = 30.0
+#: How long the agent may take for a start that it has not refused. No lease is known until then.
+STARTUP_LEASE_S = 600.0
+#: Slurm enforces the time limit; the runner does only where Slurm has not, for want of a connection.
+TIME_LIMIT_GRACE_S = 60.0
+#: How long output may stand still once all processes are dead: then somebody who is none of them holds the pipe.
+DRAIN_S = 5.0
+#: How long an agent that has let the lease run out is still tried for the last report.
+LAST_WORD_S = 60.0
+KILL_AGAIN_S = 0.25
+
+EXIT_DELIVERED = 0
+EXIT_FENCED = 3
+EXIT_LEASE_LOST = 4
+
+_F_SETPIPE_SZ = 1031
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def now_s() -> float:
+    """Return monotonic seconds that go on while the machine sleeps: a lease does, too."""
+    return time.clock_gettime(_CLOCK)
+
+
+def note(message: str) -> None:
+    """Write one line to the site's log."""
+    sys.stderr.write(time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime()) + message + "\n")
+    sys.stderr.flush()
+
+
+def prctl(option: int, argument: int) -> bool:
+    """Ask the kernel for something by prctl, where the interpreter has ctypes; return whether it worked."""
+    try:
+        import ctypes  # noqa: PLC0415 (some builds have none; the runner then does without)
+    except ImportError:
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    return hasattr(libc, "prctl") and libc.prctl(option, argument, 0, 0, 0) == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The agent
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class FencedError(Exception):
+    """409: another attempt has taken over, or the run is over."""
+
+
+class RefusedError(Exception):
+    """The agent answered with another status than 200."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("the agent answered {}".format(status))
+        self.status = status
+
+
+#: What a broken or confused peer makes happen; trying again may help.
+TRANSIENT = (OSError, http.client.HTTPException, RefusedError, ValueError, LookupError, TypeError)
+
+
+class BackOff:
+    """Growing pauses between tries."""
+
+    def __init__(self) -> None:
+        self._next_s = FIRST_BACK_OFF_S
+
+    def reset(self) -> None:
+        self._next_s = FIRST_BACK_OFF_S
+
+    def sleep(self) -> None:
+        time.sleep(self._next_s)
+        self._next_s = min(LONGEST_BACK_OFF_S, self._next_s * 2)
+
+
+class Agent:
+    """The agent's requests for this attempt."""
+
+    def __init__(self, url: str, run_id: str, attempt: int, token: str, ca_file: str) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname:
+            raise ValueError("not an https URL: {}".format(url))
+        self._host = parts.hostname
+        self._port = parts.port or 443
+        self._base = "{}/{}/{}/".format(PATH_PREFIX, urllib.parse.quote(run_id, safe=""), attempt)
+        self._headers = {"Authorization": "Bearer " + token}
+        self._tls = ssl.create_default_context(cafile=ca_file)
+        self._tls.minimum_version = ssl.TLSVersion.TLSv1_3
+
+    def connect(self, timeout_s: float = NETWORK_TIMEOUT_S) -> http.client.HTTPSConnection:
+        """Return a new connection; small writes leave at once, and a silent peer is noticed.
+
+        Args:
+            timeout_s: for each read or write.
+        """
+        connection = http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._tls)
+        connection.connect()
+        keepalive = ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, seconds in keepalive:
+            connection.sock.setsockopt(socket.IPPROTO_TCP, option, seconds)
+        return connection
+
+    def get(self, connection: http.client.HTTPSConnection, name: str) -> http.client.HTTPResponse:
+        """Ask for a resource; the answer's body is still to be read.
+
+        Raises:
+            FencedError: this attempt is over.
+            RefusedError: any other answer than 200.
+        """
+        connection.request("GET", self._base + name, headers=self._headers)
+        response = connection.getresponse()
+        check_status(response.status)
+        return response
+
+    def begin_upload(self, connection: http.client.HTTPSConnection) -> None:
+        """Send the head of a chunked `POST upload`; the body follows as chunks."""
+        connection.putrequest("POST", self._base + "upload", skip_accept_encoding=True)
+        for name, value in self._headers.items():
+            connection.putheader(name, value)
+        connection.putheader("Content-Type", "application/octet-stream")
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders()
+
+
+def check_status(status: int) -> None:
+    """Raise what any other status than 200 means."""
+    if status == http.client.CONFLICT:
+        raise FencedError
+    if status != http.client.OK:
+        raise RefusedError(status)
+
+
+class Spec:
+    """What is to be run; see `GET spec`."""
+
+    def __init__(self, document: Dict[str, Any]) -> None:
+        """Take the JSON document.
+
+        Raises:
+            ValueError, KeyError, TypeError: if it is none.
+        """
+        self.argv = [base64.b64decode(argument) for argument in document["argv"]]
+        self.environment = [base64.b64decode(entry) for entry in document["environment"]]
+        self.cwd = base64.b64decode(document["cwd"])
+        self.umask = int(document["umask"])
+        self.rlimits = {str(name): (int(soft), int(hard)) for name, (soft, hard) in document["rlimits"].items()}
+        self.has_stdin = bool(document["has_stdin"])
+        self.is_output_joined = bool(document["is_output_joined"])
+        self.time_limit_s = int(document["time_limit_s"])
+        self.kill_wait_s = int(document["kill_wait_s"])
+        self.lease_s = int(document["lease_s"])
+
+
+class Preparation(threading.Thread):
+    """Fetches spec, script and standard input, for as long as it takes."""
+
+    def __init__(self, agent: Agent, directory: str, post: Callable[[str, Any], None]) -> None:
+        super().__init__(name="preparation", daemon=True)
+        self._agent = agent
+        self._stdin_path = os.path.join(directory, "stdin")
+        self._post = post
+
+    def run(self) -> None:
+        back_off = BackOff()
+        while True:
+            try:
+                self._post("prepared", self._fetch())
+                return
+            except FencedError:
+                self._post("fenced", None)
+                return
+            except TRANSIENT as error:
+                if isinstance(error, RefusedError) and error.status == NOT_READY:
+                    time.sleep(NOT_READY_S)
+                    continue
+                note("inputs: {}".format(error))
+                back_off.sleep()
+
+    def _fetch(self) -> Tuple[Spec, bytes, str]:
+        connection = self._agent.connect()
+        try:
+            spec = Spec(json.loads(self._agent.get(connection, "spec").read()))
+            script = self._agent.get(connection, "script").read()
+            if not spec.has_stdin:
+                return spec, script, os.devnull
+            with open(self._stdin_path, "wb") as file:
+                response = self._agent.get(connection, "stdin")
+                while True:
+                    data = response.read(MAX_FRAME_BYTES)
+                    if not data:
+                        return spec, script, self._stdin_path
+                    file.write(data)
+        finally:
+            connection.close()
+
+
+class Events(threading.Thread):
+    """Follows `GET events` and passes each on."""
+
+    def __init__(self, agent: Agent, post: Callable[[str, Any], None]) -> None:
+        super().__init__(name="events", daemon=True)
+        self._agent = agent
+        self._post = post
+        self._back_off = BackOff()
+
+    def run(self) -> None:
+        while True:
+            try:
+                self._follow()
+            except FencedError:
+                self._post("fenced", None)
+                return
+            except TRANSIENT as error:
+                note("events: {}".format(error))
+            self._back_off.sleep()
+
+    def _follow(self) -> None:
+        connection = self._agent.connect(3 * KEEPALIVE_S)
+        try:
+            for name, data in parse_events(self._agent.get(connection, "events")):
+                self._back_off.reset()
+                self._post(name, data)
+        finally:
+            connection.close()
+
+
+def parse_events(lines: Any) -> Iterator[Tuple[str, Dict[str, Any]]]:
+    """Yield the name and the JSON data of each server-sent event.
+
+    Args:
+        lines: a binary file object; iterating over an HTTPResponse gives each line as soon as it is there.
+    """
+    name, data = "", b""
+    for line in iter(lines.readline, b""):
+        field, _, value = line.rstrip(b"\r\n").partition(b":")
+        if field == b"event":
+            name = value.strip().decode()
+        elif field == b"data":
+            data += value.strip()
+        elif not line.strip():
+            if name:
+                yield name, json.loads(data or b"{}")
+            name, data = "", b""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Output
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Entry:
+    """One frame's content: bytes at an offset, or a report with its sequence number."""
+
+    __slots__ = ("kind", "number", "payload")
+
+    def __init__(self, kind: int, number: int, payload: bytes) -> None:
+        self.kind = kind
+        self.number = number
+        self.payload = payload
+
+    @property
+    def end(self) -> int:
+        """What an acknowledgement must reach to cover all of it."""
+        return self.number if self.kind == REPORT else self.number + len(self.payload)
+
+    def frame_from(self, acknowledged: int) -> bytes:
+        """Return the frame of what is not acknowledged; empty where all is."""
+        if self.end <= acknowledged:
+            return b""
+        cut = max(0, acknowledged - self.number) if self.kind != REPORT else 0
+        payload = self.payload[cut:] if cut else self.payload
+        return FRAME_HEADER.pack(self.kind, len(payload), self.number + cut) + payload
+
+
+class SendLog:
+    """Output and reports that the agent does not hold durably yet, in the order in which they happened.
+
+    Bounded: `add_output` waits for room. Thread-safe.
+    """
+
+    def __init__(self, window_bytes: int = WINDOW_BYTES) -> None:
+        self._window_bytes = window_bytes
+        self._changed = threading.Condition()
+        self._entries: Deque[Entry] = deque()
+        self._sent_count = 0
+        self._bytes = 0
+        self._ends = {STDOUT: 0, STDERR: 0, REPORT: 0}
+        self._acknowledged = {STDOUT: 0, STDERR: 0, REPORT: 0}
+        self._is_closed = {STDOUT: False, STDERR: False, REPORT: False}
+        self._is_sender_asleep = False
+        self.wake_fd, self._wake_write_fd = os.pipe()
+        os.set_blocking(self.wake_fd, False)
+        os.set_blocking(self._wake_write_fd, False)
+
+    def add_output(self, kind: int, data: bytes) -> bool:
+        """Append output, once there is room; return False if the stream has been closed meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed[kind] or self._bytes < self._window_bytes)
+            if self._is_closed[kind]:
+                return False
+            self._append(Entry(kind, self._ends[kind], data))
+            return True
+
+    def add_report(self, **report: Any) -> None:
+        """Append a report. Never waits."""
+        with self._changed:
+            self._append(Entry(REPORT, self._ends[REPORT] + 1, json.dumps(report).encode()))
+
+    def add_last_report(self, **report: Any) -> None:
+        """Close the output and append the report that says how much of it there was."""
+        with self._changed:
+            for kind in self._is_closed:
+                self._is_closed[kind] = True
+            self._changed.notify_all()
+            self.add_report(stdout=self._ends[STDOUT], stderr=self._ends[STDERR], **report)
+
+    def end(self, kind: int) -> int:
+        """Return how many bytes of a stream there have been."""
+        with self._changed:
+            return self._ends[kind]
+
+    @property
+    def is_full(self) -> bool:
+        with self._changed:
+            return self._bytes >= self._window_bytes
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last report is in it."""
+        with self._changed:
+            return self._is_closed[REPORT]
+
+    def take(self, most_bytes: int) -> bytes:
+        """Return frames that are to be sent now, of about so many bytes; none where all is sent.
+
+        After none, `wake_fd` becomes readable as soon as there are some.
+        """
+        frames: List[bytes] = []
+        size = 0
+        with self._changed:
+            while self._sent_count < len(self._entries) and size < most_bytes:
+                entry = self._entries[self._sent_count]
+                self._sent_count += 1
+                frames.append(entry.frame_from(self._acknowledged[entry.kind]))
+                size += len(frames[-1])
+            self._is_sender_asleep = not frames
+        return b"".join(frames)
+
+    def rewind(self) -> None:
+        """Take what is not acknowledged from the beginning again: a new connection."""
+        with self._changed:
+            self._sent_count = 0
+
+    def acknowledge(self, stdout: int, stderr: int, seq: int) -> None:
+        """Free what the agent holds durably."""
+        with self._changed:
+            for kind, number in ((STDOUT, stdout), (STDERR, stderr), (REPORT, seq)):
+                self._acknowledged[kind] = max(self._acknowledged[kind], number)
+            while self._entries and self._entries[0].end <= self._acknowledged[self._entries[0].kind]:
+                self._bytes -= len(self._entries.popleft().payload) + ENTRY_BYTES
+                self._sent_count = max(0, self._sent_count - 1)
+            self._changed.notify_all()
+
+    def _append(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        self._ends[entry.kind] = entry.end
+        self._bytes += len(entry.payload) + ENTRY_BYTES
+        if self._is_sender_asleep:
+            self._is_sender_asleep = False
+            os.write(self._wake_write_fd, b"\0")
+
+
+class OutputReader(threading.Thread):
+    """Moves one pipe's bytes into the send log until its end."""
+
+    def __init__(self, fd: int, kind: int, log: SendLog, post: Callable[[str, Any], None]) -> None:
+        super().__init__(name="output-{}".format(kind), daemon=True)
+        self._fd = fd
+        self._kind = kind
+        self._log = log
+        self._post = post
+
+    def run(self) -> None:
+        data = os.read(self._fd, MAX_FRAME_BYTES)
+        while data and self._log.add_output(self._kind, data):
+            data = os.read(self._fd, MAX_FRAME_BYTES)
+        os.close(self._fd)
+        self._post("output_ended", self._kind)
+
+
+class Upload(threading.Thread):
+    """Sends the log until the agent has confirmed that all of it is durable."""
+
+    def __init__(self, agent: Agent, log: SendLog, post: Callable[[str, Any], None]) -> None:
+        super().__init__(name="upload", daemon=True)
+        self._agent = agent
+        self._log = log
+        self._post = post
+        self._back_off = BackOff()
+
+    def run(self) -> None:
+        while True:
+            try:
+                self._upload()
+                self._post("delivered", None)
+                return
+            except FencedError:
+                self._post("fenced", None)
+                return
+            except TRANSIENT as error:
+                note("upload: {}".format(error))
+            self._back_off.sleep()
+
+    def _upload(self) -> None:
+        """Send everything over one connection and wait for the answer.
+
+        Raises:
+            FencedError: this attempt is over.
+            OSError, HTTPException, RefusedError, ValueError: the connection is of no more use.
+        """
+        connection = self._agent.connect()
+        try:
+            self._agent.begin_upload(connection)
+            self._log.rewind()
+            while True:
+                is_complete = self._log.is_complete  # asked first: then `take` gives the last report, too
+                frames = self._log.take(MAX_FRAME_BYTES)
+                if frames:
+                    connection.send(b"%x\r\n%b\r\n" % (len(frames), frames))
+                    timeout_ms = 0
+                elif is_complete:
+                    break
+                else:
+                    self._back_off.reset()
+                    timeout_ms = None
+                self._wait(connection.sock, timeout_ms)
+            connection.send(b"0\r\n\r\n")
+            check_status(connection.getresponse().status)
+        finally:
+            connection.close()
+
+    def _wait(self, sock: ssl.SSLSocket, timeout_ms: Optional[int]) -> None:
+        """Wait for something to send, or for an answer that comes before its time."""
+        poller = select.poll()
+        poller.register(sock, select.POLLIN)
+        if timeout_ms is None:
+            poller.register(self._log.wake_fd, select.POLLIN)
+        for fd, _ in poller.poll(timeout_ms):
+            if fd == self._log.wake_fd:
+                os.read(fd, 4096)
+            else:
+                raise_early_answer(sock)
+
+
+def raise_early_answer(sock: ssl.SSLSocket) -> None:
+    """Raise what an answer in mid-upload means; return if it was only TLS that had something to say."""
+    timeout_s = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        answer = sock.recv(4096)
+    except ssl.SSLWantReadError:
+        return
+    finally:
+        sock.settimeout(timeout_s)
+    status = answer.split(b" ", 2)[1:2]
+    if not status:
+        raise ConnectionResetError("the agent has closed the upload")
+    check_status(int(status[0]))
+    raise ConnectionResetError("the agent has ended the upload before its end")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def descendants(root: int) -> List[int]:
+    """Return the living processes below one, as /proc shows them now; children of children included."""
+    children: Dict[int, List[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            parent = living_parent(int(name))
+            if parent is not None:
+                children.setdefault(parent, []).append(int(name))
+    found = list(children.get(root, ()))
+    for pid in found:
+        found.extend(children.get(pid, ()))
+    return found
+
+
+def living_parent(pid: int) -> Optional[int]:
+    """Return a process's parent, None where it is a zombie or gone. Source: proc_pid_stat(5)."""
+    try:
+        with open("/proc/{}/stat".format(pid), "rb") as file:
+            state, parent = file.read().rpartition(b")")[2].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state in (b"Z", b"X") else int(parent)
+
+
+def signal_tree(number: int) -> None:
+    """Send a signal to every process of the run but this one, once."""
+    if os.getpid() == 1:
+        send_signal(-1, number)
+        return
+    for pid in descendants(os.getpid()):
+        send_signal(pid, number)
+
+
+def send_signal(pid: int, number: int) -> None:
+    """Send a signal to who may be gone already."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return  # gone, or a set-user-id program that only its namespace's end can stop
+
+
+class Environment:
+    """Environment entries in their own order, doubles included, in the shape that `os.execve` reads."""
+
+    def __init__(self, entries: List[bytes]) -> None:
+        pairs = [entry.partition(b"=") for entry in entries if entry.find(b"=") > 0]
+        self._names = [name for name, _, _ in pairs]
+        self._values = [value for _, _, value in pairs]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, name: bytes) -> bytes:
+        return self._values[self._names.index(name)]
+
+    def keys(self) -> List[bytes]:
+        return self._names
+
+    def values(self) -> List[bytes]:
+        return self._values
+
+
+class Launcher:
+    """A child process that waits for its orders and becomes the script.
+
+    It is forked while this process has one thread: what it does before execve(2) is then safe.
+    """
+
+    def __init__(self) -> None:
+        orders_read, self._orders_write = os.pipe()
+        self.status_fd, status_write = os.pipe()
+        self.stdout_fd, stdout_write = os.pipe()
+        self.stderr_fd, stderr_write = os.pipe()
+        for fd in (stdout_write, stderr_write):
+            fcntl.fcntl(fd, _F_SETPIPE_SZ, MAX_FRAME_BYTES)
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._orders_write)
+            become_script(orders_read, stdout_write, stderr_write, status_write)
+        for fd in (orders_read, stdout_write, stderr_write, status_write):
+            os.close(fd)
+
+    def launch(self, spec: Spec, script_path: bytes, stdin_path: str) -> None:
+        """Let it become the script. `status_fd` tells: end of file when it has, before that what went wrong."""
+        orders = {
+            "argv": [text(argument) for argument in [script_path, *spec.argv[1:]]],
+            "environment": [text(entry) for entry in spec.environment],
+            "cwd": text(spec.cwd),
+            "umask": spec.umask,
+            "rlimits": spec.rlimits,
+            "stdin": stdin_path,
+            "is_output_joined": spec.is_output_joined,
+        }
+        with open(self._orders_write, "wb") as file:
+            file.write(json.dumps(orders).encode())
+
+    def cancel(self) -> None:
+        """Let it end without becoming anything."""
+        os.close(self._orders_write)
+
+
+def text(value: bytes) -> str:
+    """Return bytes as JSON can carry them, one character each."""
+    return value.decode("latin-1")
+
+
+def become_script(orders_fd: int, stdout_fd: int, stderr_fd: int, status_fd: int) -> NoReturn:
+    """Read the orders, set everything up and execve(2). Never returns."""
+    try:
+        with open(orders_fd, "rb") as file:
+            orders = file.read()
+        if orders:
+            execute(json.loads(orders), stdout_fd, stderr_fd, status_fd)
+    except BaseException as error:  # noqa: BLE001 (nothing of this process's own may run on)
+        os.write(status_fd, "{}: {}".format(type(error).__name__, error).encode(errors="replace"))
+    os._exit(1)
+
+
+def execute(orders: Dict[str, Any], stdout_fd: int, stderr_fd: int, status_fd: int) -> NoReturn:
+    """Become the script, in the order of slurmstepd's exec_task(): limits come last."""
+    os.setsid()
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.chdir(orders["cwd"].encode("latin-1"))
+    os.umask(orders["umask"])
+    stdin_fd = os.open(orders["stdin"], os.O_RDONLY)
+    os.dup2(stdin_fd, 0)
+    os.dup2(stdout_fd, 1)
+    os.dup2(stdout_fd if orders["is_output_joined"] else stderr_fd, 2)
+    close_all_but(status_fd)
+    argv = [argument.encode("latin-1") for argument in orders["argv"]]
+    environment = [entry.encode("latin-1") for entry in orders["environment"]]
+    name = error_name(environment)
+    environment = with_tmpdir(environment, lambda message: complain(name, message))
+    for number in range(1, signal.NSIG):
+        try:
+            signal.signal(number, signal.SIG_DFL)
+        except (OSError, ValueError):
+            continue  # KILL, STOP and those that glibc keeps to itself
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for limit, (soft, hard) in orders["rlimits"].items():
+        set_limit(limit, soft, hard)
+    try:
+        os.execve(argv[0], argv, Environment(environment))  # type: ignore[arg-type] # noqa: S606
+    except OSError as error:
+        complain(name, exec_complaint(argv[0], error))
+        os._exit(error.errno or 1)
+
+
+def close_all_but(kept_fd: int) -> None:
+    """Close every descriptor above 2 but one: inherited ones are not all close-on-exec."""
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        if fd > STDERR and fd != kept_fd:
+            try:
+                os.close(fd)
+            except OSError:
+                continue  # the listing's own
+
+
+def set_limit(name: str, soft: int, hard: int) -> None:
+    """Set a limit as far as this process may. A limit that cannot be had is no reason not to run."""
+    number = getattr(resource, "RLIMIT_" + name, None)
+    if number is None:
+        return
+    _, own_hard = resource.getrlimit(number)
+    for limits in ((soft, hard), (lower(soft, own_hard), lower(hard, own_hard))):
+        try:
+            resource.setrlimit(number, limits)
+            return
+        except (OSError, ValueError):
+            continue
+
+
+def lower(limit: int, other: int) -> int:
+    """Return the lower of two limits, of which -1 is the highest."""
+    return min(limit, other) if limit >= 0 and other >= 0 else max(limit, other)
+
+
+# What slurmstepd says on the script's standard error, and the exit codes (errno) that go with it: seen on 22.05;
+# task.c: exec_task(), _make_tmpdir().
+
+
+def error_name(environment: List[bytes]) -> bytes:
+    """Return the name under which slurmstepd complains."""
+    for entry in environment:
+        if entry.startswith(b"SLURMD_NODENAME="):
+            return b"slurmstepd-" + entry.partition(b"=")[2]
+    return b"slurmstepd"
+
+
+def complain(name: bytes, message: bytes) -> None:
+    os.write(2, name + b": error: " + message + b"\n")
+
+
+def reason(error: OSError) -> bytes:
+    return os.strerror(error.errno or errno.EIO).encode()
+
+
+def with_tmpdir(environment: List[bytes], say: Callable[[bytes], None]) -> List[bytes]:
+    """Return the environment with a TMPDIR that is there, made if need be."""
+    path = next((entry[7:] for entry in environment if entry.startswith(b"TMPDIR=")), None)
+    if path is None:
+        return [*environment, b"TMPDIR=/tmp"]
+    try:
+        os.mkdir(path, 0o700)
+        return environment
+    except OSError as error:
+        complaint = tmpdir_complaint(path, error)
+    if not complaint:
+        return environment
+    say(complaint)
+    say(b"Setting TMPDIR to /tmp")
+    return [b"TMPDIR=/tmp" if entry.startswith(b"TMPDIR=") else entry for entry in environment]
+
+
+def tmpdir_complaint(path: bytes, error: OSError) -> bytes:
+    """Return what is wrong with a TMPDIR that could not be made; empty where it is usable as it is."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return b"Unable to create TMPDIR [" + path + b"]: " + reason(error)
+    if not stat.S_ISDIR(mode):
+        return b"TMPDIR [" + path + b"] is not a directory"
+    if not os.access(path, os.X_OK | os.W_OK):
+        return b"TMPDIR [" + path + b"] is not writeable"
+    return b""
+
+
+def exec_complaint(path: bytes, error: OSError) -> bytes:
+    """Return what execve(2) failed with. A script that is there lacks its interpreter."""
+    if error.errno == errno.ENOENT:
+        try:
+            with open(path, "rb") as file:
+                head = file.read(256)
+        except OSError:
+            head = b""
+        if head.startswith(b"#!"):
+            return b"execve(): bad interpreter(" + head[2:255].partition(b"\n")[0] + b"): " + reason(error)
+    return b"execve(): " + path + b": " + reason(error)
+
+
+class ScriptFile:
+    """The script at its path of home, or in the runner's own directory where that path is taken or not to be had."""
+
+    def __init__(self, wanted_path: bytes, script: bytes, own_directory: str) -> None:
+        """Write it.
+
+        Raises:
+            OSError: not even in the runner's own directory.
+        """
+        try:
+            os.makedirs(os.path.dirname(wanted_path), 0o755, exist_ok=True)
+            self.path = self._write(wanted_path, script)
+        except OSError as error:
+            note("script: {}; kept in {}".format(error, own_directory))
+            self.path = self._write(os.fsencode(os.path.join(own_directory, "slurm_script")), script)
+
+    @staticmethod
+    def _write(path: bytes, script: bytes) -> bytes:
+        if os.statvfs(os.path.dirname(path)).f_flag & os.ST_NOEXEC:
+            raise PermissionError(errno.EACCES, "nothing may be executed there", path)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o700)
+        with open(fd, "wb") as file:
+            os.fchmod(fd, 0o700)
+            file.write(script)
+        return path
+
+    def remove(self) -> None:
+        """Remove it, as slurmd does."""
+        try:
+            os.unlink(self.path)
+        except OSError as error:
+            note("script: {}".format(error))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The supervisor
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """The script's time limit, which stands still while the script is suspended, and the agent's lease."""
+
+    def __init__(self, now: float) -> None:
+        self._lease_s = STARTUP_LEASE_S
+        self.lease_until = now + STARTUP_LEASE_S
+        self._limit_at: Optional[float] = None
+        self._suspended_at: Optional[float] = None
+
+    def set_lease(self, lease_s: float, now: float) -> None:
+        self._lease_s = lease_s
+        self.renew(now)
+
+    def renew(self, now: float) -> None:
+        """Take note that the agent knows of the run."""
+        self.lease_until = now + self._lease_s
+
+    def start(self, time_limit_s: int, now: float) -> None:
+        """Begin to count; a limit of 0 is none."""
+        if time_limit_s:
+            self._limit_at = now + time_limit_s + TIME_LIMIT_GRACE_S
+
+    def suspend(self, now: float) -> None:
+        if self._suspended_at is None:
+            self._suspended_at = now
+
+    def resume(self, now: float) -> None:
+        if self._suspended_at is not None and self._limit_at is not None:
+            self._limit_at += now - self._suspended_at
+        self._suspended_at = None
+
+    @property
+    def limit_at(self) -> Optional[float]:
+        """When the script is to be ended; None where it is not."""
+        return self._limit_at if self._suspended_at is None else None
+
+
+class Supervisor:
+    """Decides what happens to the script and its processes. Everything here runs in the main thread."""
+
+    def __init__(self, agent: Agent, directory: str, launcher: Launcher) -> None:
+        self._agent = agent
+        self._directory = directory
+        self._launcher = launcher
+        self._log = SendLog()
+        self._inbox: queue.SimpleQueue[Tuple[str, Any]] = queue.SimpleQueue()
+        self._wake_fd, self._wake_write_fd = os.pipe()
+        for fd in (self._wake_fd, self._wake_write_fd):
+            os.set_blocking(fd, False)
+        self._clock = Clock(now_s())
+        self._spec: Optional[Spec] = None
+        self._script_file: Optional[ScriptFile] = None
+        self._is_launched = False
+        self._is_started = False
+        self._early_signals: List[Dict[str, Any]] = []
+        self._last_signal_seq = 0
+        self._wait_status: Optional[int] = None
+        self._has_children = True
+        self._is_killing = False
+        self._kill_at: Optional[float] = None
+        self._open_outputs = {STDOUT, STDERR}
+        self._progress: Tuple[int, int, float] = (0, 0, 0.0)
+        self._error = ""
+        self._is_timed_out = False
+        self._is_lease_lost = False
+        self._is_fenced = False
+        self._give_up_at: Optional[float] = None
+        self._is_reported = False
+        self._exit_code: Optional[int] = None
+
+    def run(self) -> int:
+        """Run the script to its end and report it; return the runner's exit code."""
+        signal.set_wakeup_fd(self._wake_write_fd, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, lambda number, _frame: self._inbox.put(("terminate", number)))
+        Preparation(self._agent, self._directory, self.post).start()
+        Events(self._agent, self.post).start()
+        while self._exit_code is None:
+            self._wait()
+            self._take_messages()
+            self._reap()
+            self._watch_clocks(now_s())
+            self._advance(now_s())
+        if self._script_file is not None:
+            self._script_file.remove()
+        return self._exit_code
+
+    def post(self, kind: str, value: Any) -> None:
+        """Tell the supervisor something, from any thread."""
+        self._inbox.put((kind, value))
+        try:
+            os.write(self._wake_write_fd, b"\0")
+        except BlockingIOError:
+            return  # it has enough to wake up for
+
+    # Waiting
+
+    def _wait(self) -> None:
+        poller = select.poll()
+        poller.register(self._wake_fd, select.POLLIN)
+        if self._is_launched and not self._is_started:
+            poller.register(self._launcher.status_fd, select.POLLIN)
+        for fd, _ in poller.poll(self._timeout_ms()):
+            if fd == self._wake_fd:
+                os.read(fd, 4096)
+            else:
+                self._take_launch_status()
+
+    def _timeout_ms(self) -> float:
+        now = now_s()
+        deadlines = [self._clock.lease_until if not self._is_lease_lost else None]
+        deadlines += [self._clock.limit_at, self._kill_at, self._give_up_at]
+        if self._is_killing and self._has_children:
+            deadlines.append(now + KILL_AGAIN_S)
+        elif not self._has_children and not self._is_reported:
+            deadlines.append(now + DRAIN_S / 5)
+        nearest = min(deadline for deadline in [*deadlines, now + 3600.0] if deadline is not None)
+        return max(0.0, nearest - now) * 1000 + 1
+
+    # What the other threads tell
+
+    def _take_messages(self) -> None:
+        while not self._inbox.empty():
+            kind, value = self._inbox.get()
+            if kind == "prepared":
+                self._launch(*value)
+            elif kind == "fenced":
+                self._is_fenced = True
+                self._stop("another attempt has taken over")
+            elif kind == "terminate":
+                self._terminate(value)
+            elif kind == "output_ended":
+                self._open_outputs.discard(value)
+            elif kind == "delivered":
+                self._exit_code = EXIT_LEASE_LOST if self._is_lease_lost else EXIT_DELIVERED
+            else:
+                self._take_event(kind, value)
+
+    def _take_event(self, name: str, data: Dict[str, Any]) -> None:
+        self._clock.renew(now_s())
+        if name in ("hello", "ack"):
+            self._log.acknowledge(int(data["stdout"]), int(data["stderr"]), int(data["seq"]))
+        elif name == "signal":
+            if self._is_started or self._wait_status is not None:
+                self._deliver(data)
+            else:
+                self._early_signals.append(data)
+        elif name == "stop":
+            self._stop("stopped on request")
+
+    def _launch(self, spec: Spec, script: bytes, stdin_path: str) -> None:
+        self._spec = spec
+        self._clock.set_lease(spec.lease_s, now_s())
+        if self._error:
+            return
+        try:
+            self._script_file = ScriptFile(spec.argv[0], script, self._directory)
+            os.makedirs(spec.cwd, 0o755, exist_ok=True)
+        except OSError as error:
+            self._fail(str(error))
+            return
+        self._launcher.launch(spec, self._script_file.path, stdin_path)
+        self._is_launched = True
+        Upload(self._agent, self._log, self.post).start()
+
+    def _take_launch_status(self) -> None:
+        """Take note that the launcher has become the script, or could not."""
+        complaint = os.read(self._launcher.status_fd, 4096)
+        self._is_started = True
+        if complaint:
+            self._error = complaint.decode(errors="replace")
+            self._open_outputs.clear()
+            return
+        self._log.add_report(kind="started", pid=self._launcher.pid)
+        if self._spec is not None:
+            self._clock.start(self._spec.time_limit_s, now_s())
+        OutputReader(self._launcher.stdout_fd, STDOUT, self._log, self.post).start()
+        OutputReader(self._launcher.stderr_fd, STDERR, self._log, self.post).start()
+        for data in self._early_signals:
+            self._deliver(data)
+
+    # What is done to the processes
+
+    def _fail(self, error: str) -> None:
+        """End a run whose script has not been started, and never will be."""
+        if not self._error:
+            note(error)
+            self._error = error
+            self._open_outputs.clear()
+            self._launcher.cancel()
+
+    def _stop(self, why: str) -> None:
+        if self._is_launched:
+            self._is_killing = True
+        else:
+            self._fail(why + " before the script was started")
+
+    def _terminate(self, number: int) -> None:
+        if self._is_launched:
+            signal_tree(number)
+        else:
+            self._fail("the runner was told to end before the script was started")
+
+    def _deliver(self, data: Dict[str, Any]) -> None:
+        """Deliver a signal of the agent, once, and say so."""
+        seq, number = int(data["seq"]), int(data["signal"])
+        if seq <= self._last_signal_seq:
+            return
+        self._last_signal_seq = seq
+        if data["scope"] == "tree":
+            if number == signal.SIGSTOP:
+                self._clock.suspend(now_s())
+            elif number == signal.SIGCONT:
+                self._clock.resume(now_s())
+            signal_tree(number)
+        elif self._wait_status is None:
+            send_signal(self._launcher.pid, number)
+        self._log.add_report(kind="signalled", seq=seq)
+
+    def _reap(self) -> None:
+        """Collect every process that has ended, the script's orphans included."""
+        while self._has_children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                self._has_children = False
+                return
+            if pid == 0:
+                return
+            if pid == self._launcher.pid:
+                self._wait_status = status
+                self._is_killing = True  # what the script leaves behind is not to outlive it
+
+    def _watch_clocks(self, now: float) -> None:
+        if self._clock.lease_until <= now and not self._is_lease_lost:
+            note("the lease is over: nobody at home knows of this run any more")
+            self._is_lease_lost = True
+            self._give_up_at = now + LAST_WORD_S
+            self._stop("the lease ended")
+        if self._clock.limit_at is not None and self._clock.limit_at <= now and not self._is_timed_out:
+            note("the time limit is over, and Slurm has not ended the job")
+            self._is_timed_out = True
+            self._kill_at = now + (self._spec.kill_wait_s if self._spec else 0)
+            signal_tree(signal.SIGCONT)
+            signal_tree(signal.SIGTERM)
+        if self._kill_at is not None and self._kill_at <= now:
+            self._kill_at = None
+            self._is_killing = True
+
+    # The end
+
+    def _advance(self, now: float) -> None:
+        """Go on towards the end as far as it is due: nobody left, output complete, reported, delivered."""
+        if self._is_killing and self._has_children:
+            signal_tree(signal.SIGKILL)
+            self._reap()
+        if self._has_children:
+            return
+        if self._is_fenced:
+            self._exit_code = EXIT_FENCED
+        elif self._give_up_at is not None and self._give_up_at <= now:
+            self._exit_code = EXIT_LEASE_LOST
+        elif not self._is_reported and self._is_drained(now):
+            self._report_end()
+
+    def _is_drained(self, now: float) -> bool:
+        """Tell whether no more output is to come, or none that anybody will ever take."""
+        if not self._open_outputs:
+            return True
+        is_full = self._log.is_full
+        if is_full and self._is_lease_lost:
+            return True
+        ends = (self._log.end(STDOUT), self._log.end(STDERR))
+        if is_full or ends != self._progress[:2] or not self._progress[2]:
+            self._progress = (*ends, now)
+        return now - self._progress[2] >= DRAIN_S
+
+    def _report_end(self) -> None:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        report: Dict[str, Any] = {
+            "kind": "ended",
+            "timed_out": self._is_timed_out,
+            "lease_lost": self._is_lease_lost,
+            "user_cpu_ms": round(usage.ru_utime * 1000),
+            "system_cpu_ms": round(usage.ru_stime * 1000),
+            "max_rss_kib": usage.ru_maxrss,
+        }
+        if self._error:
+            report["error"] = self._error
+        elif self._wait_status is not None and os.WIFSIGNALED(self._wait_status):
+            report["signal"] = os.WTERMSIG(self._wait_status)
+        elif self._wait_status is not None:
+            report["exit_code"] = os.WEXITSTATUS(self._wait_status)
+        self._log.add_last_report(**report)
+        self._is_reported = True
+        if not self._is_launched:
+            Upload(self._agent, self._log, self.post).start()
+
+
+def main() -> None:
+    """Run the runner."""
+    parser = argparse.ArgumentParser(description="Run one batch script for an Overspill agent.")
+    parser.add_argument("--url", required=True, help="the agent's runner channel, https://host:port")
+    parser.add_argument("--run", required=True, help="the run's id")
+    parser.add_argument("--attempt", required=True, type=int, help="number of the attempt")
+    parser.add_argument("--token-file", required=True, help="bearer token; its directory is the runner's own")
+    parser.add_argument("--ca-file", required=True, help="certificates that the agent's is checked against")
+    arguments = parser.parse_args()
+    launcher = Launcher()
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    with open(arguments.token_file) as file:
+        token = file.read().strip()
+    agent = Agent(arguments.url, arguments.run, arguments.attempt, token, arguments.ca_file)
+    directory = os.path.dirname(os.path.abspath(arguments.token_file))
+    try:
+        exit_code = Supervisor(agent, directory, launcher).run()
+    finally:
+        signal_tree(signal.SIGKILL)
+    # Not sys.exit: threads that sleep in a network call would make the interpreter's end long or loud.
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+if __name__ == "__main__":
+    main()
