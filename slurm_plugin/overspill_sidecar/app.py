@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from enum import StrEnum
 
@@ -23,6 +24,8 @@ from overspill_sidecar.slurm import CommandLineView
 from overspill_sidecar.watch import ClusterWatch
 
 _log = structlog.get_logger(__name__)
+
+_Loop = Callable[[], Coroutine[None, None, None]]
 
 #: What shutdown may take: decisions under way end, sockets close.
 _DRAIN_S = 3.0
@@ -47,6 +50,7 @@ class Sidecar:
         self._view = CommandLineView(config.slurm.command_deadline_s)
         self._watch = ClusterWatch(self._view, config.slurm.refresh_s)
         self._stop = asyncio.Event()
+        self._listening: list[asyncio.Event] = []
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -67,24 +71,28 @@ class Sidecar:
             await self._main_loop(tasks)
         _log.info("stopped", action="stopped")
 
-    async def _startup(self, stack: AsyncExitStack, sites: list[Site]) -> dict[str, Coroutine[None, None, None]]:
+    async def _startup(self, stack: AsyncExitStack, sites: list[Site]) -> dict[str, _Loop]:
         """Take the sockets and return the loops to run, by name."""
-        tasks: dict[str, Coroutine[None, None, None]] = {"watch": self._watch.run()}
-        tasks |= {f"site {site.name}": site.run() for site in sites}
+        tasks: dict[str, _Loop] = {"watch": self._watch.run}
+        tasks |= {f"site {site.name}": site.run for site in sites}
         if self._role in {Role.ROUTER, Role.ALL}:
             path = stack.enter_context(SocketPath(self._config.router.socket)).path
             server = await serve(Router(self._watch, sites, self._config.router.promise_s), path)
             stack.push_async_callback(server.stop, _DRAIN_S)
         if self._role in {Role.RELAY, Role.ALL}:
             path = stack.enter_context(SocketPath(self._config.relay.socket)).path
-            tasks["relay"] = Relay(self._watch, self._view, sites, self._config.relay).run(path, asyncio.Event())
-            tasks["reconcile"] = Reconciler(self._watch, sites, self._config.relay.reconcile_s).run()
+            relay = Relay(self._watch, self._view, sites, self._config.relay)
+            self._listening.append(asyncio.Event())
+            tasks["relay"] = functools.partial(relay.run, path, self._listening[-1])
+            tasks["reconcile"] = Reconciler(self._watch, sites, self._config.relay.reconcile_s).run
         return tasks
 
-    async def _main_loop(self, tasks: dict[str, Coroutine[None, None, None]]) -> None:
+    async def _main_loop(self, tasks: dict[str, _Loop]) -> None:
         """Run all loops until told to stop. A loop that ends by itself is a defect: the whole process ends with it."""
         async with asyncio.TaskGroup() as group:
-            running = [group.create_task(coroutine, name=name) for name, coroutine in tasks.items()]
+            running = [group.create_task(loop(), name=name) for name, loop in tasks.items()]
+            for listening in self._listening:
+                await listening.wait()
             _log.info("started", action="started", version=__version__, role=self._role, sites=len(self._config.sites))
             await self._stop.wait()
             _log.info("stopping", action="stopping")

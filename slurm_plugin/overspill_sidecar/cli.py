@@ -75,9 +75,15 @@ def main() -> None:
 
 @main.command()
 @_config_option
-@click.option("--role", type=click.Choice([*Role]), default=Role.ALL, show_default=True, help="What to serve.")
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    default=Role.ALL.value,
+    show_default=True,
+    help="What to serve.",
+)
 @click.option("--verbose", is_flag=True, help="Log every decision and every retry.")
-def run(path: Path, role: Role, *, verbose: bool) -> None:
+def run(path: Path, role: str, *, verbose: bool) -> None:
     r"""Serve until SIGTERM. Runs as SlurmUser, because it moves jobs.
 
     \b
@@ -88,7 +94,7 @@ def run(path: Path, role: Role, *, verbose: bool) -> None:
     """
     logs.set_up(is_verbose=verbose)
     try:
-        asyncio.run(_serve(load(path), role))
+        asyncio.run(_serve(load(path), Role(role)))
     except OverspillError as error:
         raise click.ClickException(error.reason) from error
 

@@ -29,12 +29,13 @@ class SocketPath:
             ConfigError: if the directory is missing or open to others, or another server owns the path.
         """
         _check_directory(self.path.parent)
-        self._lock_fd = self._lock()
+        lock_fd = self._lock()
         try:
             _remove_stale(self.path)
         except ConfigError:
-            self.__exit__()
+            os.close(lock_fd)
             raise
+        self._lock_fd = lock_fd
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,162 @@
+"""The sidecar as a process: started, asked, told to stop, killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.sidecar_agent import Certificates
+from tests.integration.test_sidecar_commands import Programs
+
+_DEADLINE_S = 20.0
+
+
+class Service:
+    """One sidecar's files, commands and process."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        (directory / "bin").mkdir()
+        self.programs = Programs(directory / "bin")
+        tls = Certificates(directory / "tls").files("cluster", "rig")
+        self.router_socket = directory / "router.sock"
+        self.relay_socket = directory / "relay.sock"
+        self.config = directory / "sidecar.toml"
+        self.config.write_text(
+            f'[slurm]\nrefresh_s = 0.5\n[router]\nsocket = "{self.router_socket}"\n'
+            f'[relay]\nsocket = "{self.relay_socket}"\n'
+            '[[sites]]\nname = "site-a"\npartition = "overspill"\nagent = "localhost:1"\n'
+            f'tls = {{ certificate = "{tls.certificate}", private_key = "{tls.private_key}", ca = "{tls.ca}" }}\n'
+        )
+        self.process: subprocess.Popen[str] | None = None
+
+    def _command(self, *arguments: str) -> tuple[list[str], dict[str, str]]:
+        environment = os.environ | {"PATH": f"{self._directory}/bin:{os.environ['PATH']}"}
+        return [sys.executable, "-m", "overspill_sidecar", *arguments], environment
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        argv, environment = self._command(*arguments, "--config", str(self.config))
+        return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+    def start(self, *arguments: str) -> None:
+        argv, environment = self._command("run", "--config", str(self.config), *arguments)
+        self.process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True)
+        self.wait_for_line("started")
+
+    def wait_for_line(self, action: str) -> dict[str, object]:
+        """Return the log line with this action; fail if the process ends first."""
+        assert self.process is not None
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            entry: dict[str, object] = json.loads(line)
+            if entry["action"] == action:
+                return entry
+        raise AssertionError(f"ended with {self.process.wait()} and never said {action}")
+
+    def end(self, number: signal.Signals) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        status = self.process.wait(timeout=_DEADLINE_S)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+        self.process = None
+        return status
+
+
+@pytest.fixture(name="service")
+def _service(tmp_path: Path) -> Iterator[Service]:
+    service = Service(tmp_path)
+    yield service
+    if service.process is not None:
+        service.end(signal.SIGKILL)
+
+
+def _decided(service: Service, *arguments: str) -> dict[str, object]:
+    """Return the answer once the router has seen the queue."""
+    deadline = time.monotonic() + _DEADLINE_S
+    while True:
+        asked = service.call("decide", "--json", *arguments)
+        assert asked.returncode == 0, asked.stderr
+        answer: dict[str, object] = json.loads(asked.stdout)
+        if answer["reason"] != "mode_off":
+            return answer
+        assert time.monotonic() < deadline, "the policy is never seen"
+
+
+def test_it_starts_answers_and_leaves_nothing_behind_when_told_to_stop(service: Service) -> None:
+    service.start()
+    assert _decided(service)["verdict"] == "LOCAL"
+    assert _decided(service, "--overspill", "always")["reason"] == "site_unreachable"
+    assert service.end(signal.SIGTERM) == 0
+    assert not service.router_socket.exists()
+    assert not service.relay_socket.exists()
+
+
+def test_killed_it_leaves_sockets_that_the_next_one_clears_away(service: Service) -> None:
+    service.start()
+    assert service.end(signal.SIGKILL) == -signal.SIGKILL
+    assert service.relay_socket.exists()
+    service.start()
+    assert service.end(signal.SIGTERM) == 0
+
+
+def test_each_role_takes_its_own_socket(service: Service) -> None:
+    service.start("--role", "router")
+    assert service.router_socket.exists()
+    assert not service.relay_socket.exists()
+    assert service.end(signal.SIGTERM) == 0
+    service.start("--role", "relay")
+    assert not service.router_socket.exists()
+    assert service.relay_socket.exists()
+
+
+def test_a_second_one_says_why_it_does_not_start(service: Service) -> None:
+    service.start()
+    second = service.call("run")
+    assert second.returncode == 1
+    assert f"another sidecar serves {service.router_socket}: stop it first" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert _decided(service)["verdict"] == "LOCAL"
+
+
+def test_a_router_that_does_not_run_is_said_in_one_line(service: Service) -> None:
+    asked = service.call("decide")
+    assert asked.returncode == 1
+    assert f"no router answers on {service.router_socket}" in asked.stderr
+    assert "Traceback" not in asked.stderr
+
+
+def test_check_config_reads_file_certificates_and_policy(service: Service) -> None:
+    checked = service.call("check-config")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "1 sites: site-a" in checked.stdout
+    assert "slurm.conf of rig: mode on" in checked.stdout
+
+
+def test_check_config_names_what_is_wrong(service: Service) -> None:
+    service.config.write_text(service.config.read_text().replace("cluster.key", "absent.key"))
+    checked = service.call("check-config")
+    assert checked.returncode == 1
+    assert "absent.key: No such file or directory" in checked.stderr
+
+
+def test_check_config_says_when_slurm_does_not_answer(service: Service) -> None:
+    service.programs.write("scontrol", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    checked = service.call("check-config")
+    assert checked.returncode == 1
+    assert "Unable to contact slurm controller" in checked.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "check-config", "decide"])
+def test_help_shows_examples(service: Service, command: str) -> None:
+    argv, environment = service._command(command, "--help")  # noqa: SLF001
+    shown = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30, check=True).stdout
+    assert f"overspill-sidecar {command}" in shown

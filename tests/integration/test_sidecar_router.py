@@ -1,0 +1,218 @@
+"""The router on its Unix socket: answers from memory, and never anything worse than "local"."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from overspill.errors import ConfigError
+from overspill.v1 import router_pb2
+from overspill.v1.router_pb2_grpc import RouterStub
+from overspill_sidecar.cluster import Trail
+from overspill_sidecar.listening import SocketPath
+from overspill_sidecar.router import Router, serve
+from overspill_sidecar.sites import Site
+from overspill_sidecar.slurm import InMemoryView
+from overspill_sidecar.watch import ClusterWatch
+from tests.integration.sidecar_agent import Certificates, FakeAgent
+from tests.integration.sidecar_road import eventually, in_memory_view, site_config
+from tests.unit.sidecar_cluster import CONFIG, full_batch, job, snapshot
+
+LOCAL = router_pb2.DecideResponse.VERDICT_LOCAL
+DIVERT = router_pb2.DecideResponse.VERDICT_DIVERT
+
+
+class Desk:
+    """A router with a cluster whose `batch` is full, a site that is idle, and a client."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "router.sock"
+        self.agent = FakeAgent(Certificates(directory / "tls"))
+        self.view: InMemoryView = in_memory_view(*full_batch())
+        self.watch = ClusterWatch(self.view, refresh_s=0.2)
+        self.site = Site(site_config(self.agent, self.agent.certificates.files("cluster", "rig")))
+        self.router = Router(self.watch, [self.site], promise_s=30)
+        self._channel = grpc.aio.insecure_channel(f"unix:{self.path}")
+        self._stub = RouterStub(self._channel)
+
+    async def decide(self, **fields: Any) -> router_pb2.DecideResponse:
+        plain = {"has_script": True, "num_tasks": 1, "time_limit_min": 10, "memory_per_cpu_mib": 100}
+        request = router_pb2.DecideRequest(**{**plain, **fields})
+        return await self._stub.Decide(request, timeout=5)
+
+    async def empty_cluster(self) -> None:
+        self.view.jobs.clear()
+        self.view.nodes = dict(snapshot().nodes)
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        await self.watch.refresh()
+        await self.site.poll()
+
+    async def close(self) -> None:
+        await self._channel.close()
+        await self.site.close()
+        await self.agent.stop()
+
+
+@pytest.fixture(name="desk")
+async def _desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    desk = Desk(tmp_path)
+    await desk.agent.start()
+    await desk.refresh()
+    with SocketPath(desk.path):
+        server = await serve(desk.router, desk.path)
+        yield desk
+        await server.stop(None)
+        await desk.close()
+
+
+async def test_a_job_that_would_wait_is_diverted_and_carries_the_decision(desk: Desk) -> None:
+    answer = await desk.decide()
+    assert (answer.verdict, answer.partition) == (DIVERT, "batch,overspill")
+    assert answer.decision_id in answer.admin_comment
+    assert answer.user_message == ""
+
+
+async def test_what_is_promised_is_not_promised_again_until_its_job_shows(desk: Desk) -> None:
+    first = await desk.decide(num_tasks=6)
+    assert (await desk.decide(num_tasks=6)).reason == "no_free_slot"
+    trail = Trail(first.decision_id, "site-a", "batch")
+    desk.view.jobs[50] = job(50, cpus=6, partitions=("batch", "overspill"), trail=trail, reason="Dependency")
+    await desk.refresh()
+    assert (await desk.decide(num_tasks=6)).verdict == DIVERT
+
+
+async def test_a_dry_run_promises_and_records_nothing(desk: Desk) -> None:
+    for _ in range(3):
+        assert (await desk.decide(num_tasks=6, is_dry_run=True)).verdict == DIVERT
+    assert not desk.router.records
+    assert (await desk.decide(num_tasks=6)).verdict == DIVERT
+    assert len(desk.router.records) == 1
+
+
+async def test_a_burst_into_an_idle_cluster_overflows_within_one_interval(desk: Desk) -> None:
+    await desk.empty_cluster()
+    verdicts = [(await desk.decide(num_tasks=4)).verdict for _ in range(4)]
+    assert verdicts == [LOCAL, LOCAL, DIVERT, DIVERT]
+    await desk.refresh()
+    assert (await desk.decide(num_tasks=4)).reason == "wait_below_threshold"
+
+
+async def test_jobs_decided_while_a_snapshot_was_taken_are_not_forgotten(desk: Desk) -> None:
+    await desk.empty_cluster()
+    before = await desk.view.snapshot()
+    assert (await desk.decide(num_tasks=8, memory_per_cpu_mib=1)).verdict == LOCAL
+    assert desk.watch.picture is not None
+    desk.watch.picture = replace(desk.watch.picture, snapshot=before)
+    assert (await desk.decide()).verdict == DIVERT
+
+
+async def test_new_words_in_slurm_conf_count_from_the_next_refresh(desk: Desk) -> None:
+    desk.view.config = replace(CONFIG, parameters=("overspill_mode=off", ""))
+    await desk.refresh()
+    assert (await desk.decide()).reason == "mode_off"
+
+
+async def test_a_wrong_word_keeps_the_last_good_policy(desk: Desk) -> None:
+    words = CONFIG.parameters[0].replace("overspill_mode=on", "overspill_mode=oops")
+    desk.view.config = replace(CONFIG, parameters=(words, ""))
+    await desk.refresh()
+    assert (await desk.decide()).verdict == DIVERT
+    assert [str(problem) for problem in desk.watch.problems] == [
+        "overspill_mode=oops: 'oops' is no mode: write off, shadow, on, always"
+    ]
+
+
+async def test_a_queue_that_is_not_seen_any_more_keeps_jobs_local(desk: Desk) -> None:
+    desk.view.is_answering = False
+    loop = asyncio.create_task(desk.watch.run())
+    assert (await desk.decide(is_dry_run=True)).verdict == DIVERT
+    await asyncio.sleep(2.1)
+    await desk.site.poll()
+    assert (await desk.decide()).reason == "queue_unknown"
+    desk.view.is_answering = True
+    await eventually(lambda: desk.watch.fresh(time.monotonic()), "Slurm is seen again")
+    assert (await desk.decide()).verdict == DIVERT
+    loop.cancel()
+
+
+async def test_a_site_that_falls_silent_gets_no_more_jobs_and_gets_them_again_after(desk: Desk) -> None:
+    await desk.agent.stop()
+    await desk.site.poll()
+    assert (await desk.decide(is_dry_run=True)).verdict == DIVERT, "one lost poll is no outage"
+    await desk.site.poll()
+    assert (await desk.decide()).reason == "site_unreachable"
+    await desk.agent.start()
+    assert await desk.site.is_connected(10)
+    await desk.site.poll()
+    assert (await desk.decide()).verdict == DIVERT
+
+
+async def test_a_defect_in_the_decision_keeps_the_job_local(desk: Desk) -> None:
+    desk.router._sites = [None]  # type: ignore[list-item]  # noqa: SLF001 - the defect
+    answer = await desk.decide()
+    assert (answer.verdict, answer.reason) == (LOCAL, "router_error")
+
+
+async def test_a_request_with_megabytes_of_text_is_answered(desk: Desk) -> None:
+    assert (await desk.decide(job_name="x" * 5_000_000)).verdict == DIVERT
+
+
+async def test_only_our_own_user_may_ask(desk: Desk) -> None:
+    assert stat.S_IMODE(desk.path.stat().st_mode) == 0o600
+
+
+async def test_a_second_router_does_not_take_the_socket_from_the_first(desk: Desk) -> None:
+    with pytest.raises(ConfigError, match="another sidecar serves"), SocketPath(desk.path):
+        pass
+    assert (await desk.decide()).verdict == DIVERT
+
+
+def test_a_socket_that_a_dead_router_left_is_cleared_away(tmp_path: Path) -> None:
+    path = tmp_path / "router.sock"
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(path))
+    dead.close()
+    with SocketPath(path):
+        assert not path.exists()
+
+
+def test_a_socket_of_somebody_elses_living_server_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "router.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        with pytest.raises(ConfigError, match="another server answers"), SocketPath(path):
+            pass
+    assert path.exists()
+
+
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "router.sock"
+    path.write_text("precious")
+    with pytest.raises(ConfigError, match="is no socket"), SocketPath(path):
+        pass
+    assert path.read_text() == "precious"
+
+
+def test_a_directory_in_which_others_may_write_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(ConfigError, match="chmod go-w"), SocketPath(tmp_path / "open" / "router.sock"):
+        pass
+    os.chown(tmp_path / "open", 2001, 2001)
+    with pytest.raises(ConfigError, match="belongs to uid 2001"), SocketPath(tmp_path / "open" / "router.sock"):
+        pass
+    with pytest.raises(ConfigError, match="create it"), SocketPath(tmp_path / "absent" / "router.sock"):
+        pass
