@@ -24,6 +24,7 @@ from overspill_agent.runs import Resources
 from overspill_agent.service.agent_service import AgentService
 from overspill_agent.service.runner_channel import RunnerChannel
 from overspill_agent.service.servers import GrpcServer, HttpsServer
+from overspill_agent.spool import Reserve
 from overspill_agent.store import Store
 
 log = structlog.get_logger(__name__)
@@ -52,7 +53,8 @@ async def _serve(config: AgentConfig) -> None:
         loop.add_signal_handler(number, stopped.set)
 
     backend = LocalBackend(local_site(config))
-    registry = Registry(Store(config.store.path), config.store.spool_directory)
+    reserve = Reserve(config.store.path.parent, config.store.reserve_mib * 1024 * 1024)
+    registry = Registry(Store(config.store.path), config.store.spool_directory, reserve)
     await registry.load()
     access = RunnerAccess(config.runner_channel.url, config.runner_channel.tls.files().read()[2])
     reconciler = Reconciler(registry, backend, access)

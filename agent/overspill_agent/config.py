@@ -77,9 +77,15 @@ class RunnerChannel(_Section):
 
 
 class StoreSection(_Section):
-    """Where the agent's memory is. Output and standard input are kept in `spool` beside it."""
+    """Where the agent's memory is. Output and standard input are kept in `spool` beside it.
+
+    Attributes:
+        path: the database; its directory is the agent's own.
+        reserve_mib: disk space that neither new runs nor output may take: what ends and frees runs is written there.
+    """
 
     path: AbsolutePath
+    reserve_mib: int = Field(default=64, ge=1)
 
     @property
     def spool_directory(self) -> Path:

@@ -18,7 +18,7 @@ import structlog
 from overspill.errors import NotFoundError
 from overspill_agent import runs
 from overspill_agent.runs import Resources, Run
-from overspill_agent.spool import Spool, Stream
+from overspill_agent.spool import Reserve, Spool, Stream
 from overspill_agent.store import Store
 from overspill_agent.store.store import StoredSignal
 
@@ -82,9 +82,10 @@ class LiveRun:
 class Registry:
     """All live runs. Owns the store's and the spools' contents; one per agent."""
 
-    def __init__(self, store: Store, spool_directory: Path) -> None:
+    def __init__(self, store: Store, spool_directory: Path, reserve: Reserve) -> None:
         """Call `load` before anything else."""
         self._store = store
+        self._reserve = reserve
         self._spool_directory = spool_directory
         self._live: dict[str, LiveRun] = {}
         self._on_change: Callable[[str], None] = lambda _run_id: None
@@ -142,7 +143,12 @@ class Registry:
         return LiveRun(run, self._spool(run_id), [])
 
     async def accept(self, run: Run, spec: bytes) -> tuple[Run, bool]:
-        """Store a new run; return it and True, or the run that its request id has made before and False."""
+        """Store a new run; return it and True, or the run that its request id has made before and False.
+
+        Raises:
+            TransientError: the disk is full, or the store does not take it now.
+        """
+        self._reserve.check(len(spec))
         return await self._unbroken(self._accept(run, spec))
 
     async def _accept(self, run: Run, spec: bytes) -> tuple[Run, bool]:
@@ -208,7 +214,7 @@ class Registry:
         return self._live.setdefault(run.run_id, LiveRun(run, self._spool(run.run_id), signals))
 
     def _spool(self, run_id: str) -> Spool:
-        return Spool(self._spool_directory / run_id)
+        return Spool(self._spool_directory / run_id, self._reserve)
 
     def _announce(self, live: LiveRun) -> None:
         live.notify()

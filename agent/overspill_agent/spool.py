@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from overspill.errors import InvalidRequestError
+from overspill.errors import ExhaustedError, InvalidRequestError
 
 
 class Stream(StrEnum):
@@ -23,6 +23,24 @@ class Stream(StrEnum):
     STDOUT = "stdout"
     STDERR = "stderr"
     STDIN = "stdin"
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Disk space that is kept for the store, so that a full disk can still be told of, and freed."""
+
+    directory: Path
+    size_bytes: int
+
+    def check(self, wanted_bytes: int) -> None:
+        """Refuse to take so much more of the disk.
+
+        Raises:
+            ExhaustedError: it would cut into the reserve.
+        """
+        disk = os.statvfs(self.directory)
+        if disk.f_bavail * disk.f_frsize < self.size_bytes + wanted_bytes:
+            raise ExhaustedError(f"the agent's disk is full but for its reserve ({self.directory})")
 
 
 class GapError(InvalidRequestError):
@@ -57,9 +75,10 @@ class Spool:
     everything else may run beside it.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, reserve: Reserve) -> None:
         """Take up the run's files in `directory` where an earlier agent left them. Touches the disk only to look."""
         self._directory = directory
+        self._reserve = reserve
         self._files: dict[Stream, _OpenFile] = {}
         self._lengths = {stream: _length(directory / stream) for stream in Stream}
         self._durable = dict.fromkeys(Stream, 0)
@@ -81,8 +100,15 @@ class Spool:
 
         Raises:
             GapError: a piece begins beyond its stream's end; the pieces before it are kept.
-            OSError: the disk is full or broken; what was written is counted, the rest is not.
+            ExhaustedError: the disk is full; nothing was written, or what was written is counted.
         """
+        self._reserve.check(sum(len(piece.data) for piece in pieces))
+        try:
+            self._append(pieces)
+        except OSError as error:
+            raise ExhaustedError(f"the agent cannot keep a run's bytes: {error.strerror}") from error
+
+    def _append(self, pieces: list[Piece]) -> None:
         for piece in pieces:
             have = self._lengths[piece.stream]
             if piece.offset > have:
@@ -100,11 +126,14 @@ class Spool:
         """Make durable what was written before the call. Blocks; a repeated call costs nothing if nothing was written.
 
         Raises:
-            OSError: the disk is broken; nothing more is durable than before.
+            ExhaustedError: the disk does not take it; nothing more is durable than before.
         """
         for stream, length in list(self._lengths.items()):
             if self._durable[stream] < length:
-                os.fdatasync(self._open(stream).fd)
+                try:
+                    os.fdatasync(self._open(stream).fd)
+                except OSError as error:
+                    raise ExhaustedError(f"the agent cannot keep a run's bytes: {error.strerror}") from error
                 self._durable[stream] = length
 
     def read(self, stream: Stream, offset: int, size: int) -> bytes:

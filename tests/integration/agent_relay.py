@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,13 +15,14 @@ import grpc.aio
 from overspill.tls import open_channel
 from overspill.v1 import agent_pb2 as pb
 from overspill.v1.agent_pb2_grpc import AgentStub
-from tests.integration.agent_site import ALICE_UID, CLUSTER, Site
+from tests.integration.agent_site import ALICE_UID, CLUSTER, DEADLINE_S, Site
 
 if TYPE_CHECKING:
     from overspill.v1.agent_pb2_grpc import AgentAsyncStub
 
 SCRIPT_PATH = b"/var/spool/slurmd/ovs1/job00042/slurm_script"
 CWD = b"/home/alice/project"
+_JOB_IDS = itertools.count(1)
 
 
 def spec_of(script: bytes, **changes: Any) -> pb.RunSpec:
@@ -49,7 +51,7 @@ class Followed:
     states: list[pb.RunState.ValueType] = field(default_factory=list)
     stdin_offsets: list[int] = field(default_factory=list)
     ended: pb.Ended | None = None
-    grew: asyncio.Event = field(default_factory=asyncio.Event)
+    _grew: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self, response: pb.AttachResponse) -> None:
         """Apply a response; output must continue exactly where the last one ended."""
@@ -65,7 +67,19 @@ class Followed:
         else:
             self.ended = response.ended
             assert (response.ended.output.stdout, response.ended.output.stderr) == (len(self.stdout), len(self.stderr))
-        self.grew.set()
+        self._grew.set()
+
+    async def next_response(self) -> None:
+        self._grew.clear()
+        await self._grew.wait()
+
+
+async def until_output(followed: Followed, expected: bytes) -> None:
+    """Wait until the output has it; fail if the run ends before."""
+    async with asyncio.timeout(DEADLINE_S):
+        while expected not in followed.stdout:
+            assert followed.ended is None, followed.ended
+            await followed.next_response()
 
 
 def attach_open(run_id: str, offsets: pb.OutputOffsets) -> pb.AttachOpen:
@@ -80,11 +94,9 @@ class Relay:
     def __init__(self, stub: AgentAsyncStub, cluster: str) -> None:
         self.stub = stub
         self._cluster = cluster
-        self._next_job_id = 1000
 
     def request_id(self, **changes: Any) -> pb.RequestId:
-        self._next_job_id += 1
-        fields = {"slurm_cluster": self._cluster, "slurm_job_id": self._next_job_id, "submit_time_s": 1_790_000_000}
+        fields = {"slurm_cluster": self._cluster, "slurm_job_id": next(_JOB_IDS), "submit_time_s": 1_790_000_000}
         return pb.RequestId(**{**fields, **changes})
 
     async def submit(self, script: bytes, **changes: Any) -> str:

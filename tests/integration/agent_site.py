@@ -19,12 +19,25 @@ from pathlib import Path
 import trustme
 
 from overspill.tls import TlsFiles
+from overspill_agent.config import DEFAULT_RUNNER
 
 ALICE_UID = 2001
 CLUSTER = "rig"
 DEADLINE_S = 20.0
 _SOURCE = Path(__file__).resolve().parents[2]
-_IN_NAMESPACE = 'mount --bind "$1" /etc/passwd && mount --bind "$2" /etc/group && shift 2 && exec "$@"'
+#: A directory that is the same at the cluster and at the site; it exists in the agent's mount namespace only.
+SHARED = "/srv/shared"
+_IN_NAMESPACE = """
+set -e
+mount --bind "$1/passwd" /etc/passwd
+mount --bind "$1/group" /etc/group
+mount -t tmpfs tmpfs /srv
+mkdir /srv/shared
+mount --bind "$1/shared" /srv/shared
+if [ -n "$2" ]; then mount -t tmpfs -o "size=$2" tmpfs "$1/state"; fi
+shift 2
+exec "$@"
+"""
 _PASSWD = "\nalice:x:2001:2001::/home/alice:/bin/bash\nbob:x:2002:2002::/home/bob:/bin/bash\n"
 _GROUP = "\nalice:x:2001:\nbob:x:2002:\nhpc:x:3000:alice,bob\n"
 
@@ -50,8 +63,9 @@ class Site:
     root: Path
     grpc_port: int = field(default_factory=free_port)
     runner_port: int = field(default_factory=free_port)
-    extra_config: str = ""
+    runner: Path = DEFAULT_RUNNER
     cpus: int = 8
+    state_size: str = ""
     authority: trustme.CA = field(default_factory=trustme.CA)
     process: subprocess.Popen[bytes] | None = None
 
@@ -63,8 +77,9 @@ class Site:
         self.authority.cert_pem.write_to_path(str(self.root / "ca.crt"))
         (self.root / "passwd").write_text(Path("/etc/passwd").read_text() + _PASSWD)
         (self.root / "group").write_text(Path("/etc/group").read_text() + _GROUP)
-        (self.root / "shared").mkdir()
-        os.chown(self.root / "shared", ALICE_UID, ALICE_UID)
+        for directory in (self.state, self.shared):
+            directory.mkdir(exist_ok=True)
+        os.chown(self.shared, ALICE_UID, ALICE_UID)
 
     @property
     def config_path(self) -> Path:
@@ -73,6 +88,11 @@ class Site:
     @property
     def state(self) -> Path:
         return self.root / "state"
+
+    @property
+    def shared(self) -> Path:
+        """What runs see as `SHARED`."""
+        return self.root / "shared"
 
     @property
     def log_path(self) -> Path:
@@ -92,14 +112,15 @@ url = "https://localhost:{self.runner_port}"
 tls = {tls}
 [store]
 path = "{self.state}/agent.db"
+reserve_mib = 4
 [local]
 directory = "{self.state}/runs"
 cpus = {self.cpus}
 memory_mib = 16384
 python = "/usr/bin/python3"
+runner = "{self.runner}"
 private = ["/home", "/tmp", "/var/tmp", "/dev/shm"]
-shared = []
-{self.extra_config}
+shared = ["{SHARED}"]
 [accounts.{CLUSTER}]
 alice = "alice"
 bob = "bob"
@@ -119,7 +140,7 @@ alice = "alice"
             self.process = subprocess.Popen(
                 [
                     *("unshare", "--mount", "--propagation", "private", "sh", "-c", _IN_NAMESPACE, "sh"),
-                    *(str(self.root / "passwd"), str(self.root / "group")),
+                    *(str(self.root), self.state_size),
                     *(sys.executable, "-m", "overspill_agent", "run", "--config", str(self.config_path)),
                     *("--log-level", "debug"),
                 ],
@@ -169,6 +190,10 @@ alice = "alice"
         for pid in self.runners():
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not self.runners(), "all runners are gone")
+
+
+def name_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 def _links(pid: int) -> list[str]:

@@ -17,7 +17,7 @@ from overspill_agent.backends.fake import FakeBackend, World
 from overspill_agent.reconcile import Reconciler, RunnerAccess
 from overspill_agent.registry import LiveRun, Registry
 from overspill_agent.runs import Action, Resources, Run, Seen
-from overspill_agent.spool import Piece, Stream
+from overspill_agent.spool import Piece, Reserve, Stream
 from overspill_agent.store import Store
 
 ACCOUNT = Account(name="cloud", uid=2001, gid=2001, groups=(2001,), home="/home/cloud")
@@ -34,7 +34,9 @@ class Agent:
 
     def _open(self) -> None:
         self.backend = FakeBackend(self.world)
-        self.registry = Registry(Store(self._directory / "agent.db"), self._directory / "spool")
+        self.registry = Registry(
+            Store(self._directory / "agent.db"), self._directory / "spool", Reserve(self._directory, 0)
+        )
         access = RunnerAccess("https://site:1", b"CA")
         self.reconciler = Reconciler(self.registry, self.backend, access, find_account=lambda _name: ACCOUNT)
 

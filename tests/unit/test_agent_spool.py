@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overspill_agent.spool import GapError, Piece, Spool, Stream
+from overspill.errors import ExhaustedError
+from overspill_agent.spool import GapError, Piece, Reserve, Spool, Stream
 
 OUT = Stream.STDOUT
 
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
-    return Spool(tmp_path / "run")
+    return Spool(tmp_path / "run", Reserve(tmp_path, 0))
 
 
 def test_bytes_can_be_read_at_once_and_are_durable_after_sync(spool: Spool) -> None:
@@ -38,8 +39,8 @@ def test_a_gap_is_refused_and_what_came_before_it_is_kept(spool: Spool) -> None:
 
 
 def test_the_next_agent_finds_everything_that_was_written(tmp_path: Path) -> None:
-    Spool(tmp_path).append([Piece(OUT, 0, b"abc")])
-    second = Spool(tmp_path)
+    Spool(tmp_path, Reserve(tmp_path, 0)).append([Piece(OUT, 0, b"abc")])
+    second = Spool(tmp_path, Reserve(tmp_path, 0))
     assert second.length(OUT) == 3
     second.sync()
     assert second.durable(OUT) == 3
@@ -52,13 +53,20 @@ def test_a_torn_tail_can_be_cut(spool: Spool) -> None:
     assert spool.read(OUT, 0, 100) == b"abcd"
 
 
+def test_output_does_not_take_the_disks_reserve(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, Reserve(tmp_path, 2**60))
+    with pytest.raises(ExhaustedError, match="full but for its reserve"):
+        spool.append([Piece(OUT, 0, b"a")])
+    assert spool.length(OUT) == 0
+
+
 def test_reading_beyond_the_end_gives_nothing(spool: Spool) -> None:
     assert spool.read(OUT, 5, 10) == b""
     assert spool.read_cached(OUT, 5, 10) == b""
 
 
 def test_a_removed_run_leaves_no_file(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "run")
+    spool = Spool(tmp_path / "run", Reserve(tmp_path, 0))
     spool.append([Piece(OUT, 0, b"abc")])
     spool.remove()
     assert not (tmp_path / "run").exists()
@@ -69,7 +77,8 @@ def test_a_removed_run_leaves_no_file(tmp_path: Path) -> None:
 def test_any_overlapping_pieces_give_the_stream_without_loss_or_repetition(
     tmp_path_factory: pytest.TempPathFactory, stream: bytes, cuts: list[tuple[int, int]]
 ) -> None:
-    spool = Spool(tmp_path_factory.mktemp("spool"))
+    directory = tmp_path_factory.mktemp("spool")
+    spool = Spool(directory, Reserve(directory, 0))
     for start, size in cuts:
         offset = min(start, spool.length(OUT))
         spool.append([Piece(OUT, offset, stream[offset : offset + size])])

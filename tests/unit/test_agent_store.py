@@ -1,7 +1,8 @@
 """The agent's memory on a real SQLite file."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,6 +157,36 @@ async def test_a_full_disk_is_told_as_such_and_leaves_what_there_was(tmp_path: P
     with pytest.raises(ExhaustedError, match="full"):
         await database.run(fill)
     assert await database.run(count) == 0
+    database.close()
+
+
+async def test_work_that_fills_the_disk_takes_nobody_elses_with_it(tmp_path: Path) -> None:
+    database = Database(tmp_path / "agent.db")
+    is_free = threading.Event()
+
+    def limit(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("CREATE TABLE big (b BLOB)")
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 3}")
+
+    def insert(size: int) -> Callable[[sqlalchemy.Connection], None]:
+        def work(connection: sqlalchemy.Connection) -> None:
+            connection.exec_driver_sql("INSERT INTO big VALUES (zeroblob(?))", (size,))
+
+        return work
+
+    def count(connection: sqlalchemy.Connection) -> int:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM big").scalar_one())
+
+    await database.run(limit)
+    waiting = asyncio.create_task(database.run(lambda _connection: is_free.wait(10)))
+    jobs = [asyncio.create_task(database.run(insert(size))) for size in (10, 10_000_000, 20)]
+    await asyncio.sleep(0.1)
+    is_free.set()
+    assert await waiting
+    answers = await asyncio.gather(*jobs, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [type(None), ExhaustedError, type(None)]
+    assert await database.run(count) == 2
     database.close()
 
 

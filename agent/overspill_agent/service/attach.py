@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from overspill.errors import ExhaustedError, UnavailableError
+from overspill.errors import UnavailableError
 from overspill.v1 import agent_pb2 as pb
 from overspill_agent import runs
 from overspill_agent.registry import LiveRun, Registry
@@ -77,9 +77,6 @@ class Attachment:
             async for request in requests:
                 if request.HasField("stdin"):
                     await self._take_stdin(request.stdin)
-        except OSError as error:
-            self._failure = ExhaustedError(f"the agent cannot keep standard input: {error.strerror}")
-            self._live.notify()
         except Exception as error:  # noqa: BLE001  raised again where the RPC's edge is
             self._failure = error
             self._live.notify()

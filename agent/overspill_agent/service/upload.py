@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import assert_never
 
-from overspill.errors import ExhaustedError
 from overspill.runner_protocol import RunnerFrame
 from overspill_agent import runs
 from overspill_agent.registry import LiveRun, Registry, now_ms
@@ -67,8 +66,6 @@ class Upload:
         async with live.append_lock:
             try:
                 await asyncio.to_thread(live.spool.append, pieces)
-            except OSError as error:
-                raise ExhaustedError(f"the agent cannot keep output: {error.strerror}") from error
             finally:
                 live.notify()
 
@@ -78,14 +75,9 @@ class Upload:
             await self._sync()
 
     async def _sync(self) -> None:
-        spool = self._live.spool
-        if not spool.is_dirty:
-            return
-        try:
-            await asyncio.to_thread(spool.sync)
-        except OSError as error:
-            raise ExhaustedError(f"the agent cannot keep output: {error.strerror}") from error
-        self._live.notify()
+        if self._live.spool.is_dirty:
+            await asyncio.to_thread(self._live.spool.sync)
+            self._live.notify()
 
     async def _apply(self, frame: Frame) -> None:
         """Apply a report unless it was before.

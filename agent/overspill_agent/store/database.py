@@ -20,12 +20,13 @@ import sqlalchemy
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from overspill.errors import AdminError, ExhaustedError, OverspillError, UnavailableError
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
+Answer = Callable[[], None]
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MAX_BATCH = 200
@@ -127,31 +128,61 @@ class Database:
                 return
 
     def _run_batch(self, batch: list[_Job]) -> None:
-        answers: list[Callable[[], None]] = []
+        """Run jobs in one transaction; where one of them breaks it for all, each in its own."""
+        if len(batch) == 1:
+            self._run_alone(batch[0])
+            return
         try:
             with self._engine.begin() as connection:
-                answers.extend(_attempt(job, connection) for job in batch)
-        except SQLAlchemyError as error:
-            answers = [_failure(job, error) for job in batch]
+                answers = [_attempt(job, connection) for job in batch]
+        except SQLAlchemyError:
+            for job in batch:
+                self._run_alone(job)
+            return
         for answer in answers:
             answer()
 
+    def _run_alone(self, job: _Job) -> None:
+        try:
+            with self._engine.begin() as connection:
+                result = job.work(connection)
+        except Exception as error:  # noqa: BLE001  whatever the work raises is its owner's, not this thread's
+            _failure(job, error)()
+            return
+        _success(job, result)()
 
-def _attempt(job: _Job, connection: Connection) -> Callable[[], None]:
-    """Run one job behind its savepoint and return what tells its owner, to be called after the commit."""
+
+def _attempt(job: _Job, connection: Connection) -> Answer:
+    """Run one job behind its savepoint and return what tells its owner, to be called after the commit.
+
+    Raises:
+        SQLAlchemyError: SQLite has undone the whole transaction, as it does when the disk is full.
+            Source: https://www.sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction
+    """
     try:
         with connection.begin_nested():
             result = job.work(connection)
-    except Exception as error:  # noqa: BLE001  whatever the work raises is its owner's, not this thread's
+    except Exception as error:
+        if not _is_in_transaction(connection):
+            raise OperationalError("", {}, error) from error
         return _failure(job, error)
+    return _success(job, result)
+
+
+def _is_in_transaction(connection: Connection) -> bool:
+    driver_connection = connection.connection.driver_connection
+    return isinstance(driver_connection, sqlite3.Connection) and driver_connection.in_transaction
+
+
+def _success(job: _Job, result: object) -> Answer:
     return lambda: _tell(job, lambda: job.done.set_result(result))
 
 
-def _failure(job: _Job, error: Exception) -> Callable[[], None]:
+def _failure(job: _Job, error: Exception) -> Answer:
     return lambda: _tell(job, lambda: job.done.set_exception(error))
 
 
-def _tell(job: _Job, answer: Callable[[], None]) -> None:
+def _tell(job: _Job, answer: Answer) -> None:
     """Answer unless the owner has gone away meanwhile; what is done stays done."""
     if job.done.set_running_or_notify_cancel():
         answer()
