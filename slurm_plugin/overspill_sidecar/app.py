@@ -63,6 +63,8 @@ class Sidecar:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        # The policy is read at every refresh; a hang-up must not end the service.
+        loop.add_signal_handler(signal.SIGHUP, lambda: _log.info("nothing to reload", action="hangup"))
         async with AsyncExitStack() as stack:
             sites = [Site(config) for config in self._config.sites]
             for site in sites:

@@ -100,6 +100,14 @@ def test_it_starts_answers_and_leaves_nothing_behind_when_told_to_stop(service: 
     assert not service.relay_socket.exists()
 
 
+def test_a_hang_up_changes_nothing(service: Service) -> None:
+    service.start()
+    assert service.process is not None
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_for_line("hangup")
+    assert _decided(service)["verdict"] == "LOCAL"
+
+
 def test_killed_it_leaves_sockets_that_the_next_one_clears_away(service: Service) -> None:
     service.start()
     assert service.end(signal.SIGKILL) == -signal.SIGKILL
