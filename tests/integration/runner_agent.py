@@ -78,12 +78,13 @@ class RunnerAgent:
         self.are_acknowledgements_held = False
         self.keepalive_s = 0.2
         self.gaps = 0
+        self.requests = 0
         self.changed = threading.Condition()
         self._signals: list[dict[str, Any]] = []
         self._tls = tls
         self._port = 0
         self._server: ThreadingHTTPServer | None = None
-        self._connections: set[socket.socket] = set()
+        self._connections: list[socket.socket] = []
 
     # For tests
 
@@ -106,6 +107,10 @@ class RunnerAgent:
         """Wait for a change that makes the condition true; fail if there is none in time."""
         with self.changed:
             assert self.changed.wait_for(condition, timeout_s), (self.stdout[-500:], self.stderr[-500:], self.reports)
+
+    def wait_for_output(self, count: int) -> None:
+        """Wait until so many bytes of standard output are here."""
+        self.wait_until(lambda: len(self.output[RunnerFrame.STDOUT]) >= count)
 
     def signal(self, number: int, scope: str = "tree") -> int:
         """Ask for a signal; return its sequence number."""
@@ -147,14 +152,14 @@ class RunnerAgent:
         self.break_connections()
 
     def break_connections(self) -> None:
-        for connection in list(self._connections):
-            with contextlib.suppress(OSError):
+        while self._connections:
+            with self._connections.pop() as connection, contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     # For the handler
 
     def wrap(self, connection: socket.socket) -> ssl.SSLSocket:
-        self._connections.add(connection)
+        self._connections.append(connection.dup())
         return self._tls.wrap_socket(connection, server_side=True)
 
     def held(self) -> dict[str, int]:
@@ -209,10 +214,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.request = self.agent_of_run.wrap(self.request)
         super().setup()
 
+    def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            super().finish()
+        self.request.close()
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
         """Stay silent."""
 
-    def do_GET(self) -> None:  # noqa: N802 (the base class's name)
+    def do_GET(self) -> None:
         if not self._is_authorised():
             return
         agent = self.agent_of_run
@@ -228,13 +238,14 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(404)
 
-    def do_POST(self) -> None:  # noqa: N802 (the base class's name)
+    def do_POST(self) -> None:
         if self._is_authorised():
             is_whole = all(self.agent_of_run.take(*frame) for frame in self._frames())
             self._answer(200 if is_whole else 400)
             self.close_connection = not is_whole
 
     def _is_authorised(self) -> bool:
+        self.agent_of_run.requests += 1
         if self.headers["Authorization"] != "Bearer " + TOKEN:
             self._answer(401)
         elif not self.path.startswith(_PATH):
@@ -285,12 +296,14 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None
 class RunnerProcess:
     """A real runner, as a backend starts it."""
 
-    def __init__(self, agent: RunnerAgent, directory: Path, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self, agent: RunnerAgent, directory: Path, prefix: Sequence[str] = (), options: Sequence[str] = ()
+    ) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
         (directory / "token").write_text(TOKEN + "\n")
         authority().cert_pem.write_to_path(str(directory / "ca.pem"))
         arguments = ["--url", agent.url, "--run", RUN_ID, "--attempt", "1"]
-        arguments += ["--token-file", str(directory / "token"), "--ca-file", str(directory / "ca.pem")]
+        arguments += ["--token-file", str(directory / "token"), "--ca-file", str(directory / "ca.pem"), *options]
         self._log = directory / "runner.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -316,21 +329,49 @@ def authority() -> trustme.CA:
 
 
 @functools.cache
-def server_tls() -> ssl.SSLContext:
+def server_tls(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority().issue_cert("127.0.0.1").configure_cert(context)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
     return context
 
 
 @contextlib.contextmanager
-def running(work: Work, directory: Path, prefix: Sequence[str] = ()) -> Iterator[tuple[RunnerAgent, RunnerProcess]]:
-    """Run some work under a real runner with an agent of its own; leave nothing behind."""
-    agent = RunnerAgent(work, server_tls())
+def running(
+    work: Work,
+    directory: Path,
+    prefix: Sequence[str] = (),
+    options: Sequence[str] = (),
+    tls: ssl.SSLContext | None = None,
+    **state: object,
+) -> Iterator[tuple[RunnerAgent, RunnerProcess]]:
+    """Run some work under a real runner with an agent of its own; leave nothing behind.
+
+    Args:
+        work: what the agent gives to the runner.
+        directory: the runner's own; made.
+        prefix: command that starts the runner's interpreter, `nohup` for example.
+        options: more options for the runner.
+        tls: the agent's certificate, where it is not to be the site's.
+        state: attributes of the agent from the beginning.
+    """
+    agent = RunnerAgent(work, tls or server_tls(authority()))
+    agent.set(**state)
     agent.start()
-    runner = RunnerProcess(agent, directory, prefix)
+    runner = RunnerProcess(agent, directory, prefix, options)
     try:
         yield agent, runner
     finally:
         runner.process.kill()
         runner.process.wait()
         agent.stop()
+
+
+def work_in(directory: Path, script: str | bytes, *arguments: bytes, **more: Any) -> Work:
+    """Return work whose paths lie in a test's directory. `script` without a shebang line is bash's."""
+    content = script.encode() if isinstance(script, str) else script
+    if not content.startswith(b"#!"):
+        content = b"#!/bin/bash\n" + content
+    cwd = directory / "submit"
+    cwd.mkdir(exist_ok=True)
+    argv = [os.fsencode(directory / "spool/job00001/slurm_script"), *arguments]
+    return Work(script=content, argv=argv, cwd=os.fsencode(cwd), **more)
