@@ -6,6 +6,8 @@ import asyncio
 import os
 import socket
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -186,6 +188,27 @@ def test_a_socket_that_a_dead_router_left_is_cleared_away(tmp_path: Path) -> Non
     dead.close()
     with SocketPath(path):
         assert not path.exists()
+
+
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_another_users_socket_is_cleared_away_only_if_nobody_is_behind_it(tmp_path: Path, *, is_alive: bool) -> None:
+    path = tmp_path / "router.sock"
+    os.chown(tmp_path, 2001, 2001)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    take = (
+        f"import sys; from overspill_sidecar.listening import *\nwith SocketPath(Path({str(path)!r})): print('taken')"
+    )
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        path.chmod(0o700)
+        if not is_alive:
+            other.close()
+        argv = ["setpriv", "--reuid=2001", "--regid=2001", "--clear-groups", sys.executable, "-c", take]
+        taken = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (taken.stdout == "taken\n") is not is_alive
+    assert ("another server answers" in taken.stderr) is is_alive
 
 
 def test_a_socket_of_somebody_elses_living_server_is_left_alone(tmp_path: Path) -> None:
