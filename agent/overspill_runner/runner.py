@@ -410,7 +410,7 @@ class SendLog:
                 self._sent_count += 1
                 frames.append(entry.frame_from(self._acknowledged[entry.kind]))
                 size += len(frames[-1])
-            self._is_sender_asleep = not frames
+            self._is_sender_asleep = not size
         return b"".join(frames)
 
     def rewind(self) -> None:
@@ -448,9 +448,11 @@ class OutputReader(threading.Thread):
         self._post = post
 
     def run(self) -> None:
-        data = os.read(self._fd, MAX_FRAME_BYTES)
-        while data and self._log.add_output(self._kind, data):
-            data = os.read(self._fd, MAX_FRAME_BYTES)
+        # Not os.read: what it returns keeps at least a page of memory, however little there was to read.
+        buffer = memoryview(bytearray(MAX_FRAME_BYTES))
+        count = os.readv(self._fd, [buffer])
+        while count and self._log.add_output(self._kind, bytes(buffer[:count])):
+            count = os.readv(self._fd, [buffer])
         os.close(self._fd)
         self._post("output_ended", self._kind)
 
@@ -488,47 +490,64 @@ class Upload(threading.Thread):
         connection = self._agent.connect()
         try:
             self._agent.begin_upload(connection)
+            connection.sock.settimeout(0)
             self._log.rewind()
-            while True:
-                is_complete = self._log.is_complete  # asked first: then `take` gives the last report, too
-                frames = self._log.take(MAX_FRAME_BYTES)
-                if frames:
-                    connection.send(b"%x\r\n%b\r\n" % (len(frames), frames))
-                    timeout_ms = 0
-                elif is_complete:
-                    break
-                else:
-                    self._back_off.reset()
-                    timeout_ms = None
-                self._wait(connection.sock, timeout_ms)
-            connection.send(b"0\r\n\r\n")
+            self._send_log(connection.sock)
+            connection.sock.settimeout(NETWORK_TIMEOUT_S)
             check_status(connection.getresponse().status)
         finally:
             connection.close()
 
-    def _wait(self, sock: ssl.SSLSocket, timeout_ms: Optional[int]) -> None:
-        """Wait for something to send, or for an answer that comes before its time."""
+    def _send_log(self, sock: ssl.SSLSocket) -> None:
+        """Send the body: what the log holds and will hold, to the last report."""
+        is_complete = False
+        while True:
+            frames = self._log.take(MAX_FRAME_BYTES)
+            if frames:
+                self._send(sock, b"%x\r\n%b\r\n" % (len(frames), frames))
+            elif is_complete:
+                self._send(sock, b"0\r\n\r\n")
+                return
+            elif not self._log.is_complete:
+                self._back_off.reset()
+                self._wait(sock, self._log.wake_fd)
+            is_complete = self._log.is_complete
+
+    def _send(self, sock: ssl.SSLSocket, data: bytes) -> None:
+        """Send all, but notice an answer that comes before its time."""
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[sock.send(left) :]
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                self._wait(sock)
+
+    def _wait(self, sock: ssl.SSLSocket, log_fd: int = -1) -> None:
+        """Wait until the log has something to send, or else until the socket takes more.
+
+        Raises:
+            FencedError, RefusedError, OSError: if the agent answers, breaks off, or takes nothing for too long.
+        """
+        is_idle = log_fd >= 0
         poller = select.poll()
-        poller.register(sock, select.POLLIN)
-        if timeout_ms is None:
-            poller.register(self._log.wake_fd, select.POLLIN)
-        for fd, _ in poller.poll(timeout_ms):
-            if fd == self._log.wake_fd:
-                os.read(fd, 4096)
-            else:
-                raise_early_answer(sock)
+        poller.register(sock, select.POLLIN if is_idle else select.POLLIN | select.POLLOUT)
+        if is_idle:
+            poller.register(log_fd, select.POLLIN)
+        ready = dict(poller.poll(None if is_idle else NETWORK_TIMEOUT_S * 1000))
+        if not ready:
+            raise TimeoutError("the agent takes no output")
+        if log_fd in ready:
+            os.read(log_fd, 4096)
+        if ready.get(sock.fileno(), 0) & ~select.POLLOUT:
+            raise_early_answer(sock)
 
 
 def raise_early_answer(sock: ssl.SSLSocket) -> None:
     """Raise what an answer in mid-upload means; return if it was only TLS that had something to say."""
-    timeout_s = sock.gettimeout()
-    sock.settimeout(0)
     try:
         answer = sock.recv(4096)
     except ssl.SSLWantReadError:
         return
-    finally:
-        sock.settimeout(timeout_s)
     status = answer.split(b" ", 2)[1:2]
     if not status:
         raise ConnectionResetError("the agent has closed the upload")
@@ -824,7 +843,8 @@ class ScriptFile:
 class Clock:
     """The script's time limit, which stands still while the script is suspended, and the agent's lease."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, time_limit_grace_s: float) -> None:
+        self._time_limit_grace_s = time_limit_grace_s
         self._lease_s = STARTUP_LEASE_S
         self.lease_until = now + STARTUP_LEASE_S
         self._limit_at: Optional[float] = None
@@ -841,7 +861,7 @@ class Clock:
     def start(self, time_limit_s: int, now: float) -> None:
         """Begin to count; a limit of 0 is none."""
         if time_limit_s:
-            self._limit_at = now + time_limit_s + TIME_LIMIT_GRACE_S
+            self._limit_at = now + time_limit_s + self._time_limit_grace_s
 
     def suspend(self, now: float) -> None:
         if self._suspended_at is None:
@@ -861,7 +881,7 @@ class Clock:
 class Supervisor:
     """Decides what happens to the script and its processes. Everything here runs in the main thread."""
 
-    def __init__(self, agent: Agent, directory: str, launcher: Launcher) -> None:
+    def __init__(self, agent: Agent, directory: str, launcher: Launcher, time_limit_grace_s: float) -> None:
         self._agent = agent
         self._directory = directory
         self._launcher = launcher
@@ -870,7 +890,7 @@ class Supervisor:
         self._wake_fd, self._wake_write_fd = os.pipe()
         for fd in (self._wake_fd, self._wake_write_fd):
             os.set_blocking(fd, False)
-        self._clock = Clock(now_s())
+        self._clock = Clock(now_s(), time_limit_grace_s)
         self._spec: Optional[Spec] = None
         self._script_file: Optional[ScriptFile] = None
         self._is_launched = False
@@ -1129,6 +1149,8 @@ def main() -> None:
     parser.add_argument("--attempt", required=True, type=int, help="number of the attempt")
     parser.add_argument("--token-file", required=True, help="bearer token; its directory is the runner's own")
     parser.add_argument("--ca-file", required=True, help="certificates that the agent's is checked against")
+    grace_help = "seconds that Slurm has to enforce the time limit before the runner does"
+    parser.add_argument("--time-limit-grace", type=float, default=TIME_LIMIT_GRACE_S, help=grace_help)
     arguments = parser.parse_args()
     launcher = Launcher()
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -1137,7 +1159,7 @@ def main() -> None:
     agent = Agent(arguments.url, arguments.run, arguments.attempt, token, arguments.ca_file)
     directory = os.path.dirname(os.path.abspath(arguments.token_file))
     try:
-        exit_code = Supervisor(agent, directory, launcher).run()
+        exit_code = Supervisor(agent, directory, launcher, arguments.time_limit_grace).run()
     finally:
         signal_tree(signal.SIGKILL)
     # Not sys.exit: threads that sleep in a network call would make the interpreter's end long or loud.
