@@ -96,9 +96,7 @@ def test_a_hundred_megabytes_and_then_exit_arrive_whole(rig: Rig) -> None:
     assert told == digest
 
 
-@pytest.mark.parametrize(
-    "command", [["srun", "-p", "overspill", "hostname"], ["salloc", "-p", "overspill", "hostname"]]
-)
+@pytest.mark.parametrize("program", ["srun", "salloc"])
 def test_interactive_work_aimed_at_the_overspill_partition_is_refused_clearly(rig: Rig, program: str) -> None:
     refused = rig.cluster.run([program, "--partition=overspill", "hostname"], user="alice")
     assert refused.returncode != 0
