@@ -125,17 +125,24 @@ def _exit(reason: str) -> NoReturn:
 
 
 def _configure_logs(level: str) -> None:
-    is_terminal = sys.stderr.isatty()
-    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
-    if is_terminal:
-        renderer = structlog.dev.ConsoleRenderer()
+    number = logging.getLevelNamesMapping()[level.upper()]
+    common: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderers: list[structlog.typing.Processor] = [
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(),
+    ]
+    if sys.stderr.isatty():
+        renderers = [structlog.dev.ConsoleRenderer()]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        processors=[*common, *renderers],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    # What libraries have to say comes in the same form.
+    handler = logging.StreamHandler(sys.stderr)
+    strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=common, processors=[strip, *renderers]))
+    logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING))

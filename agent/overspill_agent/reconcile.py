@@ -28,7 +28,11 @@ from overspill_agent.spool import Stream
 log = structlog.get_logger(__name__)
 
 #: Without news each run is looked at so often: adopted runners that die make no noise.
-TICK_S = 1.0
+TICK_S = 5.0
+#: A run that should be gone is looked at so often: its room is wanted.
+_UNWANTED_TICK_S = 0.25
+#: A runner that is gone may still have words on the wire; a connection that only seems open does not hold up the end.
+_LAST_WORDS_S = 10.0
 #: Before a start is tried again.
 _RETRY_S = 2.0
 #: Runners that are being started at once; more would only take the processors from each other.
@@ -106,6 +110,7 @@ class Reconciler:
                 await self.step(live)
         except OverspillError as error:
             log.warning("run is not brought on", action="step_failed", run_id=run_id, reason=error.reason)
+            self._look_again(run_id, _RETRY_S)
         except Exception:
             log.exception("run is not brought on", action="step_failed", run_id=run_id)
         finally:
@@ -115,7 +120,8 @@ class Reconciler:
 
     async def step(self, live: LiveRun) -> Action:
         """Look at one run, do what is next about it, and return what that was."""
-        action = runs.next_action(live.run, await self._look(live))
+        sight = await self._look(live)
+        action = runs.next_action(live.run, sight)
         match action:
             case Action.START:
                 await self._start(live)
@@ -130,7 +136,12 @@ class Reconciler:
                 self._look_at_waiting()
             case Action.WAIT:
                 pass
+        if sight.seen is Seen.ALIVE and live.unwanted_since is not None:
+            self._look_again(live.run.run_id, _UNWANTED_TICK_S)
         return action
+
+    def _look_again(self, run_id: str, after_s: float) -> None:
+        asyncio.get_running_loop().call_later(after_s, self.look_at, run_id)
 
     def _look_at_waiting(self) -> None:
         """Have the runs looked at that may start now that another has left its room."""
@@ -145,7 +156,7 @@ class Reconciler:
         return Sight(
             seen=seen,
             has_room=is_due and self._has_room(run),
-            is_reporting=live.uploads > 0,
+            is_reporting=_is_reporting(live, seen),
             unwanted_s=_unwanted_s(live),
         )
 
@@ -190,6 +201,14 @@ class Reconciler:
         await self._registry.change(
             live, lambda run: runs.ended(run, runs.ending_without_report(run, stdout, stderr), now_ms())
         )
+
+
+def _is_reporting(live: LiveRun, seen: Seen) -> bool:
+    if live.uploads == 0 or seen is not Seen.GONE:
+        return live.uploads > 0
+    if live.gone_since is None:
+        live.gone_since = time.monotonic()
+    return time.monotonic() - live.gone_since < _LAST_WORDS_S
 
 
 def _unwanted_s(live: LiveRun) -> float:

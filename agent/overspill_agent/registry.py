@@ -43,6 +43,7 @@ class LiveRun:
         signals: what the runner has not acknowledged, in order.
         uploads: open uploads of its runner.
         unwanted_since: monotonic seconds when this agent first knew that nothing of it should live.
+        gone_since: monotonic seconds when its runner was first seen gone with an upload open.
         retry_at: monotonic seconds before which a start is not tried again.
         relay: the Attach that counts; a new one takes it over.
     """
@@ -55,6 +56,7 @@ class LiveRun:
         self.append_lock = asyncio.Lock()
         self.uploads = 0
         self.unwanted_since: float | None = None
+        self.gone_since: float | None = None
         self.retry_at = 0.0
         self.relay = object()
         self._changed = asyncio.Event()

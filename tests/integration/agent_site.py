@@ -34,8 +34,10 @@ mount --bind "$1/group" /etc/group
 mount -t tmpfs tmpfs /srv
 mkdir /srv/shared
 mount --bind "$1/shared" /srv/shared
-if [ -n "$2" ]; then mount -t tmpfs -o "size=$2" tmpfs "$1/state"; fi
-shift 2
+if [ -n "$3" ]; then mount -t tmpfs -o "size=$3" tmpfs "$1/state"; fi
+mkdir "$2"
+mount --bind "$1/state" "$2"
+shift 3
 exec "$@"
 """
 _PASSWD = "\nalice:x:2001:2001::/home/alice:/bin/bash\nbob:x:2002:2002::/home/bob:/bin/bash\n"
@@ -90,6 +92,11 @@ class Site:
         return self.root / "state"
 
     @property
+    def state_inside(self) -> str:
+        """Where the agent sees `state`: in no private directory, so that it must hide it from runs."""
+        return f"/srv/agent-{self.grpc_port}"
+
+    @property
     def shared(self) -> Path:
         """What runs see as `SHARED`."""
         return self.root / "shared"
@@ -111,10 +118,10 @@ listen = "127.0.0.1:{self.runner_port}"
 url = "https://localhost:{self.runner_port}"
 tls = {tls}
 [store]
-path = "{self.state}/agent.db"
+path = "{self.state_inside}/agent.db"
 reserve_mib = 4
 [local]
-directory = "{self.state}/runs"
+directory = "{self.state_inside}/runs"
 cpus = {self.cpus}
 memory_mib = 16384
 python = "/usr/bin/python3"
@@ -140,7 +147,7 @@ alice = "alice"
             self.process = subprocess.Popen(
                 [
                     *("unshare", "--mount", "--propagation", "private", "sh", "-c", _IN_NAMESPACE, "sh"),
-                    *(str(self.root), self.state_size),
+                    *(str(self.root), self.state_inside, self.state_size),
                     *(sys.executable, "-m", "overspill_agent", "run", "--config", str(self.config_path)),
                     *("--log-level", "debug"),
                 ],
@@ -174,6 +181,12 @@ alice = "alice"
     def tls(self, name: str = "cluster") -> TlsFiles:
         return TlsFiles(self.root / f"{name}.crt", self.root / f"{name}.key", self.root / "ca.crt")
 
+    def command(self, *arguments: str) -> list[str]:
+        """Return a command line of the agent's program that sees what the running agent sees."""
+        assert self.process is not None
+        enter = ["nsenter", "--mount", "--target", str(self.process.pid)]
+        return [*enter, sys.executable, "-m", "overspill_agent", *arguments, "--config", str(self.config_path)]
+
     def _write_certificate(self, name: str, *identities: str) -> None:
         issued = self.authority.issue_cert(*identities)
         issued.private_key_pem.write_to_path(str(self.root / f"{name}.key"))
@@ -183,7 +196,7 @@ alice = "alice"
         """Return the pids of all bubblewrap monitors and PID 1s that hold a lock of this site's runs."""
         agent = self.process.pid if self.process else None
         pids = [int(process.name) for process in Path("/proc").iterdir() if process.name.isdigit()]
-        return [pid for pid in pids if pid != agent and any(str(self.state) in link for link in _links(pid))]
+        return [pid for pid in pids if pid != agent and any(self.state_inside in link for link in _links(pid))]
 
     def kill_runners(self) -> None:
         """End whatever still runs of this site's runs."""

@@ -51,10 +51,8 @@ async def test_a_shared_directory_is_the_hosts_own(relay: Relay, site: Site) -> 
 
 
 async def test_the_agents_own_files_are_not_to_be_found(relay: Relay, site: Site) -> None:
-    script = (
-        f"ls -A {site.state} {site.root} /etc/overspill 2> /dev/null; find / -xdev -name agent.db 2> /dev/null; true"
-    )
-    assert await output_of(relay, script) == ""
+    script = f"ls -d /srv/*; ls -A {site.state_inside}; ls -A {site.root} /etc/overspill 2> /dev/null || echo hidden"
+    assert (await output_of(relay, script)).split() == [site.state_inside, SHARED, "hidden"]
 
 
 async def test_a_run_sees_its_own_processes_only_and_none_of_anothers(relay: Relay) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import json
 import subprocess
-import sys
 
 import grpc
 import grpc.aio
@@ -237,7 +236,7 @@ async def test_the_command_line_lists_runs_beside_the_running_agent(relay: Relay
     run_id = await relay.submit(b"#!/bin/sh\nexit 3\n")
     await relay.follow(run_id)
     listing = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "overspill_agent", "runs", "--json", "--config", str(site.config_path)),
+        *site.command("runs", "--json"),
         stdout=subprocess.PIPE,
     )
     listed, _ = await listing.communicate()

@@ -17,8 +17,8 @@ class FakeHost:
     """A small machine: names, modes, owners; one symlink at the root, and one from /data to /mnt/data."""
 
     def __init__(self) -> None:
-        paths = "/ /dev /dev/shm /etc /etc/overspill /home /mnt /mnt/data /proc /state /tmp /usr /usr/bin /usr/share"
-        paths += " /var /var/spool /var/spool/cron /var/tmp /work /work/alice /work/pub"
+        paths = "/ /dev /dev/shm /etc /etc/overspill /home /mnt /mnt/data /proc /state /state/runs /tmp /usr"
+        paths += " /usr/bin /usr/share /var /var/spool /var/spool/cron /var/tmp /work /work/alice /work/pub"
         self._modes = dict.fromkeys(map(P, paths.split()), DIRECTORY)
         self._modes[P("/tmp")] = self._modes[P("/var/tmp")] = stat.S_IFDIR | 0o1777
         self._modes[P("/vmlinuz")] = FILE
@@ -47,7 +47,7 @@ class FakeHost:
 ROOTS = Roots(
     private=(P("/home"), P("/tmp"), P("/var/tmp"), P("/dev/shm")),
     shared=(),
-    hidden=(P("/state"), P("/etc/overspill"), P("/tmp/cache")),
+    hidden=(P("/state"), P("/state/runs"), P("/etc/overspill"), P("/tmp/cache")),
 )
 
 
@@ -123,6 +123,7 @@ def test_the_agents_own_directories_are_hidden() -> None:
     seen = operations(sandbox_of("/home/alice"))
     assert seen["/state"] == ("--tmpfs",)
     assert seen["/etc/overspill"] == ("--tmpfs",)
+    assert "/state/runs" not in seen
     assert "/tmp/cache" not in seen
 
 

@@ -93,7 +93,8 @@ def build(host: HostView, roots: Roots, wanted: Wanted, *, files: PurePosixPath,
     """
     private = [host.resolve(path) for path in roots.private]
     shared = [host.resolve(path) for path in roots.shared]
-    hidden = [path for path in map(host.resolve, roots.hidden) if not _is_below(path, private) and host.mode(path)]
+    hidden = _topmost([path for path in map(host.resolve, roots.hidden) if host.mode(path) is not None])
+    hidden = [path for path in hidden if not _is_below(path, private)]
     places = [place for place in _places(host, wanted, private) if not _is_below(place, shared)]
     own = _topmost([*private, *places])
     missing = [path for path in (*own, *shared) if host.mode(path) is None]
