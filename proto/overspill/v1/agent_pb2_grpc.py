@@ -89,7 +89,8 @@ class AgentServicer:
         """Follows one run. The first request is `open`; the agent answers with the current state, then output from the
         offsets in `open`, then, once all output was sent, `ended`, and closes. Acknowledgements free the agent's copy.
         A second Attach to the same run ends the first with ABORTED.
-        NOT_FOUND: no such run of this cluster. OUT_OF_RANGE: an offset beyond what exists or before what was freed.
+        NOT_FOUND: no such run of this cluster. OUT_OF_RANGE: an offset beyond an ended run's output, or before what was
+        freed. While the run goes on, an offset beyond what the agent holds is waited for: the runner sends it again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,7 +98,8 @@ class AgentServicer:
 
     def Signal(self, request, context):
         """Delivers a signal to the run's processes. It is stored first and delivered as soon as the runner is connected;
-        before the script has started, a signal that ends a process cancels the run and any other is dropped.
+        before the script has started, HUP, INT, QUIT, ABRT, KILL and TERM cancel the run, STOP, TSTP and CONT wait for the
+        script, and any other is dropped.
         A run that has ended answers OK: a process that is gone needs no signal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
