@@ -8,7 +8,7 @@ POLICY ?= overspill_mode=on,overspill_wait=00:01:00
 # Not `?=`: make itself predefines AS, as the assembler.
 AS := alice
 
-.PHONY: help setup proto proto-check lint unit test demo up down status exec bench lock clean
+.PHONY: help setup proto proto-check lint unit test demo up down status exec lock
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -48,6 +48,15 @@ lint: .venv/.ready ## ruff, mypy --strict, import contracts
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+unit: .venv/.ready ## The fast tests: no daemons
+	$(VENV)/bin/pytest tests/unit
+
+test: setup proto-check lint ## Everything: lint, generated code, unit, conformance, integration, end to end on a real Slurm
+	$(VENV)/bin/pytest tests
+
+demo: setup ## A full cluster spills over; every promise is checked
+	@$(PY) -m tests.rig demo
 
 up: setup ## Start the rig and leave it running: make up [POLICY="overspill_mode=always"] [SHARED=1] [WITHOUT="agent"]
 	@$(PY) -m tests.rig up --policy "$(POLICY)" $(if $(SHARED),--shared) $(WITHOUT:%=--without %)

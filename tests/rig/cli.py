@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from tests.rig.accounts import login_environment
+from tests.rig.demo import run_demo
 from tests.rig.directory import main_path, remove_leftovers
 from tests.rig.errors import NotUpError, RigError
 from tests.rig.options import DEFAULT_POLICY
@@ -47,6 +48,15 @@ class _Group(click.Group):
 def main(context: click.Context, directory: Path) -> None:
     """A private Slurm with Overspill and a remote site, on this machine, left running to be tried out."""
     context.obj = directory.absolute()
+
+
+@main.command()
+def demo() -> None:
+    """Show a full cluster spill over, in a rig of its own, and check every promise.
+
+    Exit code 1 if one is broken.
+    """
+    sys.exit(run_demo())
 
 
 @main.command()

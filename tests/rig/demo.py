@@ -21,7 +21,7 @@ from tests.rig.waiting import poll
 
 _POLICY = "overspill_mode=on,overspill_wait=00:00:30"
 _BATCH_IS_BUSY_S = 40
-_NODE_NAMES = {"cluster": "cluster (batch)", "site": "site (agent)"}
+_WIDTH_IN_A_LOG = 110
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Promise:
     exit_code: str = "0:0"
     arguments: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    #: Slurm and the shell add words of their own about a cancelled job, as they do for a local one.
+    is_output_exact: bool = True
 
 
 @dataclass
@@ -63,7 +65,7 @@ _CANCELLED = Promise(
     "site",
     "waiting\nsaving a checkpoint\n",
     state="CANCELLED",
-    exit_code="0:0",
+    is_output_exact=False,
 )
 _LIVE = Promise(
     "live",
@@ -148,10 +150,17 @@ class Demo:
         ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
         job.seen = self._rig.wait_for_state(job.job_id, ended, timeout_s=120)
         expected = f"{promise.where}\n{promise.output}"
-        poll(lambda: self._rig.output(job.job_id).decode() == expected, timeout_s=5)
-        job.output = self._rig.output(job.job_id).decode(errors="replace")
+
+        def has_all_output() -> bool:
+            job.output = self._rig.output(job.job_id).decode(errors="replace")
+            if promise.is_output_exact:
+                return job.output == expected
+            lines = iter(job.output.splitlines())
+            return all(line in lines for line in expected.splitlines())
+
+        if not poll(has_all_output, timeout_s=5):
+            job.broken.append(f"output is {job.output!r}, promised was {expected!r}")
         for what, wanted, got in (
-            ("output", expected, job.output),
             ("state", promise.state, job.seen["JobState"]),
             ("exit code", promise.exit_code, job.seen["ExitCode"]),
         ):
@@ -169,21 +178,21 @@ def _real_wait_s(job: Submitted) -> float:
 
 
 def _table(jobs: list[Submitted]) -> Table:
-    table = Table(title="Where each job ran")
-    for heading in ("Job", "Name", "Ran at", "Predicted wait", "Real wait", "State", "Exit code", "As promised"):
-        table.add_column(heading, justify="right" if "ait" in heading else "left")
+    table = Table(title="Where each job ran, and whether every promise was kept")
+    for heading in ("Job", "Name", "Ran at", "Predicted wait", "Waited", "State", "Exit", "Kept"):
+        table.add_column(heading, justify="right" if "ait" in heading else "left", no_wrap=True)
     for job in jobs:
         host = job.output.partition("\n")[0]
         verdict = "[red]no[/]" if job.broken else "[green]yes[/]"
         waits = (_seconds(job.predicted_wait_s), _seconds(_real_wait_s(job)))
         ended = (job.seen["JobState"], job.seen["ExitCode"])
-        table.add_row(str(job.job_id), job.promise.name, _NODE_NAMES.get(host, host), *waits, *ended, verdict)
+        table.add_row(str(job.job_id), job.promise.name, host, *waits, *ended, verdict)
     return table
 
 
 def run_demo() -> int:
     """Bring a rig up, show everything, take it down; return the exit code."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_IN_A_LOG)
     began = time.monotonic()
     with Rig.up(policy=_POLICY, progress=lambda step: console.print(f"[dim]  rig: {step}[/]")) as rig:
         jobs = Demo(rig, console).run()

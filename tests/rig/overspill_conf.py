@@ -25,7 +25,7 @@ socket = "{ROUTER_SOCKET}"
 
 [relay]
 socket = "{RELAY_SOCKET}"
-unreachable_grace_s = 60.0
+unreachable_grace_s = 5.0
 reconcile_s = 30.0
 
 [[sites]]
