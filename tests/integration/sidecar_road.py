@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,8 +33,17 @@ ADMIN_COMMENT = '{"overspill":{"decision":"d-1","site":"site-a","partition":"bat
 
 async def eventually(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> None:
     """Poll until `condition` holds; fail after the deadline, saying what did not happen."""
+
+    async def ask() -> bool:
+        return bool(condition())
+
+    await eventually_async(ask, what, deadline_s)
+
+
+async def eventually_async(condition: Callable[[], Awaitable[bool]], what: str, deadline_s: float = DEADLINE_S) -> None:
+    """Do as `eventually` for a condition that takes a question to find out."""
     deadline = time.monotonic() + deadline_s
-    while not condition():
+    while not await condition():
         assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
         await asyncio.sleep(0.01)
 
