@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 
-from overspill_proxy.signals import HARMLESS
+from overspill_proxy.signals import FORWARDED, HARMLESS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,9 +73,8 @@ def _die_by(number: int) -> None:
     if number in HARMLESS or not 0 < number < signal.NSIG:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if number != signal.SIGKILL:
+    if number in FORWARDED:
         signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
     os.kill(os.getpid(), number)
 
 

@@ -43,6 +43,8 @@ class CaughtSignals:
         signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
         for number in FORWARDED:
             signal.signal(number, _note)
+        # spank_overspill.so may have blocked them, for none to meet an interpreter that is still starting.
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
     def take(self) -> bytes:
         """Return the numbers of the signals that have come since, one byte each, in order."""

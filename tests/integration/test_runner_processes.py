@@ -72,8 +72,8 @@ def test_stop_before_the_script_started_keeps_it_from_starting(tmp_path: Path) -
 @pytest.mark.parametrize(("scope", "reached"), [("shell", {b"shell"}), ("tree", {b"shell", b"child"})])
 def test_signal_reaches_its_scope_only(tmp_path: Path, scope: str, reached: set[bytes]) -> None:
     script = """
-bash -c 'trap "echo child" USR1; trap "exit 0" USR2; echo ready; while :; do sleep 0.05; done' &
 trap 'echo shell' USR1; trap 'wait; exit 0' USR2
+bash -c 'trap "echo child" USR1; trap "exit 0" USR2; echo ready; while :; do sleep 0.05; done' &
 while :; do sleep 0.05; done
 """
     with running(work_in(tmp_path, script), tmp_path / "own") as (agent, runner):

@@ -1,0 +1,208 @@
+"""The runner's parts without an agent."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from overspill.runner_protocol import FRAME_HEADER, RunnerFrame
+from overspill_runner.runner import (
+    ENTRY_BYTES,
+    STDERR,
+    STDOUT,
+    Clock,
+    Environment,
+    SendLog,
+    descendants,
+    exec_complaint,
+    lower,
+    parse_events,
+)
+
+
+def frames_in(data: bytes) -> list[tuple[RunnerFrame, int, bytes]]:
+    """Return the frames of an upload's body."""
+    found = []
+    while data:
+        kind, length, number = FRAME_HEADER.unpack_from(data)
+        end = FRAME_HEADER.size + length
+        found.append((RunnerFrame(kind), number, data[FRAME_HEADER.size : end]))
+        data = data[end:]
+    return found
+
+
+class LogAndAgent(RuleBasedStateMachine):
+    """A send log and an agent whose connection breaks at any moment, and whose acknowledgements come late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = SendLog(window_bytes=2000)
+        self.written = {STDOUT: b"", STDERR: b""}
+        self.held = {STDOUT: b"", STDERR: b""}
+        self.reports = 0
+        self.held_reports = 0
+
+    @precondition(lambda self: not self.log.is_full)
+    @rule(kind=st.sampled_from([STDOUT, STDERR]), data=st.binary(min_size=1, max_size=50))
+    def write(self, kind: int, data: bytes) -> None:
+        assert self.log.add_output(kind, data)
+        self.written[kind] += data
+
+    @rule()
+    def report(self) -> None:
+        self.log.add_report(kind="signalled", seq=1)
+        self.reports += 1
+
+    @rule(most_bytes=st.integers(1, 300), is_lost=st.booleans())
+    def send(self, most_bytes: int, *, is_lost: bool) -> None:
+        """Send some; a connection that breaks loses it and begins anew."""
+        data = self.log.take(most_bytes)
+        if is_lost:
+            self.log.rewind()
+            return
+        for kind, number, payload in frames_in(data):
+            self.take(kind, number, payload)
+
+    def take(self, kind: RunnerFrame, number: int, payload: bytes) -> None:
+        """Take a frame as an agent does: what is there already is dropped, a gap is an error."""
+        if kind is RunnerFrame.REPORT:
+            assert number <= self.held_reports + 1, "a report is missing"
+            self.held_reports = max(self.held_reports, number)
+        else:
+            held = self.held[kind]
+            assert number <= len(held), "output is missing"
+            self.held[kind] = held + payload[len(held) - number :]
+
+    @rule(share=st.floats(0, 1))
+    def acknowledge(self, share: float) -> None:
+        """Acknowledge any part of what is held, frames cut anywhere."""
+        stdout, stderr = (int(len(self.held[kind]) * share) for kind in (STDOUT, STDERR))
+        self.log.acknowledge(stdout, stderr, int(self.held_reports * share))
+
+    @rule()
+    def finish_sending(self) -> None:
+        while data := self.log.take(10_000):
+            for frame in frames_in(data):
+                self.take(*frame)
+        assert self.held == self.written
+        assert self.held_reports == self.reports
+
+    @invariant()
+    def agent_holds_a_beginning_of_what_was_written(self) -> None:
+        assert all(self.written[kind].startswith(held) for kind, held in self.held.items())
+
+    def teardown(self) -> None:
+        self.finish_sending()
+        os.close(self.log.wake_fd)
+        os.close(self.log._wake_write_fd)  # noqa: SLF001 (a process has one log for life: it has no close)
+
+
+TestLogAndAgent = LogAndAgent.TestCase
+TestLogAndAgent.settings = settings(max_examples=60, deadline=None)
+
+
+def test_log_says_when_it_has_something_again() -> None:
+    log = SendLog()
+    assert log.take(100) == b""
+    log.add_output(STDOUT, b"x")
+    assert os.read(log.wake_fd, 10) == b"\0"
+    log.take(100)
+    log.add_output(STDOUT, b"y")  # nobody sleeps: taken without being told
+    with pytest.raises(BlockingIOError):
+        os.read(log.wake_fd, 10)
+
+
+def test_last_report_tells_how_much_output_there_was() -> None:
+    log = SendLog()
+    log.add_output(STDERR, b"12345")
+    log.add_last_report(kind="ended", exit_code=0)
+    assert log.is_complete
+    assert not log.add_output(STDOUT, b"too late")
+    assert b'"stderr": 5' in frames_in(log.take(1000))[-1][2]
+
+
+def test_small_entries_weigh_what_they_cost() -> None:
+    log = SendLog(window_bytes=10 * ENTRY_BYTES)
+    for _ in range(10):
+        log.add_output(STDOUT, b"x")
+    assert log.is_full
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_events_are_read_as_browsers_read_them(newline: str) -> None:
+    lines = [
+        ": comment",
+        "event: hello",
+        'data: {"stdout":',
+        "data:  1}",
+        "",
+        "id: 4",
+        "event:stop",
+        "",
+        "",
+        "data: {}",
+        "",
+    ]
+    assert list(parse_events(io.BytesIO(newline.join([*lines, ""]).encode()))) == [
+        ("hello", {"stdout": 1}),
+        ("stop", {}),
+    ]
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1), st.binary())))
+def test_environment_keeps_order_and_doubles(pairs: list[tuple[bytes, bytes]]) -> None:
+    pairs = [(name.replace(b"=", b"_"), value) for name, value in pairs]
+    environment = Environment([name + b"=" + value for name, value in pairs])
+    assert list(zip(environment.keys(), environment.values(), strict=True)) == pairs
+
+
+def test_environment_leaves_out_what_is_no_variable() -> None:
+    assert Environment([b"=x", b"no equals sign", b"A=1"]).keys() == [b"A"]
+
+
+@pytest.mark.parametrize(("limit", "other", "lowest"), [(1, 2, 1), (2, 1, 1), (-1, 5, 5), (5, -1, 5), (-1, -1, -1)])
+def test_lower_of_two_limits(limit: int, other: int, lowest: int) -> None:
+    assert lower(limit, other) == lowest
+
+
+def test_descendants_are_found_across_sessions() -> None:
+    script = "setsid sh -c 'sleep 60 & echo $!; wait' & wait"
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        grandchild = int(process.stdout.readline())
+        found = descendants(os.getpid())
+        assert {process.pid, grandchild} <= set(found)
+        for pid in found:
+            if pid == grandchild or pid in descendants(process.pid):
+                os.kill(pid, 9)
+        process.kill()
+
+
+def test_interpreter_is_named_as_slurmstepd_names_it() -> None:
+    error = FileNotFoundError(2, "No such file or directory")
+    assert exec_complaint(sys.executable.encode(), error).startswith(b"execve(): " + sys.executable.encode())
+
+
+def test_suspended_time_does_not_count_against_the_limit() -> None:
+    clock = Clock(0.0, 60.0)
+    clock.start(100, 0.0)
+    assert clock.limit_at == 160.0
+    clock.suspend(50.0)
+    assert clock.limit_at is None
+    clock.suspend(60.0)
+    clock.resume(80.0)
+    clock.resume(90.0)
+    assert clock.limit_at == 190.0
+
+
+def test_no_limit_is_none() -> None:
+    clock = Clock(0.0, 60.0)
+    clock.start(0, 0.0)
+    assert clock.limit_at is None
