@@ -45,7 +45,7 @@ def main() -> None:
       overspill-agent check-config --config /etc/overspill/agent.toml
       overspill-agent run
       overspill-agent runs --json
-    """  # noqa: D301  \b is click's mark for text that keeps its lines
+    """
 
 
 @main.command("run")

@@ -66,7 +66,7 @@ class Sidecar:
         # The policy is read at every refresh; a hang-up must not end the service.
         loop.add_signal_handler(signal.SIGHUP, lambda: _log.info("nothing to reload", action="hangup"))
         async with AsyncExitStack() as stack:
-            sites = [Site(config) for config in self._config.sites]
+            sites = [Site(config, self._watch.slurm_cluster) for config in self._config.sites]
             for site in sites:
                 stack.push_async_callback(site.close)
             tasks = await self._startup(stack, sites)

@@ -63,7 +63,7 @@ class _Size(click.ParamType[int]):
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="overspill-sidecar")
 def main() -> None:
-    r"""Decide where Slurm's jobs run, and carry those that run elsewhere.
+    """Decide where Slurm's jobs run, and carry those that run elsewhere.
 
     \b
     Examples:
@@ -84,7 +84,7 @@ def main() -> None:
 )
 @click.option("--verbose", is_flag=True, help="Log every decision and every retry.")
 def run(path: Path, role: str, *, verbose: bool) -> None:
-    r"""Serve until SIGTERM. Runs as SlurmUser, because it moves jobs.
+    """Serve until SIGTERM. Runs as SlurmUser, because it moves jobs.
 
     \b
     Examples:
@@ -106,7 +106,7 @@ async def _serve(config: SidecarConfig, role: Role) -> None:
 @main.command("check-config")
 @_config_option
 def check_config(path: Path) -> None:
-    r"""Check the configuration file, the certificates it names, and the policy words in slurm.conf.
+    """Check the configuration file, the certificates it names, and the policy words in slurm.conf.
 
     \b
     Example:
@@ -153,7 +153,7 @@ def decide(
     as_json: bool,
     **job: object,
 ) -> None:
-    r"""Ask the running router what would become of a job now. Nothing is submitted or promised.
+    """Ask the running router what would become of a job now. Nothing is submitted or promised.
 
     \b
     Examples:
@@ -176,9 +176,15 @@ def decide(
     if as_json:
         click.echo(json.dumps(answer, indent=2))
     else:
-        click.echo(
-            f"{answer['verdict']}: {answer['reason']}" + (f" -> {response.partition}" if response.partition else "")
-        )
+        click.echo(_in_words(response, str(answer["verdict"])))
+
+
+def _in_words(response: router_pb2.DecideResponse, verdict: str) -> str:
+    target = f" -> {response.partition}" if response.partition else ""
+    if not response.HasField("predicted_wait_s"):
+        return f"{verdict}: {response.reason}{target}; nobody can tell the wait"
+    bound = "at most " if response.is_wait_upper_bound else ""
+    return f"{verdict}: {response.reason}{target}; it would wait {bound}{response.predicted_wait_s} s here"
 
 
 def _router_socket(path: Path) -> Path:
@@ -205,6 +211,8 @@ def _as_dict(response: router_pb2.DecideResponse) -> dict[str, object]:
         "verdict": router_pb2.DecideResponse.Verdict.Name(response.verdict).removeprefix("VERDICT_"),
         "reason": response.reason,
         "partition": response.partition,
+        "predicted_wait_s": response.predicted_wait_s if response.HasField("predicted_wait_s") else None,
+        "is_wait_upper_bound": response.is_wait_upper_bound,
         "time_limit_min": response.time_limit_min,
         "memory_per_cpu_mib": response.memory_per_cpu_mib,
         "memory_per_node_mib": response.memory_per_node_mib,

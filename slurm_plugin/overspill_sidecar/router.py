@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections import deque
@@ -142,6 +143,9 @@ def _to_response(decision_id: str, decision: Decision) -> router_pb2.DecideRespo
         user_message=decision.user_message,
         reason=decision.reason,
     )
+    if decision.estimate is not None and not math.isinf(decision.estimate.median_s):
+        response.predicted_wait_s = round(decision.estimate.median_s)
+        response.is_wait_upper_bound = decision.estimate.is_upper_bound
     if decision.verdict is Verdict.DIVERT:
         response.partition = decision.partition
         response.admin_comment = decision.admin_comment

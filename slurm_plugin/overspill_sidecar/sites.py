@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -28,6 +28,8 @@ AttachCall = grpc.aio.StreamStreamCall[agent_pb2.AttachRequest, agent_pb2.Attach
 
 #: Capacity must come within this time; a site that is slower than that is of no use for a decision.
 _CAPACITY_DEADLINE_S = 3.0
+#: How often to look whether Slurm has told the cluster's name.
+_NAME_POLL_S = 0.1
 #: One lost poll is no outage.
 _FAILURES_TO_CLOSE = 2
 #: Submit stores the run before it answers; the spec may be megabytes.
@@ -42,13 +44,18 @@ class Site:
     `is_retryable` says so.
     """
 
-    def __init__(self, config: SiteConfig) -> None:
+    def __init__(self, config: SiteConfig, slurm_cluster: Callable[[], str | None]) -> None:
         """Open the channel, which connects by itself; needs a running event loop.
+
+        Args:
+            config: where the agent is and how to talk to it.
+            slurm_cluster: returns this cluster's name, None while Slurm has not told it.
 
         Raises:
             ConfigError: if a PEM file cannot be read.
         """
         self.config = config
+        self._slurm_cluster = slurm_cluster
         self._channel = open_channel(config.agent, config.tls.files)
         self._agent: AgentAsyncStub = AgentStub(self._channel)
         self._capacity: SiteCapacity | None = None
@@ -68,13 +75,17 @@ class Site:
     async def run(self) -> None:
         """Poll the capacity until cancelled."""
         while True:
-            await self.poll()
-            await asyncio.sleep(self.config.poll_s)
+            if slurm_cluster := self._slurm_cluster():
+                await self.poll(slurm_cluster)
+                await asyncio.sleep(self.config.poll_s)
+            else:
+                await asyncio.sleep(_NAME_POLL_S)
 
-    async def poll(self) -> None:
+    async def poll(self, slurm_cluster: str) -> None:
         """Ask for the capacity once and take note of the answer, or of there being none."""
+        request = agent_pb2.CapacityRequest(slurm_cluster=slurm_cluster)
         try:
-            answer = await _ask(self._agent.Capacity, agent_pb2.CapacityRequest(), _CAPACITY_DEADLINE_S)
+            answer = await _ask(self._agent.Capacity, request, _CAPACITY_DEADLINE_S)
         except OverspillError as error:
             self._failures += 1
             if self._failures == _FAILURES_TO_CLOSE or self._capacity is None:

@@ -53,6 +53,10 @@ class ClusterWatch:
         """The cluster's configuration as last seen; it does not go stale."""
         return self.picture.snapshot.config if self.picture else None
 
+    def slurm_cluster(self) -> str | None:
+        """Return the cluster's name, None while Slurm has not told it."""
+        return self.config.cluster_name if self.config else None
+
     def fresh(self, now: float) -> Picture | None:
         """Return the picture unless it is too old to decide by."""
         if self.picture is None:

@@ -213,7 +213,7 @@ async def road(
         await agent.start()
     view = in_memory_view(*(jobs or (diverted_job(),)))
     watch = ClusterWatch(view, refresh_s=0.2)
-    site = Site(site_config(agent, certificate or certificates.files("cluster", "rig")))
+    site = Site(site_config(agent, certificate or certificates.files("cluster", "rig")), watch.slurm_cluster)
     config = RelayConfig(socket=directory / "relay.sock", unreachable_grace_s=grace_s)
     loops = [asyncio.create_task(watch.run()), asyncio.create_task(site.run())]
     with SocketPath(config.socket):

@@ -129,7 +129,7 @@ async def test_a_certificate_of_another_authority_is_not_let_in(site: Site, tmp_
     site.authority.cert_pem.write_to_path(str(tmp_path / "ca.crt"))
     files = certificate_files(tmp_path, trustme.CA())
     async with open_channel(f"localhost:{site.grpc_port}", files) as channel:
-        error = await refusal(AgentStub(channel).Capacity(pb.CapacityRequest(), timeout=5))
+        error = await refusal(AgentStub(channel).Capacity(pb.CapacityRequest(slurm_cluster="rig"), timeout=5))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -138,14 +138,14 @@ async def test_an_expired_certificate_is_not_let_in(site: Site, tmp_path: Path) 
     yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
     files = certificate_files(tmp_path, site.authority, not_after=yesterday)
     async with open_channel(f"localhost:{site.grpc_port}", files) as channel:
-        error = await refusal(AgentStub(channel).Capacity(pb.CapacityRequest(), timeout=5))
+        error = await refusal(AgentStub(channel).Capacity(pb.CapacityRequest(slurm_cluster="rig"), timeout=5))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_no_certificate_is_not_let_in(site: Site) -> None:
     credentials = grpc.ssl_channel_credentials(root_certificates=(site.root / "ca.crt").read_bytes())
     async with grpc.aio.secure_channel(f"localhost:{site.grpc_port}", credentials) as channel:
-        error = await refusal(AgentStub(channel).Capacity(pb.CapacityRequest(), timeout=5))
+        error = await refusal(AgentStub(channel).Capacity(pb.CapacityRequest(slurm_cluster="rig"), timeout=5))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 

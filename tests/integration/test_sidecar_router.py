@@ -42,7 +42,9 @@ class Desk:
         self.agent = FakeAgent(Certificates(directory / "tls"))
         self.view: InMemoryView = in_memory_view(*full_batch())
         self.watch = ClusterWatch(self.view, refresh_s=0.2)
-        self.site = Site(site_config(self.agent, self.agent.certificates.files("cluster", "rig")))
+        self.site = Site(
+            site_config(self.agent, self.agent.certificates.files("cluster", "rig")), self.watch.slurm_cluster
+        )
         self.router = Router(self.watch, [self.site], promise_s=30)
         self._channel = grpc.aio.insecure_channel(f"unix:{self.path}")
         self._stub = RouterStub(self._channel)
@@ -59,7 +61,7 @@ class Desk:
 
     async def refresh(self) -> None:
         await self.watch.refresh()
-        await self.site.poll()
+        await self.site.poll("rig")
 
     async def close(self) -> None:
         await self._channel.close()
@@ -141,7 +143,7 @@ async def test_a_queue_that_is_not_seen_any_more_keeps_jobs_local(desk: Desk) ->
     loop = asyncio.create_task(desk.watch.run())
     assert (await desk.decide(is_dry_run=True)).verdict == DIVERT
     await asyncio.sleep(2.1)
-    await desk.site.poll()
+    await desk.site.poll("rig")
     assert (await desk.decide()).reason == "queue_unknown"
     desk.view.is_answering = True
     await eventually(lambda: desk.watch.fresh(time.monotonic()), "Slurm is seen again")
@@ -151,13 +153,13 @@ async def test_a_queue_that_is_not_seen_any_more_keeps_jobs_local(desk: Desk) ->
 
 async def test_a_site_that_falls_silent_gets_no_more_jobs_and_gets_them_again_after(desk: Desk) -> None:
     await desk.agent.stop()
-    await desk.site.poll()
+    await desk.site.poll("rig")
     assert (await desk.decide(is_dry_run=True)).verdict == DIVERT, "one lost poll is no outage"
-    await desk.site.poll()
+    await desk.site.poll("rig")
     assert (await desk.decide()).reason == "site_unreachable"
     await desk.agent.start()
     assert await desk.site.is_connected(10)
-    await desk.site.poll()
+    await desk.site.poll("rig")
     assert (await desk.decide()).verdict == DIVERT
 
 

@@ -65,7 +65,7 @@ def demo() -> None:
 @click.option("--without", multiple=True, type=click.Choice([*map(str, Part)]), help="Leave a part of Overspill out.")
 @click.pass_obj
 def up(path: Path, policy: str, *, shared: bool, without: Sequence[str]) -> None:
-    r"""Bring the rig up and leave it running.
+    """Bring the rig up and leave it running.
 
     Writes .rig/env, which a shell can read.
 
@@ -86,7 +86,7 @@ def up(path: Path, policy: str, *, shared: bool, without: Sequence[str]) -> None
 @main.command()
 @click.pass_obj
 def down(path: Path) -> None:
-    r"""End every process of the rig and remove every file.
+    """End every process of the rig and remove every file.
 
     \b
     Example:
@@ -105,7 +105,7 @@ def down(path: Path) -> None:
 @main.command()
 @click.pass_obj
 def status(path: Path) -> None:
-    r"""Show daemons, nodes, queue and whether the agent can be reached; exit code 1 if something is wrong.
+    """Show daemons, nodes, queue and whether the agent can be reached; exit code 1 if something is wrong.
 
     \b
     Example:
@@ -123,7 +123,7 @@ def status(path: Path) -> None:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def execute(path: Path, user: str, host_name: str, command: tuple[str, ...]) -> None:
-    r"""Execute COMMAND in a host as after a login, in the user's home, and exit as it does.
+    """Execute COMMAND in a host as after a login, in the user's home, and exit as it does.
 
     One argument is a line for a login shell; more are an argument list; none opens an interactive login shell.
 

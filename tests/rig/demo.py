@@ -6,7 +6,6 @@ tells where each job ran. Ends with 1 if anything is not as promised.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.rig.rig import Rig
-from tests.rig.routing import would_divert
+from tests.rig.routing import ask_router, would_divert
 from tests.rig.waiting import poll
 
 _POLICY = "overspill_mode=on,overspill_wait=00:00:30"
@@ -46,7 +45,7 @@ class Submitted:
 
     promise: Promise
     job_id: int
-    predicted_wait_s: float | None
+    predicted_wait_s: object
     seen: dict[str, str] = field(default_factory=dict)
     output: str = ""
     broken: list[str] = field(default_factory=list)
@@ -113,11 +112,10 @@ class Demo:
         self._console.print(f"\n{text}")
 
     def _submit(self, promise: Promise, user: str = "alice") -> Submitted:
+        answer = ask_router(self._rig, *(option for option in promise.options if option in _FILL)) or {}
         options = (f"--job-name={promise.name}", *promise.options)
         job_id = self._rig.sbatch(promise.script, *options, user=user, arguments=promise.arguments)
-        comment = self._rig.job(job_id).get("AdminComment", "")
-        decision = json.loads(comment)["overspill"] if comment.startswith("{") else {}
-        return Submitted(promise, job_id, decision.get("wait_s"))
+        return Submitted(promise, job_id, answer.get("predicted_wait_s"))
 
     def _wait_until_router_sees_a_full_cluster(self) -> None:
         if not poll(lambda: would_divert(self._rig), timeout_s=20, interval_s=0.3):
@@ -168,8 +166,8 @@ class Demo:
                 job.broken.append(f"{what} is {got!r}, promised was {wanted!r}")
 
 
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f} s"
+def _predicted(value: object) -> str:
+    return "unknown" if value is None else f"at most {value} s"
 
 
 def _real_wait_s(job: Submitted) -> float:
@@ -184,7 +182,7 @@ def _table(jobs: list[Submitted]) -> Table:
     for job in jobs:
         host = job.output.partition("\n")[0]
         verdict = "[red]no[/]" if job.broken else "[green]yes[/]"
-        waits = (_seconds(job.predicted_wait_s), _seconds(_real_wait_s(job)))
+        waits = (_predicted(job.predicted_wait_s), f"{_real_wait_s(job):.0f} s")
         ended = (job.seen["JobState"], job.seen["ExitCode"])
         table.add_row(str(job.job_id), job.promise.name, host, *waits, *ended, verdict)
     return table

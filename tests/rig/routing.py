@@ -9,7 +9,14 @@ from tests.rig.rig import Rig
 _DECIDE = ("/opt/overspill/venv/bin/python", "-m", "overspill_sidecar", "decide", "--json")
 
 
+def ask_router(rig: Rig, *options: str) -> dict[str, object] | None:
+    """Return the router's answer about a plain job of these options, None where no router answers."""
+    asked = rig.cluster.run([*_DECIDE, *options], user="slurm", cwd="/", env={"PYTHONPATH": "/opt/overspill/lib"})
+    answer: dict[str, object] | None = json.loads(asked.stdout) if asked.returncode == 0 else None
+    return answer
+
+
 def would_divert(rig: Rig) -> bool:
-    """Return whether a plain job of alice's would be diverted now; False where no router answers."""
-    asked = rig.cluster.run(_DECIDE, user="slurm", cwd="/", env={"PYTHONPATH": "/opt/overspill/lib"})
-    return asked.returncode == 0 and bool(json.loads(asked.stdout)["verdict"] == "DIVERT")
+    """Return whether a plain job would be diverted now; False where no router answers."""
+    answer = ask_router(rig)
+    return answer is not None and answer["verdict"] == "DIVERT"

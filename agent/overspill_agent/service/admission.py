@@ -11,16 +11,16 @@ from overspill_agent.runs import Resources, Run
 from overspill_agent.service.wire import resources_of
 
 
-def check_caller(request_id: RequestId, caller_names: frozenset[str]) -> None:
+def check_caller(slurm_cluster: str, caller_names: frozenset[str]) -> None:
     """Refuse a caller who speaks for another cluster than the one in its certificate.
 
     Raises:
         NotPermittedError: it does.
     """
-    if request_id.slurm_cluster not in caller_names:
+    if slurm_cluster not in caller_names:
         raise NotPermittedError(
             f"the certificate is for {', '.join(sorted(caller_names)) or 'nobody'}, not for cluster"
-            f" {request_id.slurm_cluster!r}; the ClusterName must be a DNS name in the relay's certificate"
+            f" {slurm_cluster!r}; the ClusterName must be a DNS name in the relay's certificate"
         )
 
 

@@ -41,7 +41,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitResponse:  # noqa: N802
         request_id = request_id_of(request.request_id)
-        check_caller(request_id, peer_names(context))
+        check_caller(request_id.slurm_cluster, peer_names(context))
         first = await self._registry.store.find_request(request_id)
         if first is not None:
             return pb.SubmitResponse(run_id=first.run_id, state=state_of(first), is_new=False)
@@ -113,7 +113,8 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         ]
         return pb.ListRunsResponse(runs=summaries)
 
-    async def Capacity(self, request: pb.CapacityRequest, context: Context) -> pb.CapacityResponse:  # noqa: N802, ARG002
+    async def Capacity(self, request: pb.CapacityRequest, context: Context) -> pb.CapacityResponse:  # noqa: N802
+        check_caller(request.slurm_cluster, peer_names(context))
         total = self._backend.capacity()
         free = resources_message(total.less(self._registry.promised()))
         return pb.CapacityResponse(total=resources_message(total), free=free, largest_free=free)

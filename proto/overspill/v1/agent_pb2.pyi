@@ -812,12 +812,19 @@ Global___RunSummary: _TypeAlias = RunSummary  # noqa: Y015
 class CapacityRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    SLURM_CLUSTER_FIELD_NUMBER: _builtins.int
+    slurm_cluster: _builtins.str
+    """ClusterName of slurm.conf; PERMISSION_DENIED unless it is the name in the client's certificate, so that a cluster
+    which could not submit is told before it diverts anything. An older relay left it out and is refused.
+    """
     def __init__(
         self,
+        *,
+        slurm_cluster: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["slurm_cluster", b"slurm_cluster"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -218,6 +218,8 @@ class DecideResponse(_message.Message):
     MEMORY_PER_NODE_MIB_FIELD_NUMBER: _builtins.int
     USER_MESSAGE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    PREDICTED_WAIT_S_FIELD_NUMBER: _builtins.int
+    IS_WAIT_UPPER_BOUND_FIELD_NUMBER: _builtins.int
     verdict: Global___DecideResponse.Verdict.ValueType
     decision_id: _builtins.str
     """Names this decision in the router's records until the job shows it in its admin_comment, or it lapses."""
@@ -233,6 +235,12 @@ class DecideResponse(_message.Message):
     """One line for the user, shown as `sbatch: …` on stderr. Empty (the default) means silence."""
     reason: _builtins.str
     """Why, in a few stable words ("wait_below_threshold"); for logs and `explain`, never shown to the user."""
+    predicted_wait_s: _builtins.int
+    """What the router expects the job to wait in its own partitions, in seconds; absent where it cannot tell. For people
+    and `explain`: a shim ignores both.
+    """
+    is_wait_upper_bound: _builtins.bool
+    """Whether `predicted_wait_s` rests on time limits, which jobs seldom use up: the wait is at most that."""
     def __init__(
         self,
         *,
@@ -245,11 +253,15 @@ class DecideResponse(_message.Message):
         memory_per_node_mib: _builtins.int = ...,
         user_message: _builtins.str = ...,
         reason: _builtins.str = ...,
+        predicted_wait_s: _builtins.int | None = ...,
+        is_wait_upper_bound: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_predicted_wait_s", b"_predicted_wait_s", "predicted_wait_s", b"predicted_wait_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_comment", b"admin_comment", "decision_id", b"decision_id", "memory_per_cpu_mib", b"memory_per_cpu_mib", "memory_per_node_mib", b"memory_per_node_mib", "partition", b"partition", "reason", b"reason", "time_limit_min", b"time_limit_min", "user_message", b"user_message", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_predicted_wait_s", b"_predicted_wait_s", "admin_comment", b"admin_comment", "decision_id", b"decision_id", "is_wait_upper_bound", b"is_wait_upper_bound", "memory_per_cpu_mib", b"memory_per_cpu_mib", "memory_per_node_mib", b"memory_per_node_mib", "partition", b"partition", "predicted_wait_s", b"predicted_wait_s", "reason", b"reason", "time_limit_min", b"time_limit_min", "user_message", b"user_message", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__predicted_wait_s: _TypeAlias = _typing.Literal["predicted_wait_s"]  # noqa: Y015
+    _WhichOneofArgType__predicted_wait_s: _TypeAlias = _typing.Literal["_predicted_wait_s", b"_predicted_wait_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__predicted_wait_s) -> _WhichOneofReturnType__predicted_wait_s | None: ...
 
 Global___DecideResponse: _TypeAlias = DecideResponse  # noqa: Y015

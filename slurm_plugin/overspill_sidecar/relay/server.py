@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +16,6 @@ from overspill.proxy_framing import FramingError
 from overspill_sidecar.backoff import Backoff
 from overspill_sidecar.cluster import Job
 from overspill_sidecar.config import RelayConfig
-from overspill_sidecar.relay import going_home
 from overspill_sidecar.relay.connection import ProxyConnection, ProxyGoneError
 from overspill_sidecar.relay.session import Session, Surroundings
 from overspill_sidecar.relay.submission import check_is_ours, request_id_of, submit_request
@@ -41,11 +41,12 @@ class Relay:
         self._watch = watch
         self._view = view
         self._sites = {site.config.partition: site for site in sites}
-        self._surroundings = Surroundings(view, config.unreachable_grace_s, time.time())
         self._sessions: dict[str, asyncio.Task[None]] = {}
         self._unverified: Counter[int] = Counter()
         self._lookups = asyncio.Semaphore(_MAX_LOOKUPS)
         self._group = asyncio.TaskGroup()
+        spawn = functools.partial(self._group.create_task, name="departure")
+        self._surroundings = Surroundings(view, spawn, config.unreachable_grace_s, time.time())
         self._is_closing = False
 
     async def run(self, path: Path, started: asyncio.Event) -> None:
@@ -145,8 +146,6 @@ class Relay:
         elif run_id is not None:
             _log.info("proxy died", action="proxy_died", run_id=run_id, slurm_job_id=session.job.slurm_job_id)
             self._until_done(lambda: site.stop(run_id, "the job's local process is gone"), f"stop {run_id}")
-        if session.went_home:
-            self._group.create_task(going_home.start_soon(self._view, session.job), name="start soon at home")
 
     def _until_done(self, act: Callable[[], Awaitable[None]], name: str) -> None:
         self._group.create_task(_repeat(act, name), name=name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 import structlog
@@ -41,6 +42,8 @@ class Surroundings:
     """What all sessions share."""
 
     view: ClusterView
+    #: Starts a task that outlives its session.
+    spawn: Callable[[Coroutine[None, None, str]], asyncio.Task[str]]
     unreachable_grace_s: float
     #: Unix time at which this relay began: an earlier one may have submitted jobs that started before.
     began_at_unix_s: float
@@ -66,7 +69,6 @@ class Session:
         self.site = site
         self.run_id: str | None = None
         self.is_settled = False
-        self.went_home = False
         self._proxy = proxy
         self._request = request
         self._has_stdin = hello.has_stdin
@@ -226,33 +228,31 @@ class Session:
             # Slurm is ending the job: to requeue it now would bring a cancelled job back to life.
             await self._end(EndAs(signal_number=self._ending_signal))
             return
-        self._is_leaving = True
+        self._is_leaving = self.is_settled = True
         self._log.warning("job leaves the site", action="job_leaves", how=type(ending).__name__, reason=ending.reason)
-        try:
-            await self._leave(ending)
-        except OverspillError as error:
-            await self._end(EndAs(exit_code=1, message=f"{ending.reason} (and Slurm says: {error.reason})"))
+        # Slurm ends the proxy as soon as it is asked, which ends this session, but not what is to follow.
+        departure = self._surroundings.spawn(self._depart(ending))
+        if refusal := await asyncio.shield(departure):
+            await self._end(EndAs(exit_code=1, message=f"{ending.reason} (and Slurm says: {refusal})"))
 
-    async def _leave(self, ending: Requeue | GoHome) -> None:
-        """Have Slurm take the job back. Slurm then ends this proxy as it ends any requeued job's script.
-
-        Raises:
-            OverspillError: if Slurm refuses.
-        """
-        backoff = Backoff()
+    async def _depart(self, ending: Requeue | GoHome) -> str:
+        """Have Slurm take the job back; return why it does not, empty if it does."""
+        view, backoff = self._surroundings.view, Backoff()
         while True:
             try:
-                if isinstance(ending, GoHome):
-                    await going_home.send_home(self._surroundings.view, self.job, self.site.name)
+                if isinstance(ending, Requeue):
+                    await going_home.requeue(view, self.job)
                 else:
-                    await going_home.requeue(self._surroundings.view, self.job)
+                    await going_home.send_home(view, self.job, self.site.name)
+                    await going_home.start_soon(view, self.job)
             except TransientError as error:
                 self._log.info("Slurm does not take the job back yet", action="leave_failed", reason=error.reason)
                 await backoff.wait()
-                continue
-            self.went_home = isinstance(ending, GoHome)
-            self.is_settled = True
-            return
+            except OverspillError as error:
+                self._log.warning("Slurm does not take the job back", action="leave_refused", reason=error.reason)
+                return error.reason
+            else:
+                return ""
 
     async def _end(self, ending: EndAs) -> None:
         self.is_settled = True
