@@ -72,6 +72,9 @@ DRAIN_S = 5.0
 #: How long an agent that has let the lease run out is still tried for the last report.
 LAST_WORD_S = 60.0
 KILL_AGAIN_S = 0.25
+#: slurmstepd kills what a script leaves behind, but not in the same instant: a process substitution that only has to
+#: finish its last bytes outlives its script by milliseconds, and its output is in the file.
+LEFTOVER_S = 0.2
 
 EXIT_DELIVERED = 0
 EXIT_FENCED = 3
@@ -1073,7 +1076,8 @@ class Supervisor:
                 return
             if pid == self._launcher.pid:
                 self._wait_status = status
-                self._is_killing = True  # what the script leaves behind is not to outlive it
+                leftovers_end_at = now_s() + LEFTOVER_S
+                self._kill_at = min(self._kill_at or leftovers_end_at, leftovers_end_at)
 
     def _watch_clocks(self, now: float) -> None:
         if self._clock.lease_until <= now and not self._is_lease_lost:

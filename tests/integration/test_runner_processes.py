@@ -51,6 +51,13 @@ def test_what_the_script_leaves_behind_is_killed(tmp_path: Path, prefix: list[st
     assert subprocess.run(["pgrep", "-f", f"sleep {marker}"], capture_output=True, check=False).stdout == b""
 
 
+def test_a_process_substitution_may_finish_its_last_bytes(tmp_path: Path) -> None:
+    script = "echo data | tee >(read line; sleep 0.05; echo got $line) >/dev/null"
+    with running(work_in(tmp_path, script), tmp_path / "own") as (agent, runner):
+        assert runner.wait() == 0
+    assert agent.stdout == b"got data\n"
+
+
 def test_stop_kills_a_tree_that_ignores_term(tmp_path: Path) -> None:
     with running(work_in(tmp_path, TREE + "while :; do sleep 1; done"), tmp_path / "own") as (agent, runner):
         pids = pids_in(agent, 3)
