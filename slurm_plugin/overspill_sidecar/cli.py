@@ -217,5 +217,6 @@ def _as_dict(response: router_pb2.DecideResponse) -> dict[str, object]:
         "memory_per_cpu_mib": response.memory_per_cpu_mib,
         "memory_per_node_mib": response.memory_per_node_mib,
         "user_message": response.user_message,
+        "admin_comment": json.loads(response.admin_comment) if response.admin_comment else None,
     }
-    return answer | (json.loads(response.admin_comment) if response.admin_comment else {})
+    return answer

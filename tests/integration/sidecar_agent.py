@@ -78,12 +78,16 @@ class FakeAgent(AgentServicer):
 
     Attributes:
         refusal: status with which Submit is answered instead.
+        cut: status with which the next Attach ends once it has sent what there is.
+        is_deaf: from the next Attach on, acknowledgements and standard input are not read.
     """
 
     def __init__(self, certificates: Certificates) -> None:
         self.certificates = certificates
         self.runs: dict[str, Run] = {}
         self.refusal: grpc.StatusCode | None = None
+        self.cut: grpc.StatusCode | None = None
+        self.is_deaf = False
         self.total = pb.Resources(cpus=8, memory_mib=16384)
         self.free = pb.Resources(cpus=8, memory_mib=16384)
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -124,7 +128,8 @@ class FakeAgent(AgentServicer):
         opening = (await anext(request_iterator)).open
         run = await self._run(opening.run_id, context)
         run.attaches += 1
-        listener = asyncio.create_task(_listen(run, request_iterator))
+        heard = _silence() if self.is_deaf else request_iterator
+        listener = asyncio.create_task(_listen(run, heard))
         try:
             yield pb.AttachResponse(state=pb.StateChange(state=pb.RUN_STATE_RUNNING))
             if run.spec.has_stdin:
@@ -136,6 +141,9 @@ class FakeAgent(AgentServicer):
                     while data := bytes(buffer[offsets[stream] : offsets[stream] + CHUNK_BYTES]):
                         yield pb.AttachResponse(output=pb.OutputChunk(stream=stream, offset=offsets[stream], data=data))
                         offsets[stream] += len(data)
+                if self.cut is not None:
+                    status, self.cut = self.cut, None
+                    await context.abort(status, "cut")
                 async with run.changed:
                     is_behind = sum(offsets.values()) < len(run.stdout) + len(run.stderr)
                     if not is_behind and run.ended is not None:
@@ -190,6 +198,11 @@ class FakeAgent(AgentServicer):
                 return run
         await context.abort(grpc.StatusCode.NOT_FOUND, "no such run")
         raise AssertionError("abort raises")
+
+
+async def _silence() -> AsyncIterator[pb.AttachRequest]:
+    await asyncio.Event().wait()
+    yield pb.AttachRequest()
 
 
 async def _listen(run: Run, requests: AsyncIterator[pb.AttachRequest]) -> None:

@@ -113,6 +113,39 @@ async def test_an_agent_that_restarts_in_mid_output_costs_not_one_byte(way: Road
     assert len(way.agent.runs) == 1
 
 
+@pytest.mark.parametrize("status", ["CANCELLED", "ABORTED", "UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED"])
+async def test_however_an_attach_ends_the_next_one_goes_on_and_signals_still_arrive(
+    tmp_path: Path, status: str
+) -> None:
+    async with road(tmp_path) as way:
+        way.agent.cut = grpc.StatusCode[status]
+        proxy = await way.running(has_stdin=True)
+        await eventually(lambda: way.agent.run.attaches == 2, "the run is followed again")
+        await proxy.until(FrameType.STDIN_FROM)
+        await proxy.stdin(0, b"input")
+        await eventually(lambda: way.agent.run.stdin == b"input", "standard input arrives")
+        await proxy.signal(1, signal.SIGUSR1)
+        await proxy.until(FrameType.SIGNAL_ACK)
+        await way.agent.run.end("COMPLETED", exit_code=0)
+        assert await proxy.end() == {"exit_code": 0}
+
+
+async def test_a_run_that_ends_while_input_is_stuck_leaves_the_proxy_heard_to_its_end(tmp_path: Path) -> None:
+    async with road(tmp_path) as way:
+        way.agent.is_deaf = True
+        proxy = await way.running(has_stdin=True)
+        await proxy.until(FrameType.STDIN_FROM)
+        stuck = asyncio.create_task(proxy.send(FrameType.STDIN, OFFSET.pack(0) + bytes(30_000_000)))
+        await asyncio.sleep(0.3)
+        await way.agent.run.end("COMPLETED", exit_code=0)
+        await proxy.until(FrameType.END)
+        await stuck
+        leaving = asyncio.create_task(proxy.is_turned_away())
+        await asyncio.wait([leaving], timeout=0.5)
+        assert not leaving.done(), "the relay left before the proxy did"
+        leaving.cancel()
+
+
 async def test_a_relay_that_restarts_stops_nothing_and_its_successor_goes_on(way: Road) -> None:
     proxy = await way.running()
     await way.agent.run.write(b"before ")

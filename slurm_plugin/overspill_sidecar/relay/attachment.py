@@ -95,6 +95,11 @@ class Attachment:
             await self._call.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return  # `follow` learns of it, too, and the next attachment makes up for it
+        except asyncio.CancelledError:
+            # A write that is under way when `close` cancels the call looks as if this task were cancelled.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
 
     async def _pass_on(self, response: agent_pb2.AttachResponse) -> None:
         if response.HasField("output"):
