@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tests.rig import Rig
 from tests.rig.routing import would_divert
+from tests.rig.slurm_conf import OVERSPILL_PARTITION
 from tests.rig.waiting import poll
 
 
@@ -19,8 +20,21 @@ def wait_until(is_done: Callable[[], bool], *, timeout_s: float, what: str) -> N
 
 
 def wait_until_diverting(rig: Rig) -> None:
-    """Wait until the router would divert a job: it has a snapshot, and the site answers."""
+    """Wait until jobs are diverted: the router would, and slurmctld's hook asks it again after an earlier failure."""
     wait_until(lambda: would_divert(rig), timeout_s=30, what="the router to divert")
+    # The hook's breaker pauses for 30 s after a missed deadline.
+    assert poll(lambda: _is_probe_diverted(rig), timeout_s=60, interval_s=1), "waited in vain for slurmctld to ask"
+
+
+def _is_probe_diverted(rig: Rig) -> bool:
+    return rig.job(rig.sbatch("#!/bin/bash\n:\n"))["Partition"] == OVERSPILL_PARTITION
+
+
+def submit_diverted(rig: Rig, script: str, *options: str) -> int:
+    """Submit a job that is to be diverted, and make sure that it is."""
+    job_id = rig.sbatch(script, *options)
+    assert rig.job(job_id)["Partition"] == OVERSPILL_PARTITION
+    return job_id
 
 
 def wait_until_not_diverting(rig: Rig) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.e2e.diversion import wait_until, wait_until_diverting, wait_until_not_diverting
+from tests.e2e.diversion import submit_diverted, wait_until, wait_until_diverting, wait_until_not_diverting
 from tests.rig import Rig
 from tests.rig.certificates import PemPair
 from tests.rig.routing import would_divert
@@ -63,7 +63,7 @@ def test_a_hung_sidecar_delays_one_submission_and_no_other(rig: Rig) -> None:
 
 
 def test_a_killed_sidecar_is_not_missed_and_takes_up_its_jobs_again(rig: Rig) -> None:
-    job_id = rig.sbatch(_TICKS.format(count=300), "--overspill=always")
+    job_id = submit_diverted(rig, _TICKS.format(count=300))
     wait_until(lambda: b"line 20" in rig.output(job_id), timeout_s=30, what="the job to print")
     rig.cluster.daemon("sidecar").signal(signal.SIGKILL)
     _runs_locally(rig)
@@ -83,22 +83,21 @@ def test_an_unreachable_agent_keeps_jobs_at_home(rig: Rig) -> None:
     wait_until_diverting(rig)
 
 
-def test_a_job_that_finds_its_agent_hung_goes_home_and_runs(rig: Rig) -> None:
+def test_a_job_that_finds_its_agent_gone_goes_home_and_runs(rig: Rig) -> None:
     assert would_divert(rig)
-    rig.site.daemon("agent").signal(signal.SIGSTOP)
+    rig.site.daemon("agent").signal(signal.SIGKILL)
     try:
-        job_id = rig.sbatch("#!/bin/bash\necho here\n")
-        assert rig.job(job_id)["Partition"] == "overspill"
+        job_id = submit_diverted(rig, "#!/bin/bash\necho here\n")
         job = rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=90)
     finally:
-        rig.site.daemon("agent").signal(signal.SIGCONT)
+        rig.site.daemon("agent").start()
     assert (job["Partition"], rig.output(job_id)) == ("batch", b"here\n")
     wait_until_diverting(rig)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_an_agent_restarted_in_mid_job_loses_not_a_byte(rig: Rig, how: signal.Signals) -> None:
-    job_id = rig.sbatch(_TICKS.format(count=400), "--overspill=always")
+    job_id = submit_diverted(rig, _TICKS.format(count=400))
     wait_until(lambda: b"line 20" in rig.output(job_id), timeout_s=30, what="the job to print")
     if how is signal.SIGKILL:
         rig.site.daemon("agent").signal(how)
@@ -110,7 +109,7 @@ def test_an_agent_restarted_in_mid_job_loses_not_a_byte(rig: Rig, how: signal.Si
 
 
 def test_a_network_cut_in_mid_job_loses_not_a_byte(rig: Rig) -> None:
-    job_id = rig.sbatch(_TICKS.format(count=400), "--overspill=always")
+    job_id = submit_diverted(rig, _TICKS.format(count=400))
     wait_until(lambda: b"line 20" in rig.output(job_id), timeout_s=30, what="the job to print")
     rig.network.cut()
     try:
@@ -123,7 +122,7 @@ def test_a_network_cut_in_mid_job_loses_not_a_byte(rig: Rig) -> None:
 
 def test_a_killed_slurmstepd_takes_the_remote_run_with_it(rig: Rig) -> None:
     marker = f"sleep 8{time.monotonic_ns() % 10**7:07d}"
-    job_id = rig.sbatch(f"#!/bin/bash\necho ready\n{marker}\n", "--overspill=always")
+    job_id = submit_diverted(rig, f"#!/bin/bash\necho ready\n{marker}\n")
     wait_until(lambda: b"ready" in rig.output(job_id), timeout_s=30, what="the job to print")
     stepd = rig.cluster.run(["pgrep", "-f", rf"slurmstepd: \[{job_id}\."], check=True).stdout.split()
     rig.cluster.run(["kill", "-KILL", *stepd], check=True)
@@ -187,7 +186,7 @@ except ConnectionResetError:
 
 
 def test_a_foreign_uid_gets_nothing_from_the_relay(rig: Rig) -> None:
-    job_id = rig.sbatch(_TICKS.format(count=200), "--overspill=always")
+    job_id = submit_diverted(rig, _TICKS.format(count=200))
     wait_until(lambda: b"line 5" in rig.output(job_id), timeout_s=30, what="the job to print")
     stranger = rig.cluster.run(
         ["/usr/bin/python3", "-c", _STRANGER, str(job_id)],

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.e2e.diversion import wait_until
+from tests.e2e.diversion import submit_diverted, wait_until
 from tests.rig import Rig
 
 _TRAP = "trap 'echo caught {name}; exit {code}' {name}\n"
@@ -16,7 +16,7 @@ _SLEEP = "echo ready\nwhile :; do sleep 0.1; done\n"
 
 def _start(rig: Rig, body: str, *options: str) -> int:
     """Submit a diverted job and return its id once its script has printed `ready`."""
-    job_id = rig.sbatch("#!/bin/bash\n" + body, "--overspill=always", *options)
+    job_id = submit_diverted(rig, "#!/bin/bash\n" + body, *options)
     wait_until(lambda: b"ready" in rig.output(job_id), timeout_s=30, what=f"job {job_id} to print `ready`")
     return job_id
 
@@ -89,7 +89,7 @@ def _is_quiet_for(rig: Rig, job_id: int, seconds: float) -> bool:
 
 def test_a_hundred_megabytes_and_then_exit_arrive_whole(rig: Rig) -> None:
     script = "#!/bin/bash\nyes 0123456789abcdef0123456789abcde | head -c 100000000 | tee >(sha256sum >&2)\n"
-    job_id = rig.sbatch(script, "--overspill=always", "--error=digest-%j.txt")
+    job_id = submit_diverted(rig, script, "--error=digest-%j.txt")
     rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=100)
     digest = rig.cluster.path(f"/home/alice/digest-{job_id}.txt").read_text().split()[0]
     told = rig.cluster.run(["sha256sum", f"/home/alice/slurm-{job_id}.out"], check=True).stdout.split()[0]

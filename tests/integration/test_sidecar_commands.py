@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -48,6 +49,19 @@ async def test_one_job_is_found_by_its_id(programs: Programs) -> None:
     job = await CommandLineView().job(29)
     assert job is not None
     assert (job.slurm_job_id, job.batch_host) == (29, "ovs1")
+
+
+async def test_a_burst_of_questions_is_two_queries_and_no_answer_is_older_than_its_question(
+    programs: Programs, tmp_path: Path
+) -> None:
+    programs.write("squeue", f"echo $* >>{tmp_path}/calls; sleep 0.2; cat {_RECORDED}/jobs.txt")
+    view = CommandLineView()
+    first = asyncio.create_task(view.job(22))
+    await asyncio.sleep(0.1)
+    jobs = await asyncio.gather(first, *(view.job(job_id) for job_id in (22, 23, 24, 25, 99)))
+    assert [job and job.slurm_job_id for job in jobs] == [22, 22, 23, 24, 25, None]
+    calls = (tmp_path / "calls").read_text()
+    assert [line.split("--jobs=")[1].split()[0] for line in calls.splitlines()] == ["22", "22,23,24,25,99"]
 
 
 async def test_that_there_is_no_such_job_is_slurms_word(programs: Programs) -> None:

@@ -28,8 +28,6 @@ _log = structlog.get_logger(__name__)
 _OPENING_DEADLINE_S = 30.0
 #: Connections of one uid that have not been verified yet; more are closed unread.
 _MAX_UNVERIFIED = 512
-#: Questions to slurmctld at a time: a burst of job starts must not become a burst of RPCs (F30).
-_MAX_LOOKUPS = 8
 #: Bytes read ahead per proxy; standard input comes in chunks of 256 KiB.
 _READ_BUFFER_BYTES = 512 * 1024
 
@@ -43,7 +41,6 @@ class Relay:
         self._sites = {site.config.partition: site for site in sites}
         self._sessions: dict[str, asyncio.Task[None]] = {}
         self._unverified: Counter[int] = Counter()
-        self._lookups = asyncio.Semaphore(_MAX_LOOKUPS)
         self._group = asyncio.TaskGroup()
         spawn = functools.partial(self._group.create_task, name="departure")
         self._surroundings = Surroundings(view, spawn, config.unreachable_grace_s, time.time())
@@ -109,8 +106,7 @@ class Relay:
         return Session(proxy, job, site, request, hello, self._surroundings), str(request_id)
 
     async def _verify(self, slurm_job_id: int, user_id: int) -> tuple[Job, Site]:
-        async with self._lookups:
-            job = await self._view.job(slurm_job_id)
+        job = await self._view.job(slurm_job_id)
         site = self._sites.get(job.partitions[0]) if job else None
         picture = self._watch.picture
         check_is_ours(job, user_id, site.config if site else None, picture.snapshot if picture else None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from overspill.errors import NotFoundError, UnavailableError, UnrunnableError
 from overspill_sidecar.cluster import Job, Snapshot
 from overspill_sidecar.slurm import queries
+from overspill_sidecar.slurm.batching import BatchedQuestions
 from overspill_sidecar.slurm.process import Output, run
 
 _T = TypeVar("_T")
@@ -24,6 +25,7 @@ class CommandLineView:
 
     def __init__(self, deadline_s: float = 10.0) -> None:
         self._deadline_s = deadline_s
+        self._questions = BatchedQuestions(self._jobs)
 
     async def snapshot(self) -> Snapshot:
         asked_at, unix_time_s = time.monotonic(), time.time()
@@ -34,18 +36,21 @@ class CommandLineView:
         return Snapshot(asked_at, unix_time_s, config, jobs, partitions, nodes)
 
     async def job(self, slurm_job_id: int) -> Job | None:
-        argv = queries.jobs_argv(slurm_job_id)
-        output = await run(argv, self._deadline_s)
-        if _NO_SUCH_JOB in output.stderr:
-            return None
-        jobs = queries.parse_jobs(_checked(argv, output))
-        return next((job for job in jobs if job.slurm_job_id == slurm_job_id), None)
+        return await self._questions.ask(slurm_job_id)
 
     async def update(self, slurm_job_id: int, **fields: str) -> None:
         await self._act(queries.update_argv(slurm_job_id, fields))
 
     async def requeue(self, slurm_job_id: int) -> None:
         await self._act(queries.requeue_argv(slurm_job_id))
+
+    async def _jobs(self, slurm_job_ids: frozenset[int]) -> Mapping[int, Job]:
+        argv = queries.jobs_argv(slurm_job_ids)
+        output = await run(argv, self._deadline_s)
+        if _NO_SUCH_JOB in output.stderr:
+            return {}
+        jobs = await asyncio.to_thread(queries.parse_jobs, _checked(argv, output))
+        return {job.slurm_job_id: job for job in jobs}
 
     async def _ask(self, argv: Sequence[str], parse: Callable[[str], _T]) -> _T:
         output = await run(argv, self._deadline_s)

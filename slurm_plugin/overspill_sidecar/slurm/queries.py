@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 from overspill.errors import UnavailableError
@@ -72,10 +72,13 @@ _UNUSABLE = frozenset(
 )
 
 
-def jobs_argv(slurm_job_id: int | None = None) -> list[str]:
-    """Return the command that prints all jobs that are not over, or one job in whatever state."""
+def jobs_argv(slurm_job_ids: Collection[int] = ()) -> list[str]:
+    """Return the command that prints all jobs that are not over, or these jobs in whatever state.
+
+    Of several ids squeue passes over those that it does not know; a single one that it does not know is an error.
+    """
     form = ",".join(f"{name}:{_FIELD_END}" for name in _JOB_FIELDS) + _RECORD_END
-    chosen = [] if slurm_job_id is None else [f"--jobs={slurm_job_id}", "--states=all"]
+    chosen = [f"--jobs={','.join(map(str, sorted(slurm_job_ids)))}", "--states=all"] if slurm_job_ids else []
     return ["squeue", "--noheader", "--all", f"--Format={form}", *chosen]
 
 
