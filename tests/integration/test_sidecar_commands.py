@@ -61,7 +61,7 @@ async def test_a_burst_of_questions_is_two_queries_and_no_answer_is_older_than_i
     jobs = await asyncio.gather(first, *(view.job(job_id) for job_id in (22, 23, 24, 25, 99)))
     assert [job and job.slurm_job_id for job in jobs] == [22, 22, 23, 24, 25, None]
     calls = (tmp_path / "calls").read_text()
-    assert [line.split("--jobs=")[1].split()[0] for line in calls.splitlines()] == ["22", "22,23,24,25,99"]
+    assert [line.split("--jobs=")[1].split()[0] for line in calls.split("\n") if line] == ["22", "22,23,24,25,99"]
 
 
 async def test_that_there_is_no_such_job_is_slurms_word(programs: Programs) -> None:
