@@ -87,7 +87,8 @@ async def test_a_script_that_kills_everything_it_can_ends_as_it_would_at_home(re
 
 
 async def test_what_a_script_leaves_running_ends_with_it(relay: Relay, site: Site) -> None:
-    script = f"setsid sh -c 'while :; do date +%s%N > {SHARED}/left; sleep 0.02; done' > /dev/null 2>&1 &\nsleep 0.2"
+    loop = f"while :; do date +%s%N > {SHARED}/left; sleep 0.02; done"
+    script = f"setsid sh -c '{loop}' > /dev/null 2>&1 &\nwhile [ ! -s {SHARED}/left ]; do sleep 0.02; done"
     await output_of(relay, script)
     last = (site.shared / "left").read_bytes()
     await asyncio.sleep(0.2)

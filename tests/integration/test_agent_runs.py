@@ -78,9 +78,8 @@ async def test_output_is_seen_while_the_script_runs(relay: Relay) -> None:
 
 
 async def test_a_stop_reaches_even_what_left_the_scripts_session(relay: Relay, site: Site) -> None:
-    script = (
-        f"#!/bin/sh\nsetsid sh -c 'while :; do date +%s%N > {SHARED}/alive; sleep 0.02; done' &\necho ready; wait\n"
-    )
+    loop = f"while :; do date +%s%N > {SHARED}/alive; echo ready; sleep 0.02; done"
+    script = f"#!/bin/sh\nsetsid sh -c '{loop}' &\nwait\n"
     run_id = await relay.submit(script.encode())
     followed = Followed()
     following = asyncio.create_task(relay.follow(run_id, followed))
