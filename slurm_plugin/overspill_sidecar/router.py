@@ -29,6 +29,9 @@ _KEPT_DECISIONS = 2_000
 #: gRPC's default is 4 MiB; the request holds no script, but lists of nodes and tasks have no limit of their own.
 _MAX_REQUEST_BYTES = 16 * 1024 * 1024
 
+#: What fits the wire: 136 years.
+_MAX_WAIT_S = 2**32 - 1
+
 _VERDICTS = {
     Verdict.LOCAL: router_pb2.DecideResponse.VERDICT_LOCAL,
     Verdict.DIVERT: router_pb2.DecideResponse.VERDICT_DIVERT,
@@ -144,7 +147,7 @@ def _to_response(decision_id: str, decision: Decision) -> router_pb2.DecideRespo
         reason=decision.reason,
     )
     if decision.estimate is not None and not math.isinf(decision.estimate.median_s):
-        response.predicted_wait_s = round(decision.estimate.median_s)
+        response.predicted_wait_s = min(round(decision.estimate.median_s), _MAX_WAIT_S)
         response.is_wait_upper_bound = decision.estimate.is_upper_bound
     if decision.verdict is Verdict.DIVERT:
         response.partition = decision.partition

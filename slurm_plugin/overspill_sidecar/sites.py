@@ -61,6 +61,7 @@ class Site:
         self._capacity: SiteCapacity | None = None
         self._failures = _FAILURES_TO_CLOSE
         self._heard_at = float("-inf")
+        self._is_outage_known = False
 
     @property
     def name(self) -> str:
@@ -88,12 +89,14 @@ class Site:
             answer = await _ask(self._agent.Capacity, request, _CAPACITY_DEADLINE_S)
         except OverspillError as error:
             self._failures += 1
-            if self._failures == _FAILURES_TO_CLOSE or self._capacity is None:
+            if self._failures >= _FAILURES_TO_CLOSE and not self._is_outage_known:
                 _log.warning("site is unreachable", action="site_unreachable", site=self.name, reason=error.reason)
+                self._is_outage_known = True
             return
         if self._failures >= _FAILURES_TO_CLOSE:
             _log.info("site is reachable", action="site_reachable", site=self.name, cpus=answer.total.cpus)
         self._failures = 0
+        self._is_outage_known = False
         self._heard_at = time.monotonic()
         self._capacity = SiteCapacity(_amount(answer.total), _amount(answer.free), _amount(answer.largest_free))
 

@@ -169,6 +169,14 @@ async def test_a_defect_in_the_decision_keeps_the_job_local(desk: Desk) -> None:
     assert (answer.verdict, answer.reason) == (LOCAL, "router_error")
 
 
+async def test_a_wait_of_centuries_is_still_an_answer(desk: Desk) -> None:
+    for slurm_job_id in range(1000, 3000):
+        desk.view.jobs[slurm_job_id] = job(slurm_job_id, cpus=8, tasks=1000, time_limit_s=300 * 86400)
+    await desk.refresh()
+    answer = await desk.decide()
+    assert (answer.verdict, answer.predicted_wait_s) == (DIVERT, 2**32 - 1)
+
+
 async def test_a_request_with_megabytes_of_text_is_answered(desk: Desk) -> None:
     assert (await desk.decide(job_name="x" * 5_000_000)).verdict == DIVERT
 
