@@ -8,7 +8,7 @@ POLICY ?= overspill_mode=on,overspill_wait=00:01:00
 # Not `?=`: make itself predefines AS, as the assembler.
 AS := alice
 
-.PHONY: help setup proto proto-check lint unit test demo up down status exec lock
+.PHONY: help setup proto proto-check lint unit test bench demo up down status exec lock
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -54,6 +54,9 @@ unit: .venv/.ready ## The fast tests: no daemons
 
 test: setup proto-check lint ## Everything: lint, generated code, unit, conformance, integration, end to end on a real Slurm
 	$(VENV)/bin/pytest tests
+
+bench: setup ## Measure Overspill against plain Slurm, under 8 minutes: make bench [NAME="first-line cancellation"] [JSON=FILE]
+	@$(PY) -m tests.bench $(if $(JSON),--json $(JSON)) $(NAME)
 
 demo: setup ## A full cluster spills over; every promise is checked
 	@$(PY) -m tests.rig demo

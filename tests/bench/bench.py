@@ -1,0 +1,172 @@
+"""The rig that everything is measured on, and what measurements do with it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import cast
+
+from tests.rig import Rig
+from tests.rig.host import Host
+from tests.rig.overspill_conf import AGENT_CONF, SIDECAR_CONF
+from tests.rig.progress import Progress
+from tests.rig.routing import ask_router
+from tests.rig.slurm_conf import ClusterOptions
+from tests.rig.waiting import poll
+
+#: sbatch options that choose the way of a job. Overspill itself decides nothing here but for `submission`.
+LOCAL, DIVERTED = "--overspill=never", "--overspill=always"
+#: Both partitions are one node of this size: what runs on one could run on the other.
+NODE_CPUS = 128
+_NODE_MEMORY_MIB = 512_000
+_CLUSTER = ClusterOptions(
+    real_nodes=1,
+    real_node_cpus=NODE_CPUS,
+    real_node_memory_mib=_NODE_MEMORY_MIB,
+    virtual_node_cpus=NODE_CPUS,
+    virtual_node_memory_mib=_NODE_MEMORY_MIB,
+    more_lines=("MaxJobCount=50000",),
+)
+#: No wait of the bench is longer: with mode=on the router estimates every wait and diverts nothing by itself.
+_POLICY = "overspill_mode=on,overspill_wait=7-00:00:00"
+_INSIDE = Path(__file__).with_name("inside")
+_LOG_TIME = r"(?m)^\[(?P<time>[^\]]+)\] "
+_STARTED = re.compile(_LOG_TIME + r"(?:sched: Allocate|sched/backfill: _start_job: Started) JobId=(?P<job>\d+) ")
+_DONE = re.compile(_LOG_TIME + r"_job_complete: JobId=(?P<job>\d+) done")
+_SUBMITTED = re.compile(_LOG_TIME + r"_slurm_rpc_submit_batch_job: JobId=(?P<job>\d+) .*usec=(?P<usec>\d+)")
+
+
+class BenchError(Exception):
+    """The rig did not do what a measurement needs; its figures would mean nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerLog:
+    """What slurmctld wrote about jobs; times are Unix seconds, exact to a millisecond."""
+
+    started_at: dict[int, float]
+    done_at: dict[int, float]
+    #: How long slurmctld worked on the submission, the hook included.
+    submit_usec: dict[int, int]
+
+
+class Bench:
+    """The running rig with verbs for measurements."""
+
+    def __init__(self, rig: Rig, say: Progress) -> None:
+        self.rig = rig
+        self.say = say
+
+    def run_inside(self, program: str, *arguments: str, stdin: object = None, user: str = "alice") -> object:
+        """Run a program of `inside/` in the cluster and return the JSON that it prints."""
+        script = "/srv/" + program
+        self.rig.cluster.write(script, (_INSIDE / program).read_bytes())
+        ran = self.rig.cluster.run(
+            ["/opt/overspill/venv/bin/python", script, *arguments],
+            user=user,
+            cwd="/home/alice" if user == "alice" else "/",
+            env={"PYTHONPATH": "/opt/overspill/lib"},
+            stdin=json.dumps(stdin),
+            timeout=180.0,
+            check=True,
+        )
+        return cast("object", json.loads(ran.stdout))
+
+    def user_file(self, name: str) -> Path:
+        """Return where a file in the submit directory is, seen from outside."""
+        return self.rig.cluster.path(f"/home/alice/{name}")
+
+    def submit(self, body: str, way: str, *options: str) -> int:
+        """Submit a bash script by LOCAL or DIVERTED."""
+        return self.rig.sbatch(f"#!/bin/bash\n{body}\n", way, *options)
+
+    def wait_for_jobs(self, job_ids: Collection[int], states: str, timeout_s: float) -> None:
+        """Wait until each of the jobs is in one of the states, which are as for `squeue --states`.
+
+        Raises:
+            BenchError: after `timeout_s`.
+        """
+        wanted = set(job_ids)
+
+        def are_all_there() -> bool:
+            listed = self.rig.cluster.run(["squeue", "--noheader", f"--states={states}", "--format=%A"], check=True)
+            return wanted <= {int(word) for word in listed.stdout.split()}
+
+        if not poll(are_all_there, timeout_s=timeout_s, interval_s=0.2):
+            raise BenchError(f"not all of {len(wanted)} jobs became {states} within {timeout_s} s")
+
+    def cancel_all(self) -> None:
+        """Cancel alice's jobs and wait until none is left."""
+        self.rig.cluster.run(["scancel", "--user=alice"], check=True, timeout=120.0)
+        queue = ["squeue", "--noheader", "--user=alice", "--format=%A"]
+        if not poll(lambda: not self.rig.cluster.run(queue, check=True).stdout.split(), timeout_s=120, interval_s=0.2):
+            raise BenchError("alice's jobs do not end")
+
+    @contextmanager
+    def full_nodes(self) -> Iterator[None]:
+        """Hold both nodes full, so that what is submitted waits; on leaving, everything that waits starts at once."""
+        everything = (f"--cpus-per-task={NODE_CPUS}", "--time=1-0")
+        blockers = [
+            self.rig.sbatch("#!/bin/bash\nsleep 100000\n", way, *everything, user="bob") for way in (LOCAL, DIVERTED)
+        ]
+        self.wait_for_jobs(blockers, "RUNNING", timeout_s=30)
+        try:
+            yield
+        finally:
+            self.rig.cluster.run(["scancel", *map(str, blockers)], check=True)
+
+    def wait_until_diverting(self) -> None:
+        """Wait until the router sends away what is to go.
+
+        Raises:
+            BenchError: after half a minute.
+        """
+
+        def would_divert() -> bool:
+            answer = ask_router(self.rig, DIVERTED)
+            return answer is not None and answer["verdict"] == "DIVERT"
+
+        if not poll(would_divert, timeout_s=30, interval_s=0.2):
+            raise BenchError(f"the router diverts nothing: {ask_router(self.rig, DIVERTED)}")
+
+    def controller_log(self) -> ControllerLog:
+        text = self.rig.cluster.path("/var/log/slurm/slurmctld.log").read_text()
+        return ControllerLog(
+            started_at={int(m["job"]): _unix_time(m["time"]) for m in _STARTED.finditer(text)},
+            done_at={int(m["job"]): _unix_time(m["time"]) for m in _DONE.finditer(text)},
+            submit_usec={int(m["job"]): int(m["usec"]) for m in _SUBMITTED.finditer(text)},
+        )
+
+
+@contextmanager
+def bench_rig(say: Progress) -> Iterator[Bench]:
+    """Bring up a rig of two equal partitions with Overspill as in production; take it down at the end."""
+    with Rig.up(policy=_POLICY, cluster=_CLUSTER, progress=say) as rig:
+        # The rig's sidecar asks Slurm five times as often as a production one, and its agent has 8 CPUs.
+        _reconfigure(rig.cluster, "sidecar", SIDECAR_CONF, [("refresh_s = 1.0", "refresh_s = 5.0")])
+        sizes = [("cpus = 8", f"cpus = {2 * NODE_CPUS}"), ("memory_mib = 16384", f"memory_mib = {_NODE_MEMORY_MIB}")]
+        _reconfigure(rig.site, "agent", AGENT_CONF, sizes)
+        bench = Bench(rig, say)
+        bench.wait_until_diverting()
+        yield bench
+
+
+def _reconfigure(host: Host, daemon: str, path: str, changes: Sequence[tuple[str, str]]) -> None:
+    text = host.path(path).read_text()
+    for old, new in changes:
+        if old not in text:
+            raise BenchError(f"{path} no longer says {old!r}")
+        text = text.replace(old, new)
+    host.daemon(daemon).stop()
+    host.path(path).write_text(text)
+    host.daemon(daemon).start()
+
+
+def _unix_time(text: str) -> float:
+    """Return the Unix time of a log line, which is in local time: the hosts have this machine's /etc/localtime."""
+    return datetime.fromisoformat(text).astimezone().timestamp()
