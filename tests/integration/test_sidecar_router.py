@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import socket
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -206,19 +205,31 @@ def test_another_users_socket_is_cleared_away_only_if_nobody_is_behind_it(tmp_pa
     os.chown(tmp_path, 2001, 2001)
     for parent in tmp_path.parents[:2]:
         parent.chmod(0o755)
-    take = (
-        f"import sys; from overspill_sidecar.listening import *\nwith SocketPath(Path({str(path)!r})): print('taken')"
-    )
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
         other.listen()
         path.chmod(0o700)
         if not is_alive:
             other.close()
-        argv = ["setpriv", "--reuid=2001", "--regid=2001", "--clear-groups", sys.executable, "-c", take]
-        taken = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert (taken.stdout == "taken\n") is not is_alive
-    assert ("another server answers" in taken.stderr) is is_alive
+        # Forked, not executed: another user may not be able to read this checkout.
+        taker = multiprocessing.get_context("fork").Process(target=_take_as_another_user, args=(path,))
+        taker.start()
+        taker.join(timeout=20)
+    assert taker.exitcode == (_REFUSED if is_alive else 0)
+
+
+_REFUSED = 3
+
+
+def _take_as_another_user(path: Path) -> None:
+    os.setgroups([])
+    os.setgid(2001)
+    os.setuid(2001)
+    try:
+        with SocketPath(path):
+            os._exit(0)
+    except ConfigError as error:
+        os._exit(_REFUSED if "another server answers" in error.reason else 1)
 
 
 def test_a_socket_of_somebody_elses_living_server_is_left_alone(tmp_path: Path) -> None:

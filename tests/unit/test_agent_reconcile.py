@@ -79,7 +79,7 @@ async def test_an_accepted_run_is_started_once_and_not_touched_while_it_lives(ag
 
 async def test_the_intent_is_stored_before_the_start(agent: Agent) -> None:
     await agent.accept()
-    agent.world.refusal = ExhaustedError("no processes left")
+    agent.world.refusals["r1"] = ExhaustedError("no processes left")
     with pytest.raises(ExhaustedError):
         await agent.step()
     stored = await agent.registry.store.find("r1")
@@ -90,10 +90,10 @@ async def test_the_intent_is_stored_before_the_start(agent: Agent) -> None:
 
 async def test_a_crash_between_intent_and_start_starts_a_new_attempt_only(agent: Agent) -> None:
     await agent.accept()
-    agent.world.refusal = ExhaustedError("crash")
+    agent.world.refusals["r1"] = ExhaustedError("crash")
     with pytest.raises(ExhaustedError):
         await agent.step()
-    agent.world.refusal = None
+    agent.world.refusals.clear()
     await agent.restart()
     assert await agent.step() is Action.START
     assert [launch.attempt for launch in agent.world.launches] == [2]
@@ -101,7 +101,7 @@ async def test_a_crash_between_intent_and_start_starts_a_new_attempt_only(agent:
 
 async def test_a_start_that_fails_is_not_tried_again_at_once(agent: Agent) -> None:
     await agent.accept()
-    agent.world.refusal = ExhaustedError("no processes left")
+    agent.world.refusals["r1"] = ExhaustedError("no processes left")
     with pytest.raises(ExhaustedError):
         await agent.step()
     assert await agent.step() is Action.WAIT
@@ -185,10 +185,9 @@ async def test_the_loop_does_all_this_by_itself(agent: Agent) -> None:
 
 async def test_one_run_that_cannot_be_brought_on_holds_up_no_other(agent: Agent) -> None:
     loop = asyncio.create_task(agent.reconciler.run())
-    agent.world.refusal = ExhaustedError("no processes left")
+    agent.world.refusals["r1"] = ExhaustedError("no processes left")
     broken = await agent.accept(1)
     await _until(lambda: broken.run.attempt == 1)
-    agent.world.refusal = None
     await agent.accept(2)
     await _until(lambda: [launch.run_id for launch in agent.world.launches] == ["r2"])
     loop.cancel()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overspill.proxy_framing import HEADER, OUTPUT, STDOUT, FrameType, FramingError, encode
+from overspill.proxy_framing import HEADER, KEPT_PREFIX, OUTPUT, STDOUT, FrameType, FramingError, encode
 from overspill_proxy import ending
 from overspill_proxy.job import entries, script_environment, script_limits
 from overspill_proxy.output import PATIENCE_S, Output
@@ -19,7 +19,10 @@ from overspill_proxy.relay import FrameReader
 from overspill_proxy.signals import UnacknowledgedSignals
 
 UNLIMITED = resource.RLIM_INFINITY
-names = st.binary(min_size=1, max_size=20).filter(lambda name: not {0, ord("=")} & set(name))
+SLURMS_OWN = (KEPT_PREFIX, b"SLURM_RLIMIT_")
+names = st.binary(min_size=1, max_size=20).filter(
+    lambda name: not {0, ord("=")} & set(name) and not name.startswith(SLURMS_OWN)
+)
 values = st.binary(max_size=50).map(lambda value: value.replace(b"\0", b"\n"))
 
 

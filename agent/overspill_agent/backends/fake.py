@@ -21,13 +21,13 @@ class World:
         launches: every launch that made a process, in order.
         alive: the attempts that live.
         resources: what there is.
-        refusal: raised by the next starts, before anything happens, until it is taken away.
+        refusals: by run, what its starts raise before anything happens, until it is taken away.
     """
 
     resources: Resources = field(default_factory=lambda: Resources(cpus=8, memory_mib=16384))
     launches: list[Launch] = field(default_factory=list)
     alive: set[Attempt] = field(default_factory=set)
-    refusal: TransientError | None = None
+    refusals: dict[str, TransientError] = field(default_factory=dict)
 
     def was_started(self, attempt: Attempt) -> bool:
         return any((launch.run_id, launch.attempt) == attempt for launch in self.launches)
@@ -45,8 +45,8 @@ class FakeBackend:
 
     async def start(self, launch: Launch) -> None:
         await asyncio.sleep(0)
-        if self._world.refusal is not None:
-            raise self._world.refusal
+        if refusal := self._world.refusals.get(launch.run_id):
+            raise refusal
         attempt = (launch.run_id, launch.attempt)
         if not self._world.was_started(attempt):
             self._world.launches.append(launch)
