@@ -139,6 +139,16 @@ static void die_with_slurmstepd(void)
         kill(getpid(), SIGKILL);
 }
 
+/* Until the proxy can catch signals it must not die of one, nor print a traceback into the job's output: it unblocks
+ * them itself, and what came meanwhile reaches the script. */
+static void hold_signals_back(void)
+{
+    sigset_t all;
+
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+}
+
 static void __attribute__((noreturn)) become_proxy(spank_t spank)
 {
     const struct arguments *arguments = &context->arguments;
@@ -163,6 +173,7 @@ static void __attribute__((noreturn)) become_proxy(spank_t spank)
     memcpy(proxy_argv, opening, sizeof(opening));
     memcpy(proxy_argv + opening_count, argv, (size_t) argc * sizeof(*argv));
 
+    hold_signals_back();
     execve(arguments->python, (char *const *) proxy_argv, proxy_environment);
     if (is_fault_of_job(errno))
         fail_job(arguments->python, errno);

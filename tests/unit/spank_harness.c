@@ -240,6 +240,12 @@ char *slurm_strerror(int error)
 
 int __wrap_execve(const char *path, char *const argv[], char *const environment[])
 {
+    sigset_t blocked;
+
+    sigprocmask(SIG_SETMASK, NULL, &blocked);
+    for (int number = 1; number <= SIGSYS; number++)
+        if (sigismember(&blocked, number))
+            printf("blocked %d\n", number);
     print_hex("execve", path);
     for (; *argv != NULL; argv++)
         print_hex("argv", *argv);

@@ -267,6 +267,11 @@ def test_the_batch_script_gives_way_to_the_proxy(slurm: Slurm, node: str) -> Non
     assert seen.all("exit") == ["0"]
 
 
+def test_no_signal_reaches_the_proxy_before_it_can_catch_it(slurm: Slurm) -> None:
+    blocked = {int(number) for number in slurm.start_step().all("blocked")}
+    assert blocked == set(range(1, signal.SIGSYS + 1)) - {signal.SIGKILL, signal.SIGSTOP}
+
+
 def test_the_proxy_dies_with_its_slurmstepd(slurm: Slurm) -> None:
     seen = slurm.start_step()
     assert seen.all("prctl") == [f"{PR_SET_PDEATHSIG} {signal.SIGKILL}"]
