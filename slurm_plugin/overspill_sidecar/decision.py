@@ -14,7 +14,7 @@ from overspill_sidecar.cluster import ClusterConfig, Partition
 from overspill_sidecar.eligibility import why_never_diverted
 from overspill_sidecar.policy import Mode, Policy
 from overspill_sidecar.shape import Pins, Shape, StaysLocal, shape_of
-from overspill_sidecar.slurm_text import expand_hosts
+from overspill_sidecar.slurm_text import names_host
 from overspill_sidecar.wait import QueuedJob, WaitEstimate
 
 
@@ -190,7 +190,7 @@ def _why_not(site: SiteView, job: DecideRequest, shape: Shape, situation: Situat
 def _excludes(excluded: str, partition: Partition) -> bool:
     """Tell whether `--exclude` may name a node of the partition; an unreadable list may name any."""
     try:
-        return not set(expand_hosts(excluded)).isdisjoint(partition.nodes)
+        return any(names_host(excluded, node) for node in partition.nodes)
     except ValueError:
         return True
 

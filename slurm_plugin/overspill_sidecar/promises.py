@@ -25,21 +25,32 @@ class Promises:
 
     def __init__(self, time_to_live_s: float) -> None:
         self._time_to_live_s = time_to_live_s
+        #: In the order in which they were made, so in that in which they lapse.
         self._open: dict[str, Promise] = {}
+        self._sums: dict[str, Amount] = {}
 
     def add(self, promise: Promise) -> None:
         self._open[promise.decision_id] = promise
+        self._sums[promise.site] = self._sums.get(promise.site, Amount()) + promise.amount
 
     def drop_seen(self, decision_ids: Collection[str]) -> None:
         """Forget the promises of decisions whose jobs count by themselves now."""
         for decision_id in decision_ids:
-            self._open.pop(decision_id, None)
+            self._drop(decision_id)
 
     def by_site(self, now: float) -> Mapping[str, Amount]:
         """Return what is promised of each site; what has lapsed is forgotten."""
-        lapsed = [key for key, promise in self._open.items() if promise.made_at + self._time_to_live_s <= now]
-        self.drop_seen(lapsed)
-        sums: dict[str, Amount] = {}
-        for promise in self._open.values():
-            sums[promise.site] = sums.get(promise.site, Amount()) + promise.amount
-        return sums
+        while self._open:
+            oldest = next(iter(self._open.values()))
+            if oldest.made_at + self._time_to_live_s > now:
+                break
+            self._drop(oldest.decision_id)
+        return self._sums
+
+    def _drop(self, decision_id: str) -> None:
+        promise = self._open.pop(decision_id, None)
+        if promise is None:
+            return
+        self._sums[promise.site] = self._sums[promise.site] - promise.amount
+        if self._sums[promise.site] == Amount():
+            del self._sums[promise.site]

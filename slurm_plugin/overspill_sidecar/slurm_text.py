@@ -14,6 +14,8 @@ _ARRAY_PART = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?", re.ASCII)
 _HOST_RANGE = re.compile(r"([^\[\]]*)\[([0-9,\-]+)\](.*)", re.ASCII)
 #: More hosts than any cluster has: a longer list is a mistake, and must not fill the memory.
 _MAX_HOSTS = 100_000
+#: Of a list that comes from a user.
+_MAX_LIST_CHARACTERS = 4096
 
 
 def parse_duration_s(text: str) -> int:
@@ -94,6 +96,45 @@ def expand_hosts(expression: str) -> tuple[str, ...]:
             if len(names) > _MAX_HOSTS:
                 raise ValueError(f"{expression!r} names more than {_MAX_HOSTS} hosts")
     return tuple(names)
+
+
+def names_host(expression: str, host: str) -> bool:
+    """Tell whether a host list names `host`, in time that does not grow with the hosts it names: a user wrote it.
+
+    Raises:
+        ValueError: if it is no host list, or longer than anybody writes.
+    """
+    if len(expression) > _MAX_LIST_CHARACTERS:
+        raise ValueError(f"a host list of {len(expression)} characters")
+    return any(_part_names(part, host) for part in _split_outside_brackets(expression))
+
+
+def _part_names(part: str, host: str) -> bool:
+    if "[" not in part and "]" not in part:
+        return part == host
+    match = _HOST_RANGE.fullmatch(part)
+    if not match:
+        raise ValueError(f"{part!r} is no host list")
+    prefix, ranges, rest = match.groups()
+    digits = re.match("[0-9]*", host.removeprefix(prefix)) if host.startswith(prefix) else None
+    if digits is None:
+        return False
+    for length in range(1, len(digits[0]) + 1):
+        tail = host[len(prefix) + length :]
+        if _in_ranges(digits[0][:length], ranges) and (_part_names(rest, tail) if rest else not tail):
+            return True
+    return False
+
+
+def _in_ranges(number: str, ranges: str) -> bool:
+    for piece in ranges.split(","):
+        first, _, last = piece.partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            raise ValueError(f"{ranges!r} is no list of numbers")
+        is_as_wide = len(number) == max(len(first), len(str(int(number))))
+        if is_as_wide and int(first) <= int(number) <= int(last or first):
+            return True
+    return False
 
 
 def _split_outside_brackets(expression: str) -> list[str]:

@@ -28,7 +28,7 @@ def test_what_is_promised_is_what_was_given_within_the_time_to_live(
     given_away: list[tuple[str, int, float]], now: float
 ) -> None:
     promises = Promises(30)
-    for number, (site, cpus, made_at) in enumerate(given_away):
+    for number, (site, cpus, made_at) in enumerate(sorted(given_away, key=lambda promise: promise[2])):
         promises.add(Promise(str(number), site, Amount(cpus, 0), made_at))
     for site in "ab":
         alive = sum(cpus for name, cpus, made_at in given_away if name == site and made_at + 30 > now)

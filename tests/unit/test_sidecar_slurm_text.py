@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from overspill_sidecar.slurm_text import (
     count_array_tasks,
     expand_hosts,
+    names_host,
     parse_duration_s,
     parse_size_mib,
     parse_time_limit_s,
@@ -107,6 +108,23 @@ def test_a_host_list_is_expanded_as_slurm_expands_it(expression: str, names: tup
 def test_a_host_list_that_is_none_or_endless_is_refused(expression: str) -> None:
     with pytest.raises(ValueError, match="host"):
         expand_hosts(expression)
+
+
+@pytest.mark.parametrize("host", ["c1", "c01", "c10", "c010", "r1n2", "r01n2", "ovs1", "c", "1", ""])
+@pytest.mark.parametrize("expression", ["", "c1", "c[1-10]", "c[01-10]", "c0[1-10]", "r[0-1]n[1-2],ovs1", "c[1,3-7]"])
+def test_a_host_list_names_what_it_expands_to(expression: str, host: str) -> None:
+    assert names_host(expression, host) == (host in expand_hosts(expression))
+
+
+@pytest.mark.parametrize("expression", ["c[1-999999999],d[1-999999999]", "c[000000000000000001-999999999999999999]"])
+def test_a_host_list_of_any_size_is_searched_at_once(expression: str) -> None:
+    assert not names_host(expression, "ovs1")
+
+
+@pytest.mark.parametrize("expression", ["c[1-3", "c]1[", "c[a-b]", "c[-]", "c1," * 5000])
+def test_a_host_list_that_is_none_or_too_long_is_not_searched(expression: str) -> None:
+    with pytest.raises(ValueError, match=r"host list|list of numbers"):
+        names_host(expression, "c1")
 
 
 @given(st.text(alphabet="c[]0123456789-,", max_size=12))
