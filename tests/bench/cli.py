@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import cancellation, first_line, idle_jobs, launch_rate, output_latency, submission, throughput
+from tests.bench import burst, cancellation, first_line, idle_jobs, launch_rate, output_latency, submission, throughput
 from tests.bench.bench import Bench, BenchError, bench_rig
 from tests.bench.figure import Figure
 from tests.rig.errors import RigError
@@ -26,6 +26,7 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = {
     "output-latency": output_latency.measure,
     "cancellation": cancellation.measure,
     "throughput": throughput.measure,
+    "burst": burst.measure,
     "launch-rate": launch_rate.measure,
     "idle-jobs": idle_jobs.measure,
     "submission": submission.measure,

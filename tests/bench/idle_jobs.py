@@ -4,67 +4,82 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from tests.bench.bench import DIVERTED, LOCAL, Bench
+from tests.bench.bench import DIVERTED, LOCAL, Bench, BenchError
 from tests.bench.figure import Figure
-from tests.bench.processes import Usage, usage_by_role
+from tests.bench.processes import Usage, cpu_seconds, usage_by_role
 from tests.rig.waiting import poll
 
 _JOBS = 100
 _WATCHED_S = 10.0
-_AT_THE_CLUSTER = ("slurmstepd", "proxy", "job")
-_AT_THE_SITE = ("sandbox", "runner")
-_DAEMONS = ("sidecar", "agent", "slurmctld", "slurmd")
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Both hosts at one moment, and their CPU use over the following seconds, in percent of a core."""
+
+    cluster: Mapping[str, Usage]
+    site: Mapping[str, Usage]
+    cluster_cpu: float
+    site_cpu: float
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    empty, empty_cpu = _look(bench, "no job")
-    local, local_cpu = _run(bench, LOCAL)
-    diverted, diverted_cpu = _run(bench, DIVERTED)
-    memory = "MiB"
-    yield Figure(
-        "cluster: memory (PSS) of one idle job",
-        memory,
-        _pss_per_job(diverted, "slurmstepd", "proxy"),
-        _pss_per_job(local, *_AT_THE_CLUSTER),
-        "batch",
-        "2,000 in < 16 GB: < 8 MiB",
-        _JOBS,
-    )
-    for role in ("slurmstepd", "proxy", *_AT_THE_SITE):
-        yield Figure(f"  of it {role}" if role in _AT_THE_CLUSTER else f"site: {role}", memory,
-                     _pss_per_job(diverted, role), _pss_per_job(local, role) or None, "batch", "", _JOBS)  # fmt: skip
-    for role in ("sidecar", "agent"):
-        growth = (diverted[role].rss_mib - empty[role].rss_mib) / _JOBS
-        yield Figure(f"{role}: growth (RSS) by one job", memory, growth, samples=_JOBS)
-    yield Figure(
-        f"CPU of everything, {_JOBS} idle jobs", "% of a core",
-        sum(diverted_cpu.values()), sum(local_cpu.values()), "batch", "idle", _JOBS,
-    )  # fmt: skip
-    for role in (*_DAEMONS, "slurmstepd", "proxy", "runner", "sandbox"):
-        yield Figure(f"  of it {role}", "% of a core", diverted_cpu.get(role, 0.0), empty_cpu.get(role, 0.0), "no job")
+    empty = _look(bench, "no job")
+    local = _run(bench, LOCAL)
+    diverted = _run(bench, DIVERTED)
+    mine, his = _pss_per_job(diverted.cluster), _pss_per_job(local.cluster)
+    total, budget = sum(mine.values()), "2,000 in < 16 GB: < 8 MiB"
+    yield Figure("cluster: memory (PSS) of an idle job", "MiB", total, sum(his.values()), "batch", budget, _JOBS)
+    for role, pss_mib in mine.items():
+        yield Figure(f"  of it {role}", "MiB", pss_mib, his.get(role), "batch" if role in his else "", "", _JOBS)
+    for role, pss_mib in _pss_per_job(diverted.site).items():
+        yield Figure(f"site: memory (PSS) of an idle job, {role}", "MiB", pss_mib, samples=_JOBS)
+    for role, now, before in (
+        ("sidecar", diverted.cluster, empty.cluster),
+        ("agent", diverted.site, empty.site),
+    ):
+        growth = (now[role].rss_mib - before[role].rss_mib) / _JOBS
+        yield Figure(f"{role}: growth (RSS) by one job", "MiB", growth, samples=_JOBS)
+    for host, now_cpu, local_cpu in (
+        ("cluster", diverted.cluster_cpu, local.cluster_cpu),
+        ("site", diverted.site_cpu, local.site_cpu),
+    ):
+        yield Figure(f"CPU of the {host}, {_JOBS} idle jobs", "% of a core", now_cpu, local_cpu, "batch", "idle", _JOBS)
 
 
-def _run(bench: Bench, way: str) -> tuple[Mapping[str, Usage], Mapping[str, float]]:
-    job_ids = [bench.submit("sleep 1000", way) for _ in range(_JOBS)]
+def _run(bench: Bench, way: str) -> _View:
+    """Start the jobs, wait until the last sleeps, look, and end them.
+
+    Raises:
+        BenchError: if they do not all come to sleep within two minutes.
+    """
+    with bench.full_nodes():
+        job_ids = [bench.submit("exec sleep 1000", way) for _ in range(_JOBS)]
     bench.wait_for_jobs(job_ids, "RUNNING", timeout_s=60)
-    expected = "runner" if way == DIVERTED else "slurmstepd"
-    hosts = (bench.rig.cluster, bench.rig.site)
-    poll(lambda: usage_by_role(hosts)[expected].processes >= _JOBS, timeout_s=60, interval_s=1)
-    seen = _look(bench, f"{_JOBS} jobs, {way}")
+    host = bench.rig.site if way == DIVERTED else bench.rig.cluster
+    if not poll(lambda: usage_by_role(host)["job"].processes >= _JOBS, timeout_s=60, interval_s=1):
+        raise BenchError(f"only {usage_by_role(host)['job'].processes} of {_JOBS} jobs sleep")
+    view = _look(bench, f"{_JOBS} jobs, {way}")
     bench.cancel_all()
-    return seen
+    return view
 
 
-def _look(bench: Bench, what: str) -> tuple[Mapping[str, Usage], Mapping[str, float]]:
-    """Return memory now, and CPU use by role over the next seconds, in percent of a core."""
+def _look(bench: Bench, what: str) -> _View:
     bench.say(f"watching {what} for {_WATCHED_S:.0f} s")
     hosts = (bench.rig.cluster, bench.rig.site)
-    before, began = usage_by_role(hosts), time.monotonic()
+    cluster, site = (usage_by_role(host) for host in hosts)
+    before_s, began = [cpu_seconds(host) for host in hosts], time.monotonic()
     time.sleep(_WATCHED_S)
-    after, took_s = usage_by_role(hosts), time.monotonic() - began
-    return after, {role: (after[role].cpu_s - before.get(role, Usage()).cpu_s) / took_s * 100 for role in after}
+    took_s = time.monotonic() - began
+    cluster_cpu, site_cpu = (
+        (cpu_seconds(host) - before) / took_s * 100 for host, before in zip(hosts, before_s, strict=True)
+    )
+    return _View(cluster, site, cluster_cpu, site_cpu)
 
 
-def _pss_per_job(usage: Mapping[str, Usage], *roles: str) -> float:
-    return sum(usage[role].pss_mib for role in roles if role in usage) / _JOBS
+def _pss_per_job(host: Mapping[str, Usage]) -> Mapping[str, float]:
+    """Return the memory of one job by role; what it takes in the daemons is not in it."""
+    roles = ("slurmstepd", "proxy", "sandbox", "runner", "job")
+    return {role: host[role].pss_mib / _JOBS for role in roles if host[role].processes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,6 @@ _ROLES = {
     "overspill_sidecar": "sidecar",
     "overspill_agent": "agent",
     "bwrap": "sandbox",
-    "overspill_runner": "runner",
     "runner.py": "runner",
     "slurm_script": "job",
     "sleep": "job",
@@ -29,53 +28,66 @@ _ROLES = {
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of all processes of one role."""
+    """Of all living processes of one role."""
 
     processes: int = 0
     pss_mib: float = 0.0
     rss_mib: float = 0.0
-    cpu_s: float = 0.0
+    own_cpu_s: float = 0.0
+    #: Of children that have ended and were waited for, and of theirs.
+    ended_cpu_s: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.processes + other.processes,
             self.pss_mib + other.pss_mib,
             self.rss_mib + other.rss_mib,
-            self.cpu_s + other.cpu_s,
+            self.own_cpu_s + other.own_cpu_s,
+            self.ended_cpu_s + other.ended_cpu_s,
         )
 
 
-def usage_by_role(hosts: Collection[Host]) -> Mapping[str, Usage]:
-    """Return what the living processes of the hosts use."""
+def usage_by_role(host: Host) -> Mapping[str, Usage]:
+    """Return what the host's processes use, those in sandboxes included; a role without processes uses nothing."""
     found: defaultdict[str, Usage] = defaultdict(Usage)
-    for host in hosts:
-        for pid in host.processes().values():
+    for pid in _processes(host):
+        try:
             found[_role(pid)] += _usage(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
     return found
 
 
-def cpu_seconds() -> float:
-    """Return the CPU time that the whole machine has spent since its start, whatever it was spent on."""
-    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-    user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[:7])
-    return (user + nice + system + irq + softirq) / _TICKS_PER_S
+def cpu_seconds(host: Host) -> float:
+    """Return the CPU time of the host's processes since its start, the ended ones included."""
+    return sum(usage.own_cpu_s + usage.ended_cpu_s for usage in usage_by_role(host).values())
+
+
+def _processes(host: Host) -> Iterator[int]:
+    """Yield the pids, seen from outside. A sandbox has a PID namespace of its own, but the host's network."""
+    network = _network(host.init_pid)
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and network is not None and _network(int(entry.name)) == network:
+            yield int(entry.name)
+
+
+def _network(pid: int) -> str | None:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")  # noqa: PTH115 - its target is no path
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
 
 
 def _role(pid: int) -> str:
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return "other"
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return next((role for part, role in _ROLES.items() if part in command), "other")
 
 
 def _usage(pid: int) -> Usage:
-    try:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        # The name, in parentheses, may hold blanks: fields are counted from behind it.
-        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return Usage()
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    # The name, in parentheses, may hold blanks: fields are counted from behind it.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in rollup[1:])}
-    user_ticks, system_ticks = int(stat[11]), int(stat[12])  # Source: proc(5), /proc/pid/stat, utime and stime
-    return Usage(1, kib["Pss"] / 1024, kib["Rss"] / 1024, (user_ticks + system_ticks) / _TICKS_PER_S)
+    # Source: proc(5), /proc/pid/stat: utime, stime, cutime, cstime.
+    user, system, ended_user, ended_system = (int(field) / _TICKS_PER_S for field in fields[11:15])
+    return Usage(1, kib["Pss"] / 1024, kib["Rss"] / 1024, user + system, ended_user + ended_system)

@@ -7,9 +7,8 @@ so that no reload comes between.
 
 from __future__ import annotations
 
-import os
+import re
 import signal
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,14 +24,17 @@ from tests.rig.slurm_conf import OVERSPILL_PARTITION
 #: mode=on and the answer "it stays"; the answer "divert"; and no question at all.
 STAYS, DIVERTS, NOOP = "stays", "diverts", "noop"
 _FILLING = NOOP + "-filling"
-_HOOK_FILE = "/etc/slurm/job_submit.lua"
 _HOOK = f"""\
 local overspill = require "overspill"
+local gettime = require("socket").gettime
 function slurm_job_submit(job_desc, part_list, submit_uid)
-  if (job_desc.name or ""):find("^{NOOP}") then
-    return slurm.SUCCESS
+  local began = gettime()
+  local result = slurm.SUCCESS
+  if not job_desc.name:find("^{NOOP}") then
+    result = overspill.submit(job_desc, part_list, submit_uid)
   end
-  return overspill.submit(job_desc, part_list, submit_uid)
+  slurm.log_info("%s", string.format("bench: %s took %d us", job_desc.name, (gettime() - began) * 1e6))
+  return result
 end
 function slurm_job_modify()
   return slurm.SUCCESS
@@ -41,7 +43,7 @@ return slurm.SUCCESS
 """
 _ROUNDS_IDLE, _ROUNDS_FULL = 3, 2
 _PACED = 200
-#: Spreads a block over at least one refresh of the sidecar (5 s).
+#: Spreads a block of both labels over at least one refresh of the sidecar (5 s).
 _PERIOD_S = 0.02
 _CROWD = 20
 _CROWD_JOBS = 300
@@ -63,7 +65,7 @@ class _Samples:
 
     alone_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     crowd_rates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    in_slurmctld_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    in_hook_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     diverted_shares: list[float] = field(default_factory=list)
 
 
@@ -89,14 +91,13 @@ def _with_queue(bench: Bench, queue: str, rounds: int) -> Iterator[Figure]:
             _block(bench, samples, [NOOP])
         bench.wait_until_diverting()
         _block(bench, samples, [STAYS, DIVERTS])
-        targets = [partition for _, name, partition in _waiting(bench) if name == DIVERTS]
-        samples.diverted_shares.append(targets.count(OVERSPILL_PARTITION) / len(targets))
+        samples.diverted_shares.append(_share_diverted(bench))
         _cancel(bench)
     for label in (STAYS, DIVERTS):
         what = f"sbatch, job {label}, {queue}"
-        alone, inside = samples.alone_ms, samples.in_slurmctld_ms
+        alone, in_hook = samples.alone_ms, samples.in_hook_ms
         yield from spread(what, alone[label], alone[NOOP], against="no-op hook", budgets=_BUDGETS)
-        yield from spread("  of it in slurmctld", inside[label], inside[NOOP], against="no-op hook")
+        yield from spread("  of it in the hook", in_hook[label])
         rate, noop_rate = (median(samples.crowd_rates[name]) for name in (label, NOOP))
         yield Figure(
             f"{what}, {_CROWD} at once", "jobs/s", rate, noop_rate, "no-op hook", ">= 0.9x", _CROWD_JOBS * rounds
@@ -108,10 +109,11 @@ def _block(bench: Bench, samples: _Samples, labels: Sequence[str]) -> None:
     """Submit alone, the labels in turn; then, label by label, many at once."""
     for label, times_ms in _submit(bench, [*labels] * _PACED)["latencies_ms"].items():
         samples.alone_ms[label] += times_ms
-    submit_usec = bench.controller_log().submit_usec
-    for job_id, name, _ in _waiting(bench):
-        if name in labels:
-            samples.in_slurmctld_ms[name].append(submit_usec[job_id] / 1e3)
+    log = bench.rig.cluster.path("/var/log/slurm/slurmctld.log").read_text()
+    for label in labels:
+        # The last ones: those of earlier blocks are in the log, too.
+        took_us = [int(number) for number in re.findall(rf"bench: {label} took (\d+) us", log)]
+        samples.in_hook_ms[label] += [number / 1e3 for number in took_us[-_PACED:]]
     for label in labels:
         took_s = _submit(bench, [label] * _CROWD_JOBS, at_once=_CROWD)["took_s"]
         samples.crowd_rates[label].append(_CROWD_JOBS / took_s)
@@ -128,11 +130,11 @@ def _submit(bench: Bench, order: Sequence[str], *, at_once: int = 1) -> _Times:
     return cast("_Times", bench.run_inside("submit.py", stdin=work))
 
 
-def _waiting(bench: Bench) -> list[tuple[int, str, str]]:
-    """Return id, name and partition of alice's waiting jobs."""
-    listing = ["squeue", "--noheader", "--user=alice", "--states=PENDING", "--format=%A %j %P"]
-    lines = bench.rig.cluster.run(listing, check=True).stdout.splitlines()
-    return [(int(job_id), name, partition) for job_id, name, partition in map(str.split, lines)]
+def _share_diverted(bench: Bench) -> float:
+    """Return how many of those that were to be diverted wait in the overspill partition."""
+    listing = ["squeue", "--noheader", "--user=alice", "--states=PENDING", f"--name={DIVERTS}", "--format=%P"]
+    partitions = bench.rig.cluster.run(listing, check=True).stdout.split()
+    return partitions.count(OVERSPILL_PARTITION) / len(partitions)
 
 
 def _cancel(bench: Bench) -> None:
@@ -152,13 +154,7 @@ def _stopped_sidecar(bench: Bench) -> Iterator[None]:
 
 
 def _load_hook(bench: Bench) -> None:
-    """Have slurmctld read the bench's hook anew, with everything that it remembers of the sidecar gone.
-
-    slurmctld reloads at a submission if the file's time is later than the last load; both are whole seconds.
-    """
-    changed_at = int(time.time()) + 1
-    os.utime(bench.rig.cluster.write(_HOOK_FILE, _HOOK), (changed_at, changed_at))
-    time.sleep(changed_at - time.time())
+    bench.load_hook(_HOOK)
     _submit(bench, [NOOP, STAYS])
     _cancel(bench)
 
