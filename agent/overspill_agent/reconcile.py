@@ -195,12 +195,12 @@ class Reconciler:
 
     async def _end(self, live: LiveRun) -> None:
         """End a run of which nothing is left and whose runner has not said how."""
-        async with live.append_lock:
-            await asyncio.to_thread(live.spool.sync)
+
+        def change(run: Run) -> Run:
             stdout, stderr = live.spool.length(Stream.STDOUT), live.spool.length(Stream.STDERR)
-        await self._registry.change(
-            live, lambda run: runs.ended(run, runs.ending_without_report(run, stdout, stderr), now_ms())
-        )
+            return runs.ended(run, runs.ending_without_report(run, stdout, stderr), now_ms())
+
+        await self._registry.end(live, change)
 
 
 def _is_reporting(live: LiveRun, seen: Seen) -> bool:

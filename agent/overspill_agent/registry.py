@@ -106,9 +106,7 @@ class Registry:
         """Take up what an earlier agent left."""
         for run in await self._store.open_runs():
             live = await self._take_up(run)
-            if run.ending is not None:
-                live.spool.truncate(Stream.STDOUT, run.ending.stdout_bytes)
-                live.spool.truncate(Stream.STDERR, run.ending.stderr_bytes)
+            _cut_to_ending(live)
             # What was acknowledged was durable, but only the dead agent knew how much that was.
             await asyncio.to_thread(live.spool.sync)
 
@@ -184,6 +182,17 @@ class Registry:
         self._announce(live)
         return after
 
+    async def end(self, live: LiveRun, change: Change) -> Run:
+        """Apply a change that ends the run, while its output stands still; nothing beyond the ending's totals is kept."""
+        return await self._unbroken(self._end(live, change))
+
+    async def _end(self, live: LiveRun, change: Change) -> Run:
+        async with live.append_lock:
+            await asyncio.to_thread(live.spool.sync)
+            run = await self._change(live, change, self._store.save)
+            _cut_to_ending(live)
+        return run
+
     async def _unbroken(self, write: Coroutine[None, None, T]) -> T:
         """Await a write that goes on even if its caller is cancelled: memory must follow what the store was given."""
         task = asyncio.create_task(write, name="write")
@@ -221,6 +230,13 @@ class Registry:
     def _announce(self, live: LiveRun) -> None:
         live.notify()
         self._on_change(live.run.run_id)
+
+
+def _cut_to_ending(live: LiveRun) -> None:
+    ending = live.run.ending
+    if ending is not None:
+        live.spool.truncate(Stream.STDOUT, ending.stdout_bytes)
+        live.spool.truncate(Stream.STDERR, ending.stderr_bytes)
 
 
 def _log_transition(run: Run) -> None:

@@ -9,14 +9,17 @@ import pytest
 
 from overspill.errors import ExhaustedError
 from overspill.request_id import RequestId
+from overspill.runner_protocol import FRAME_HEADER, RunnerFrame
 from overspill.states import Outcome, RunState
-from overspill.v1.agent_pb2 import RunSpec
+from overspill.v1.agent_pb2 import OutputOffsets, RunSpec
 from overspill_agent import runs
 from overspill_agent.backends.base import Account
 from overspill_agent.backends.fake import FakeBackend, World
 from overspill_agent.reconcile import Reconciler, RunnerAccess
 from overspill_agent.registry import LiveRun, Registry
 from overspill_agent.runs import Action, Resources, Run, Seen
+from overspill_agent.service.attach import Attachment
+from overspill_agent.service.upload import Upload
 from overspill_agent.spool import Piece, Reserve, Stream
 from overspill_agent.store import Store
 
@@ -131,6 +134,27 @@ async def test_the_end_of_a_dead_run_counts_the_output_that_came(agent: Agent) -
     await agent.step()
     assert live.run.ending is not None
     assert live.run.ending.stdout_bytes == 5
+
+
+async def test_output_that_comes_while_the_run_ends_is_counted_or_not_kept(agent: Agent) -> None:
+    live = await agent.accept()
+    await agent.step()
+    agent.backend.die("r1", 1)
+    live.gone_since = 0.0
+
+    async def late_output() -> AsyncIterator[bytes]:
+        offset = 0
+        while not live.run.has_ended:
+            yield FRAME_HEADER.pack(RunnerFrame.STDOUT, 1, offset) + b"x"
+            offset += 1
+        yield FRAME_HEADER.pack(RunnerFrame.STDOUT, 1, live.spool.length(Stream.STDOUT)) + b"x"
+
+    await asyncio.gather(Upload(agent.registry, live).take(late_output()), agent.step())
+    assert live.run.ending is not None
+    assert live.run.ending.stdout_bytes == live.spool.length(Stream.STDOUT)
+    attachment = Attachment(agent.registry, live, OutputOffsets())
+    responses = [response async for response in attachment.responses()]
+    assert sum(len(response.output.data) for response in responses) == responses[-1].ended.output.stdout
 
 
 async def test_runs_wait_for_room_and_take_it_when_it_is_left(agent: Agent) -> None:

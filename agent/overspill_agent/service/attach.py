@@ -110,19 +110,25 @@ class Attachment:
             raise UnavailableError("the agent is restarting; the run goes on")
         if self._live.relay is not self:
             raise AttachEndedError(grpc.StatusCode.ABORTED, "another Attach follows this run now")
-        ending = self._live.run.ending
-        if ending is None:
+        if not self._live.run.has_ended:
             return
-        totals = {Stream.STDOUT: ending.stdout_bytes, Stream.STDERR: ending.stderr_bytes}
         for stream, offset in self._offsets.items():
-            if offset > totals[stream]:
-                raise AttachEndedError(grpc.StatusCode.OUT_OF_RANGE, f"{stream} ends at {totals[stream]}, not {offset}")
-            if self._live.run.is_released and offset < totals[stream]:
+            total = self._end_of(stream)
+            if offset > total:
+                raise AttachEndedError(grpc.StatusCode.OUT_OF_RANGE, f"{stream} ends at {total}, not {offset}")
+            if self._live.run.is_released and offset < total:
                 raise AttachEndedError(grpc.StatusCode.OUT_OF_RANGE, f"{stream} was freed when the run was released")
 
     def _is_behind(self) -> bool:
         """Tell whether output has come that was not sent."""
-        return any(offset < self._live.spool.length(stream) for stream, offset in self._offsets.items())
+        return any(offset < self._end_of(stream) for stream, offset in self._offsets.items())
+
+    def _end_of(self, stream: Stream) -> int:
+        """Return where the stream ends now, or for good: what came too late for the ending is not sent."""
+        ending = self._live.run.ending
+        if ending is None:
+            return self._live.spool.length(stream)
+        return ending.stdout_bytes if stream is Stream.STDOUT else ending.stderr_bytes
 
     async def _next_chunk(self) -> pb.AttachResponse | None:
         """Return the next output, the two streams in turn; None if all that is there was sent."""
@@ -138,7 +144,8 @@ class Attachment:
 
     async def _read(self, stream: Stream, offset: int) -> bytes:
         spool = self._live.spool
-        data = spool.read_cached(stream, offset, CHUNK_BYTES)
+        size = min(CHUNK_BYTES, self._end_of(stream) - offset)
+        data = spool.read_cached(stream, offset, size)
         if data is None:
-            data = await asyncio.to_thread(spool.read, stream, offset, CHUNK_BYTES)
+            data = await asyncio.to_thread(spool.read, stream, offset, size)
         return data

@@ -61,9 +61,11 @@ class Upload:
 
     async def _append(self, pieces: list[Piece]) -> None:
         live = self._live
-        if not pieces or live.run.has_ended:
+        if not pieces:
             return
         async with live.append_lock:
+            if live.run.has_ended:
+                return
             try:
                 await asyncio.to_thread(live.spool.append, pieces)
             finally:
@@ -127,10 +129,9 @@ class Upload:
         for stream, total in ((Stream.STDOUT, report.stdout), (Stream.STDERR, report.stderr)):
             if live.spool.length(stream) < total:
                 raise GapError(f"{stream} ends at {total}, but only {live.spool.length(stream)} bytes have come")
-        await self._sync()
 
         def change(run: Run) -> Run:
             ending = runs.ending_of_report(run, report.end_report())
             return runs.report_applied(runs.ended(run, ending, now_ms()), report_seq)
 
-        await self._registry.change(live, change)
+        await self._registry.end(live, change)
