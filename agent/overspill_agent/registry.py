@@ -212,12 +212,13 @@ class Registry:
             self._live.pop(live.run.run_id, None)
 
     def promised(self) -> Resources:
-        """Return what all runs that have not ended were accepted with."""
-        return sum((live.run.resources for live in self._live.values() if not live.run.has_ended), Resources())
+        """Return what no new run can have: what was promised to runs that have not ended, and what is held beyond that."""
+        takers = (live.run for live in self._live.values() if not live.run.has_ended or _is_holding(live.run))
+        return sum((run.resources for run in takers), Resources())
 
     def held(self) -> Resources:
         """Return what the runs hold that were started and of which something may be left."""
-        holders = (live.run for live in self._live.values() if live.run.attempt > 0 and not live.run.is_cleaned)
+        holders = (live.run for live in self._live.values() if _is_holding(live.run))
         return sum((run.resources for run in holders), Resources())
 
     async def _take_up(self, run: Run) -> LiveRun:
@@ -230,6 +231,10 @@ class Registry:
     def _announce(self, live: LiveRun) -> None:
         live.notify()
         self._on_change(live.run.run_id)
+
+
+def _is_holding(run: Run) -> bool:
+    return run.attempt > 0 and not run.is_cleaned
 
 
 def _cut_to_ending(live: LiveRun) -> None:

@@ -166,7 +166,9 @@ async def test_runs_wait_for_room_and_take_it_when_it_is_left(agent: Agent) -> N
     agent.backend.die("r1", 1)
     assert await agent.step(1) is Action.END
     assert await agent.step(2) is Action.WAIT
+    assert agent.registry.promised() == Resources(cpus=9)
     assert await agent.step(1) is Action.CLEAN
+    assert agent.registry.promised() == Resources(cpus=3)
     assert await agent.step(2) is Action.START
 
 
