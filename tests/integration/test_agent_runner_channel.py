@@ -47,7 +47,7 @@ class Hand:
     token: str = ""
 
     def __post_init__(self) -> None:
-        path = self.site.state / "runs" / self.run_id / "control" / "token"
+        path = self.site.state / "runs" / self.run_id / f"attempt-{self.attempt}" / "control" / "token"
         wait_until(path.exists, "the runner is started")
         wait_until(lambda: bool(path.read_text()), "the token is written")
         self.token = self.token or path.read_text()

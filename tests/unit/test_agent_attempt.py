@@ -51,6 +51,26 @@ def test_an_attempt_that_has_run_is_never_claimed_again(path: Path) -> None:
         assert claim is None
 
 
+def test_a_claim_is_whole_before_anything_starts_and_can_be_made_again(path: Path) -> None:
+    with claimed(path) as first:
+        assert first is not None
+        claim = path.read_bytes()
+        assert json.loads(claim) == {"boot-id": Path("/proc/sys/kernel/random/boot_id").read_text().strip()}
+    with claimed(path) as second:
+        assert second is not None
+        os.write(second.monitor, b'{ "child-pid": 5, "pid-namespace": 6 }\n')
+    assert path.read_bytes() == claim + b'{ "child-pid": 5, "pid-namespace": 6 }\n'
+    assert seen(path) is Seen.GONE
+
+
+@pytest.mark.parametrize("claim", [b'{"boot-id": "c7b2cd15-0000-4000-8000-000000000000"}\n', b'{"boot'])
+def test_an_attempt_that_was_claimed_before_the_machine_went_down_may_have_run(path: Path, claim: bytes) -> None:
+    path.write_bytes(claim)
+    assert seen(path) is Seen.GONE
+    with claimed(path) as again:
+        assert again is None
+
+
 @pytest.mark.parametrize("end", ["monitor", "init"])
 def test_either_end_alone_keeps_the_attempt_alive(path: Path, end: str) -> None:
     with claimed(path) as claim:

@@ -5,8 +5,10 @@ beyond the user's reach), the other to PID 1 of the run's PID namespace. Each ho
 is free only when both are gone: the monitor lives until the namespace is empty, and PID 1 keeps the lock should the
 monitor be killed. No pid is trusted for life or death; pids come again.
 
-Through the first descriptor bubblewrap writes, before PID 1 runs anything, a line of JSON into the file: PID 1's number
-here and its namespace's inode. A free lock on an empty file therefore means that nothing has ever run.
+The file's first line names the boot on which the attempt was claimed, and is on disk before anything is started. After
+it bubblewrap writes through the first descriptor, before PID 1 runs anything, a line of JSON: PID 1's number here and
+its namespace's inode. That line may be lost with the machine's power. So nothing has ever run where the lock is free
+and the file holds no more than a claim of this very boot; a claim of an earlier one counts as a start.
 Source: bubblewrap 0.8.0, bubblewrap.c: monitor_child keeps --json-status-fd open, the child of --as-pid-1 --sync-fd.
 """
 
@@ -23,6 +25,9 @@ from pathlib import Path
 
 from overspill_agent.runs import Seen
 
+#: Source: proc_sys_kernel(5), "random".
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
 
 @dataclass(frozen=True, slots=True)
 class LockDescriptors:
@@ -38,35 +43,39 @@ def lock_path(run_directory: Path, attempt: int) -> Path:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[LockDescriptors | None]:
-    """Claim an attempt that was never started; yield None if it was. On exit the caller's own claim ends."""
-    monitor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        init = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if not _is_free(monitor) or os.fstat(monitor).st_size > 0:
+    """Claim an attempt that was never started; yield None if it was. On exit the caller's own claim ends.
+
+    What is yielded survives a loss of power, with the run's directory. Of two who claim at once one gets None.
+    """
+    with _opened(path.parent, os.O_RDONLY | os.O_DIRECTORY) as directory:
+        if not _try_lock(directory):
+            yield None
+            return
+        with (
+            _opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as monitor,
+            _opened(path, os.O_RDONLY) as init,
+        ):
+            if not _is_free(monitor) or _was_started(init):
                 yield None
                 return
             fcntl.flock(monitor, fcntl.LOCK_SH)
             fcntl.flock(init, fcntl.LOCK_SH)
+            _write_claim(monitor)
+            os.fsync(directory)
+            with _opened(path.parent.parent, os.O_RDONLY | os.O_DIRECTORY) as parent:
+                os.fsync(parent)
             yield LockDescriptors(monitor=monitor, init=init)
-        finally:
-            os.close(init)
-    finally:
-        os.close(monitor)
 
 
 def seen(path: Path) -> Seen:
     """Tell from its lock file what is left of an attempt."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        with _opened(path, os.O_RDWR) as descriptor:
+            if not _is_free(descriptor):
+                return Seen.ALIVE
+            return Seen.GONE if _was_started(descriptor) else Seen.NOTHING
     except FileNotFoundError:
         return Seen.NOTHING
-    try:
-        if not _is_free(descriptor):
-            return Seen.ALIVE
-        return Seen.GONE if os.fstat(descriptor).st_size > 0 else Seen.NOTHING
-    finally:
-        os.close(descriptor)
 
 
 def kill(path: Path) -> bool:
@@ -96,14 +105,46 @@ def kill(path: Path) -> bool:
     return True
 
 
-def _is_free(descriptor: int) -> bool:
-    """Tell whether nobody holds the file's lock; leaves the descriptor unlocked."""
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def _is_free(descriptor: int) -> bool:
+    """Tell whether nobody holds the file's lock; leaves the descriptor unlocked."""
+    if not _try_lock(descriptor):
+        return False
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     return True
+
+
+def _claim() -> bytes:
+    """Return the first line of a lock file that is claimed on this boot."""
+    return json.dumps({"boot-id": _BOOT_ID.read_text(encoding="ascii").strip()}).encode() + b"\n"
+
+
+def _was_started(descriptor: int) -> bool:
+    """Tell whether there may ever have been a process. A claim that a crash has cut short counts as one, too."""
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0) not in (b"", _claim())
+
+
+def _write_claim(descriptor: int) -> None:
+    """Put the claim into an unstarted attempt's file, durably."""
+    if os.fstat(descriptor).st_size == 0:
+        os.write(descriptor, _claim())
+    os.fsync(descriptor)
 
 
 def _read_status(path: Path) -> tuple[int, int] | None:

@@ -1,8 +1,10 @@
 """Runs on the agent's own host: each runner is PID 1 of its own PID namespace, in a view of the host made for it.
 
-On disk, per run, all root's:  `attempt-N.lock` (see `attempt`), `files/` (the run's private directories), `control/`
-(the runner, its token and its CA; the only part that is the user's and that the run sees as such), `launch.log`.
-Nothing here is needed in memory: a restarted agent finds every run by its directory.
+On disk, per run, all root's: `launch.log`, and for each attempt `attempt-N.lock` (see `attempt`) and `attempt-N/` with
+`files/` (the run's private directories) and `control/` (the runner, its token and its CA; the only part that is the
+user's and that the run sees as such). Root makes what is in there before the attempt starts and never writes there
+again: what a job has left could lead anywhere. Nothing here is needed in memory: a restarted agent finds every run by
+its directory.
 """
 
 from __future__ import annotations
@@ -147,17 +149,19 @@ class LocalBackend:
         with attempts.claimed(self._lock(launch.run_id, launch.attempt)) as lock:
             if lock is None:
                 return None
+            own = directory / f"attempt-{launch.attempt}"
+            _make_anew(own)
             sandbox = build(
                 Host(),
                 self._site.roots,
                 Wanted(
                     PurePosixPath(launch.script_directory), tuple(PurePosixPath(path) for path in launch.directories)
                 ),
-                files=PurePosixPath(directory / "files"),
-                control=PurePosixPath(directory / "control"),
+                files=PurePosixPath(own / "files"),
+                control=PurePosixPath(own / "control"),
             )
-            _make_private(directory / "files", sandbox, launch.account)
-            _make_control(directory / "control", launch, self._site.runner)
+            _make_private(own / "files", sandbox, launch.account)
+            _make_control(own / "control", launch, self._site.runner)
             with (directory / "launch.log").open("ab") as output:
                 return subprocess.Popen(
                     bwrap_argv(self._programs, self._site.python, launch, sandbox, lock),
@@ -215,12 +219,19 @@ def bwrap_argv(
     return [programs.bwrap, *isolation, *capabilities, *life, *view, "--", *become_user, *runner]
 
 
+def _make_anew(directory: Path) -> None:
+    """Make an empty directory of root's. What a start has left that failed before its first process is removed."""
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(mode=0o700)
+
+
 def _make_private(files: Path, sandbox: Sandbox, account: Account) -> None:
     """Make the run's private directories, each the user's, with the mode that the host's has at the same path."""
-    files.mkdir(mode=0o700, exist_ok=True)
+    files.mkdir(mode=0o700)
     for path in sandbox.private_directories:
         directory = files / path.relative_to("/")
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o755, parents=True)
         directory.chmod(_mode_like(Path(path)))
         os.chown(directory, account.uid, account.gid)
 
@@ -234,15 +245,16 @@ def _mode_like(path: Path) -> int:
 
 
 def _make_control(control: Path, launch: Launch, runner: Path) -> None:
-    """Write what the runner needs; readable by the user only."""
-    control.mkdir(mode=0o700, exist_ok=True)
+    """Write what the runner needs; readable by the user only, who gets the directory when all is in it."""
+    control.mkdir(mode=0o700)
+    account = launch.account
     contents = {"runner.py": runner.read_bytes(), "token": launch.token.encode(), "ca.pem": launch.ca_pem}
     for name, content in contents.items():
-        path = control / name
-        path.touch(mode=0o600)
-        path.write_bytes(content)
-        os.chown(path, launch.account.uid, launch.account.gid)
-    os.chown(control, launch.account.uid, launch.account.gid)
+        descriptor = os.open(control / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            os.fchown(descriptor, account.uid, account.gid)
+    os.chown(control, account.uid, account.gid, follow_symlinks=False)
 
 
 def _shortage(error: OSError) -> ExhaustedError | UnavailableError:
