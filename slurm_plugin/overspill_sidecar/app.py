@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -15,6 +14,7 @@ from enum import StrEnum
 import structlog
 
 from overspill import __version__
+from overspill.daemon import raise_open_files
 from overspill_sidecar.config import SidecarConfig
 from overspill_sidecar.listening import SocketPath
 from overspill_sidecar.reconcile import Reconciler
@@ -60,7 +60,7 @@ class Sidecar:
             ConfigError: if a socket or a certificate cannot be used.
         """
         sys.setswitchinterval(_THREAD_SWITCH_S)
-        _raise_open_files()
+        raise_open_files()
         os.umask(0o077)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,9 +102,3 @@ class Sidecar:
             _log.info("stopping", action="stopping")
             for task in running:
                 task.cancel()
-
-
-def _raise_open_files() -> None:
-    """Allow as many open files as the system lets us: each diverted job is a connection."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

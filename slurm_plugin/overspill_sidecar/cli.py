@@ -15,10 +15,10 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 
 from overspill import __version__
+from overspill.daemon import LOG_LEVELS, set_up_logs
 from overspill.errors import OverspillError, from_rpc_error
 from overspill.v1 import router_pb2
 from overspill.v1.router_pb2_grpc import RouterStub
-from overspill_sidecar import logs
 from overspill_sidecar.app import Role, Sidecar
 from overspill_sidecar.config import RouterConfig, SidecarConfig, load
 from overspill_sidecar.policy import parse_policy
@@ -82,8 +82,8 @@ def main() -> None:
     show_default=True,
     help="What to serve.",
 )
-@click.option("--verbose", is_flag=True, help="Log every decision and every retry.")
-def run(path: Path, role: str, *, verbose: bool) -> None:
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
+def run(path: Path, role: str, log_level: str) -> None:
     """Serve until SIGTERM. Runs as SlurmUser, because it moves jobs.
 
     \b
@@ -92,7 +92,7 @@ def run(path: Path, role: str, *, verbose: bool) -> None:
       overspill-sidecar run --role router       beside slurmctld
       overspill-sidecar run --role relay        beside the virtual nodes
     """
-    logs.set_up(is_verbose=verbose)
+    set_up_logs(log_level)
     try:
         asyncio.run(_serve(load(path), Role(role)))
     except OverspillError as error:
