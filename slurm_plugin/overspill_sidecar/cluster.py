@@ -23,6 +23,8 @@ _ENDED_STATES = frozenset(
         "TIMEOUT",
     }
 )
+#: As `scontrol requeue Incomplete` has it; a COMPLETING job may be a cancelled one.
+_STARTED_STATES = frozenset({"CONFIGURING", "RUNNING", "STOPPED", "SUSPENDED"})
 #: Reasons of pending jobs that do not compete for nodes now. Source: squeue(1), JOB REASON CODES.
 _WAITS_FOR_ITSELF = (
     "Dependency",
@@ -50,6 +52,8 @@ class Job:
     """One record of squeue: a job, an array task, or the tasks of an array that are still pending together."""
 
     slurm_job_id: int
+    #: The id that all of an array's tasks share, and that one of them has for its own; of other jobs, their own.
+    array_job_id: int
     array_task_id: int | None
     #: Array tasks that this record stands for and that may run at once; 1 for all other jobs.
     tasks: int
@@ -80,6 +84,13 @@ class Job:
     trail: Trail | None
 
     @property
+    def name(self) -> str:
+        """What to call it in a change: the bare id of the task that has the array's means every task (scontrol(1))."""
+        if self.array_task_id is None:
+            return str(self.slurm_job_id)
+        return f"{self.array_job_id}_{self.array_task_id}"
+
+    @property
     def is_pending(self) -> bool:
         return self.state in _PENDING_STATES
 
@@ -87,6 +98,11 @@ class Job:
     def is_active(self) -> bool:
         """Whether processes of this attempt may exist: neither pending nor over."""
         return not self.is_pending and self.state not in _ENDED_STATES
+
+    @property
+    def has_attempt(self) -> bool:
+        """Whether this attempt goes on: it is active, and Slurm is not ending it for whatever reason."""
+        return self.state in _STARTED_STATES
 
     @property
     def is_competing(self) -> bool:

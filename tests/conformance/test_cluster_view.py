@@ -34,6 +34,14 @@ class Cluster(Protocol):
         """Return a job of one CPU and alice's that runs on `ovs1`."""
         ...
 
+    async def run_array(self) -> list[Job]:
+        """Return two tasks that run on `ovs1`; the second has the array's own id."""
+        ...
+
+    async def cancel(self, job: Job) -> None:
+        """Cancel the job, as its user does."""
+        ...
+
 
 class FakeCluster:
     def __init__(self) -> None:
@@ -44,6 +52,16 @@ class FakeCluster:
         self.view.jobs[7] = job
         return job
 
+    async def run_array(self) -> list[Job]:
+        for job_id, task_id in ((8, 1), (7, 2)):
+            self.view.jobs[job_id] = running(
+                job_id, "ovs1", cpus=1, partitions=("overspill",), array_job_id=7, array_task_id=task_id
+            )
+        return [self.view.jobs[8], self.view.jobs[7]]
+
+    async def cancel(self, job: Job) -> None:
+        self.view.jobs[job.slurm_job_id] = replace(job, state="CANCELLED")
+
 
 class SlurmCluster:
     def __init__(self, rig: Rig) -> None:
@@ -51,10 +69,23 @@ class SlurmCluster:
         self._rig = rig
 
     async def run_job(self, *, may_requeue: bool = True) -> Job:
-        option = "--requeue" if may_requeue else "--no-requeue"
-        job_id = self._rig.sbatch("#!/bin/sh\nsleep 600\n", "--partition=overspill,batch", "--nodelist=ovs1", option)
-        self._rig.wait_for_state(job_id, "RUNNING")
-        job = await self.view.job(job_id)
+        return await self._job(self._submit("--requeue" if may_requeue else "--no-requeue"))
+
+    async def run_array(self) -> list[Job]:
+        array_id = self._submit("--array=1-2")
+        return [await self._job(f"{array_id}_{number}") for number in (1, 2)]
+
+    async def cancel(self, job: Job) -> None:
+        self._rig.cluster.run(["scancel", job.name], user="alice", check=True)
+
+    def _submit(self, *options: str) -> int:
+        # A script that outlives TERM keeps a job COMPLETING for KillWait.
+        script = "#!/bin/sh\ntrap '' TERM\nsleep 600\n"
+        return self._rig.sbatch(script, "--partition=overspill,batch", "--nodelist=ovs1", *options)
+
+    async def _job(self, name: int | str) -> Job:
+        shown = self._rig.wait_for_state(name, "RUNNING")
+        job = await self.view.job(int(shown["JobId"]))
         assert job is not None
         return job
 
@@ -112,14 +143,14 @@ async def test_a_snapshot_shows_jobs_nodes_and_partitions_of_one_moment(cluster:
 async def test_that_there_is_no_such_job_is_an_answer_to_a_question_and_an_error_of_a_change(cluster: Cluster) -> None:
     assert await cluster.view.job(_UNKNOWN) is None
     with pytest.raises(NotFoundError):
-        await cluster.view.update(_UNKNOWN, Requeue="1")
+        await cluster.view.update(str(_UNKNOWN), Requeue="1")
     with pytest.raises(NotFoundError):
-        await cluster.view.requeue(_UNKNOWN)
+        await cluster.view.requeue(str(_UNKNOWN))
 
 
 async def test_an_admin_comment_is_kept_as_it_is_and_our_part_of_it_is_read(cluster: Cluster) -> None:
     job = await cluster.run_job()
-    await cluster.view.update(job.slurm_job_id, AdminComment=_COMMENT)
+    await cluster.view.update(job.name, AdminComment=_COMMENT)
     now = await cluster.view.job(job.slurm_job_id)
     assert now is not None
     assert now.admin_comment == _COMMENT
@@ -129,19 +160,19 @@ async def test_an_admin_comment_is_kept_as_it_is_and_our_part_of_it_is_read(clus
 async def test_a_running_job_keeps_its_partition(cluster: Cluster) -> None:
     job = await cluster.run_job()
     with pytest.raises(UnrunnableError):
-        await cluster.view.update(job.slurm_job_id, Partition="batch")
+        await cluster.view.update(job.name, Partition="batch")
 
 
 async def test_a_job_that_must_not_be_requeued_is_not(cluster: Cluster) -> None:
     job = await cluster.run_job(may_requeue=False)
     assert not job.can_requeue
     with pytest.raises(UnrunnableError):
-        await cluster.view.requeue(job.slurm_job_id)
+        await cluster.view.requeue(job.name)
 
 
 async def _diverted(cluster: Cluster, *, may_requeue: bool) -> Job:
     job = await cluster.run_job(may_requeue=may_requeue)
-    await cluster.view.update(job.slurm_job_id, AdminComment=_COMMENT)
+    await cluster.view.update(job.name, AdminComment=_COMMENT)
     now = await cluster.view.job(job.slurm_job_id)
     assert now is not None
     return now
@@ -174,3 +205,43 @@ async def test_a_job_that_is_gone_cannot_be_requeued(cluster: Cluster) -> None:
     job = await cluster.run_job()
     with pytest.raises(NotFoundError):
         await requeue(cluster.view, replace(job, slurm_job_id=_UNKNOWN))
+
+
+async def test_a_task_that_has_its_arrays_id_is_requeued_and_changed_alone(cluster: Cluster) -> None:
+    other, job = await cluster.run_array()
+    assert job.slurm_job_id == job.array_job_id == other.array_job_id
+    await requeue(cluster.view, job)
+    await cluster.view.update(job.name, Partition="batch")
+    await cluster.view.update(job.name, AdminComment="moved")
+    moved, untouched = [await cluster.view.job(each.slurm_job_id) for each in (job, other)]
+    assert moved is not None
+    assert untouched is not None
+    assert (moved.restart_count, moved.partitions, moved.admin_comment) == (1, ("batch",), "moved")
+    assert (untouched.state, untouched.restart_count) == ("RUNNING", 0)
+    assert (untouched.partitions, untouched.admin_comment) == (("overspill",), "")
+
+
+async def test_a_cancelled_job_cannot_be_brought_back_to_life(cluster: Cluster) -> None:
+    job = await cluster.run_job()
+    await cluster.cancel(job)
+    await cluster.view.requeue(job.name)
+    assert not await requeue(cluster.view, job)
+    now = await _job_becomes(cluster, job, lambda now: not now.is_active, "over")
+    assert (now.state, now.restart_count) == ("CANCELLED", 0)
+
+
+async def test_a_job_that_is_cancelled_on_its_way_home_takes_no_more_changes_and_stays_cancelled(
+    cluster: Cluster,
+) -> None:
+    job = await _diverted(cluster, may_requeue=True)
+    assert await requeue(cluster.view, job)
+    requeued = await cluster.view.job(job.slurm_job_id)
+    assert requeued is not None
+    await cluster.cancel(requeued)
+    for fields in ({"Partition": "batch"}, {"StartTime": "now"}):
+        with pytest.raises(NotFoundError):
+            await cluster.view.update(job.name, **fields)
+    assert await send_home(cluster.view, job, "site-a")
+    await start_soon(cluster.view, job)
+    now = await _job_becomes(cluster, job, lambda now: not now.is_active, "over")
+    assert now.state == "CANCELLED"

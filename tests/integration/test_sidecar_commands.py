@@ -119,9 +119,9 @@ async def test_slurms_refusals_are_told_from_its_absence(
 ) -> None:
     programs.write("scontrol", f"echo '{message}' >&2; exit 1")
     with pytest.raises(error, match=message.split(" (", maxsplit=1)[0]):
-        await CommandLineView().update(7, Partition="batch")
+        await CommandLineView().update("7", Partition="batch")
     with pytest.raises(error):
-        await CommandLineView().requeue(7)
+        await CommandLineView().requeue("7")
 
 
 async def test_an_update_that_slurm_wants_again_is_made_again(programs: Programs, tmp_path: Path) -> None:
@@ -130,12 +130,12 @@ async def test_an_update_that_slurm_wants_again_is_made_again(programs: Programs
         f"echo x >>{tmp_path}/calls; [ $(wc -l <{tmp_path}/calls) -gt 3 ] || "
         "{ echo 'slurm_update error: Resource temporarily unavailable' >&2; exit 1; }",
     )
-    await CommandLineView().update(7, Partition="batch")
+    await CommandLineView().update("7", Partition="batch")
 
 
 async def test_field_values_reach_slurm_as_they_are(programs: Programs, tmp_path: Path) -> None:
     programs.write("scontrol", f"printf '%s\\n' \"$@\" >{tmp_path}/argv")
-    await CommandLineView().update(7, AdminComment='{"a": "b; $(touch x) `c`"}')
+    await CommandLineView().update("7", AdminComment='{"a": "b; $(touch x) `c`"}')
     assert (tmp_path / "argv").read_text().splitlines() == [
         "update",
         "JobId=7",

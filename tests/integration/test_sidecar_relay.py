@@ -294,9 +294,40 @@ async def test_a_cancelled_job_is_not_brought_back_to_life_by_a_loss(way: Road) 
     proxy = await way.running()
     await proxy.signal(1, signal.SIGTERM)
     await proxy.until(FrameType.SIGNAL_ACK)
+    way.view.jobs[7] = replace(way.view.jobs[7], state="COMPLETING")
     await way.agent.run.end("NODE_FAIL")
     assert await proxy.end() == {"signal": 15}
     assert way.view.jobs[7].restart_count == 0
+
+
+async def test_a_signal_that_the_script_survived_long_ago_does_not_keep_a_lost_job_from_being_requeued(
+    way: Road,
+) -> None:
+    proxy = await way.running()
+    await proxy.signal(1, signal.SIGINT)
+    await proxy.until(FrameType.SIGNAL_ACK)
+    await way.agent.run.end("NODE_FAIL")
+    await eventually(lambda: way.view.jobs[7].is_pending, "the job is requeued")
+
+
+async def test_a_job_that_is_cancelled_as_it_leaves_stays_cancelled(way: Road) -> None:
+    way.view.jobs[7] = replace(way.view.jobs[7], state="COMPLETING")
+    way.agent.refusal = grpc.StatusCode.PERMISSION_DENIED
+    proxy = await way.opened()
+    assert await proxy.end() == {"signal": 15}
+    assert (way.view.jobs[7].restart_count, way.view.jobs[7].partitions) == (0, ("overspill",))
+
+
+async def test_one_task_of_an_array_leaves_alone(tmp_path: Path) -> None:
+    leaving = diverted_job(7, array_job_id=7, array_task_id=3)
+    others = [diverted_job(number, array_job_id=7, array_task_id=number - 7) for number in (8, 9)]
+    others[1] = replace(others[1], state="CANCELLED")
+    async with road(tmp_path, leaving, *others) as way:
+        way.agent.refusal = grpc.StatusCode.PERMISSION_DENIED
+        await way.opened(7)
+        await eventually(lambda: way.view.jobs[7].partitions == ("batch",), "the task is home")
+        await eventually(lambda: way.view.jobs[7].reason == "None", "the task may start at home at once")
+        assert [way.view.jobs[number] for number in (8, 9)] == others
 
 
 async def test_a_run_that_the_agent_has_forgotten_is_a_lost_one(way: Road) -> None:

@@ -26,6 +26,7 @@ def job(slurm_job_id: int = 1, **changes: Any) -> Job:
     """Return a pending single-CPU job of an hour in `batch`, but for `changes`."""
     plain = Job(
         slurm_job_id=slurm_job_id,
+        array_job_id=slurm_job_id,
         array_task_id=None,
         tasks=1,
         user_id=2001,

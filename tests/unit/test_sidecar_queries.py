@@ -38,6 +38,7 @@ def test_a_running_job_is_read_whole(jobs: dict[int, Job]) -> None:
 def test_array_tasks_have_their_own_job_ids_and_the_rest_of_the_array_is_one_record(jobs: dict[int, Job]) -> None:
     assert (jobs[30].array_task_id, jobs[31].array_task_id, jobs[22].array_task_id) == (1, 2, None)
     assert (jobs[23].is_pending, jobs[23].tasks) == (True, 2)
+    assert [jobs[job_id].name for job_id in (30, 31, 22)] == ["23_1", "23_2", "22"]
 
 
 def test_jobs_that_wait_for_something_of_their_own_do_not_compete(jobs: dict[int, Job]) -> None:
@@ -167,5 +168,5 @@ def test_slurms_commands_see_no_setting_of_the_admins_shell(monkeypatch: pytest.
 
 
 def test_an_update_is_one_argument_per_field_whatever_is_in_it() -> None:
-    argv = queries.update_argv(7, {"AdminComment": '{"a": "b c; $(d)"}'})
+    argv = queries.update_argv("7", {"AdminComment": '{"a": "b c; $(d)"}'})
     assert argv == ["scontrol", "update", "JobId=7", 'AdminComment={"a": "b c; $(d)"}']

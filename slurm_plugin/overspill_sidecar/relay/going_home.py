@@ -19,35 +19,43 @@ _POLL_S = 1.0
 _GIVE_UP_S = 600.0
 
 
-async def send_home(view: ClusterView, job: Job, site: str) -> None:
-    """Requeue the job into its own partitions and mark it as refused by `site`.
+async def send_home(view: ClusterView, job: Job, site: str) -> bool:
+    """Requeue the job into its own partitions and mark it as refused by `site`; tell whether it leaves.
 
+    It does not where Slurm is ending it anyway: who cancels a job wants it neither here nor at home.
     Repeatable: what is done already is not done again. Source: on 22.05 a job that is being requeued takes a new
-    partition at once, while still COMPLETING, and `--no-requeue` jobs requeue once Requeue is 1.
+    partition at once, while still COMPLETING, and `--no-requeue` jobs requeue once Requeue is 1; one that is cancelled
+    meanwhile takes none ("Job has already finished").
 
     Raises:
         OverspillError: if Slurm does not do it; where `is_retryable`, calling again may.
     """
     assert job.trail is not None  # noqa: S101 - the caller asked `goes_home`
-    await requeue(view, job)
-    await view.update(job.slurm_job_id, Partition=job.trail.partition)
-    await view.update(job.slurm_job_id, AdminComment=_marked_as_refused(job.admin_comment, site))
+    if not await requeue(view, job):
+        return False
+    try:
+        await view.update(job.name, Partition=job.trail.partition)
+        await view.update(job.name, AdminComment=_marked_as_refused(job.admin_comment, site))
+    except NotFoundError:
+        _log.info("job cancelled on its way home", action="leave_cancelled", **_names(job))
+    return True
 
 
-async def requeue(view: ClusterView, job: Job) -> None:
-    """Have Slurm end this attempt and start another. Does nothing if this attempt is over already.
+async def requeue(view: ClusterView, job: Job) -> bool:
+    """Have Slurm end this attempt and start another; tell whether this attempt gives way to another.
+
+    It does not where Slurm is ending the job. That, only slurmctld knows for certain, at the moment of the request.
 
     Raises:
         OverspillError: if Slurm does not do it; where `is_retryable`, calling again may.
     """
-    now = await view.job(job.slurm_job_id)
-    if now is None:
-        raise NotFoundError(f"job {job.slurm_job_id} is gone")
-    if now.restart_count != job.restart_count or not now.is_active:
-        return
-    if not now.can_requeue:
-        await view.update(job.slurm_job_id, Requeue="1")
-    await view.requeue(job.slurm_job_id)
+    now = await _look(view, job)
+    if now.restart_count == job.restart_count and now.has_attempt:
+        if not now.can_requeue:
+            await view.update(job.name, Requeue="1")
+        await view.requeue(job.name)
+        now = await _look(view, job)
+    return now.restart_count > job.restart_count
 
 
 async def start_soon(view: ClusterView, job: Job) -> None:
@@ -59,17 +67,26 @@ async def start_soon(view: ClusterView, job: Job) -> None:
     while time.monotonic() < give_up_at:
         await asyncio.sleep(_POLL_S)
         try:
-            now = await view.job(job.slurm_job_id)
-            if now is None or now.restart_count > job.restart_count + 1:
-                return
+            now = await _look(view, job)
             if now.state == "PENDING" and now.restart_count == job.restart_count + 1:
-                await view.update(job.slurm_job_id, StartTime="now", Requeue="1" if job.can_requeue else "0")
+                await view.update(job.name, StartTime="now", Requeue="1" if job.can_requeue else "0")
+                return
+            if now.state != "COMPLETING":
                 return
         except TransientError:
             continue
+        except NotFoundError:
+            return  # cancelled
         except OverspillError as error:
             _log.warning("job waits at home", action="start_soon_failed", reason=error.reason, **_names(job))
             return
+
+
+async def _look(view: ClusterView, job: Job) -> Job:
+    now = await view.job(job.slurm_job_id)
+    if now is None:
+        raise NotFoundError(f"job {job.name} is gone")
+    return now
 
 
 def _names(job: Job) -> dict[str, int]:

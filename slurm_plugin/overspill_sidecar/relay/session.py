@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _log = structlog.get_logger(__name__)
 
 #: How long one attempt waits for the channel to connect; how soon a cancelled job that nobody took may end.
 _CONNECT_S = 1.0
+#: How a proxy whose job Slurm is ending goes: by the signal that Slurm sends first.
+_ENDED_BY = int(signal.SIGTERM)
 #: Slurm's clock and ours may differ by this much when they decide whether an earlier relay saw the job.
 _CLOCK_SKEW_S = 5.0
 
@@ -43,7 +46,7 @@ class Surroundings:
 
     view: ClusterView
     #: Starts a task that outlives its session.
-    spawn: Callable[[Coroutine[None, None, str]], asyncio.Task[str]]
+    spawn: Callable[[Coroutine[None, None, EndAs | None]], asyncio.Task[EndAs | None]]
     unreachable_grace_s: float
     #: Unix time at which this relay began: an earlier one may have submitted jobs that started before.
     began_at_unix_s: float
@@ -201,8 +204,10 @@ class Session:
         assert self.run_id is not None  # noqa: S101 - set by `_submit`
         while True:
             sequence, number = await self._signals.get()
-            signal, scope = remote_signal(number)
-            request = agent_pb2.SignalRequest(run_id=self.run_id, signal=signal, scope=scope, signal_seq=sequence)
+            remote_number, scope = remote_signal(number)
+            request = agent_pb2.SignalRequest(
+                run_id=self.run_id, signal=remote_number, scope=scope, signal_seq=sequence
+            )
             backoff = Backoff()
             while not await self._is_signal_stored(request):
                 await backoff.wait()
@@ -224,35 +229,33 @@ class Session:
         if isinstance(ending, EndAs):
             await self._end(ending)
             return
-        if self._ending_signal:
-            # Slurm is ending the job: to requeue it now would bring a cancelled job back to life.
-            await self._end(EndAs(signal_number=self._ending_signal))
-            return
         self._is_leaving = self.is_settled = True
         self._log.warning("job leaves the site", action="job_leaves", how=type(ending).__name__, reason=ending.reason)
         # Slurm ends the proxy as soon as it is asked, which ends this session, but not what is to follow.
         departure = self._surroundings.spawn(self._depart(ending))
-        if refusal := await asyncio.shield(departure):
-            await self._end(EndAs(exit_code=1, message=f"{ending.reason} (and Slurm says: {refusal})"))
+        if stays := await asyncio.shield(departure):
+            await self._end(stays)
 
-    async def _depart(self, ending: Requeue | GoHome) -> str:
-        """Have Slurm take the job back; return why it does not, empty if it does."""
+    async def _depart(self, ending: Requeue | GoHome) -> EndAs | None:
+        """Have Slurm take the job back; return how the job ends if it does not."""
         view, backoff = self._surroundings.view, Backoff()
         while True:
             try:
                 if isinstance(ending, Requeue):
-                    await going_home.requeue(view, self.job)
+                    is_leaving = await going_home.requeue(view, self.job)
                 else:
-                    await going_home.send_home(view, self.job, self.site.name)
+                    is_leaving = await going_home.send_home(view, self.job, self.site.name)
+                if is_leaving and isinstance(ending, GoHome):
                     await going_home.start_soon(view, self.job)
             except TransientError as error:
                 self._log.info("Slurm does not take the job back yet", action="leave_failed", reason=error.reason)
                 await backoff.wait()
             except OverspillError as error:
                 self._log.warning("Slurm does not take the job back", action="leave_refused", reason=error.reason)
-                return error.reason
+                return EndAs(exit_code=1, message=f"{ending.reason} (and Slurm says: {error.reason})")
             else:
-                return ""
+                # What Slurm is ending is not to be brought back to life.
+                return None if is_leaving else EndAs(signal_number=_ENDED_BY)
 
     async def _end(self, ending: EndAs) -> None:
         self.is_settled = True

@@ -15,6 +15,7 @@ from overspill_sidecar.slurm.process import Output, run
 
 _T = TypeVar("_T")
 _NO_SUCH_JOB = "Invalid job id specified"
+_OVER = "Job has already finished"
 #: slurmctld 24.11 and 26.05 answer EAGAIN to a part of all updates of a job whose user has no association.
 _TRY_AGAIN = "Resource temporarily unavailable"
 _ATTEMPTS = 12
@@ -38,11 +39,11 @@ class CommandLineView:
     async def job(self, slurm_job_id: int) -> Job | None:
         return await self._questions.ask(slurm_job_id)
 
-    async def update(self, slurm_job_id: int, **fields: str) -> None:
-        await self._act(queries.update_argv(slurm_job_id, fields))
+    async def update(self, job: str, **fields: str) -> None:
+        await self._act(queries.update_argv(job, fields))
 
-    async def requeue(self, slurm_job_id: int) -> None:
-        await self._act(queries.requeue_argv(slurm_job_id))
+    async def requeue(self, job: str) -> None:
+        await self._act(queries.requeue_argv(job))
 
     async def _jobs(self, slurm_job_ids: frozenset[int]) -> Mapping[int, Job]:
         argv = queries.jobs_argv(slurm_job_ids)
@@ -64,7 +65,7 @@ class CommandLineView:
             if _TRY_AGAIN not in output.stderr:
                 break
         reason = output.stderr.strip() or f"{argv[0]} exited with {output.status}"
-        if _NO_SUCH_JOB in reason:
+        if _NO_SUCH_JOB in reason or _OVER in reason:
             raise NotFoundError(reason)
         if "Unable to contact" in reason or "Socket timed out" in reason or _TRY_AGAIN in reason:
             raise UnavailableError(reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 from overspill.errors import NotFoundError, UnavailableError, UnrunnableError
@@ -35,35 +36,48 @@ class InMemoryView:
         self._check_answering()
         return self.jobs.get(slurm_job_id)
 
-    async def update(self, slurm_job_id: int, **fields: str) -> None:
-        job = self._existing(slurm_job_id)
-        if "Partition" in fields:
-            if job.state == "RUNNING":
-                raise UnrunnableError(f"Job is no longer pending execution for job {slurm_job_id}")
-            job = replace(job, partitions=tuple(fields["Partition"].split(",")))
-        if "Requeue" in fields:
-            job = replace(job, can_requeue=fields["Requeue"] == "1")
-        if "AdminComment" in fields:
-            comment = fields["AdminComment"]
-            job = replace(job, admin_comment=comment, trail=parse_trail(comment))
-        if fields.get("StartTime") == "now" and job.is_pending:
-            job = replace(job, reason="None")
-        self.jobs[slurm_job_id] = job
+    async def update(self, job: str, **fields: str) -> None:
+        for each in self._named(job):
+            self.jobs[each.slurm_job_id] = _updated(each, fields)
 
-    async def requeue(self, slurm_job_id: int) -> None:
-        job = self._existing(slurm_job_id)
-        if not job.can_requeue or not job.is_active:
-            raise UnrunnableError(f"Requested operation is presently disabled for job {slurm_job_id}")
-        self.jobs[slurm_job_id] = replace(
-            job, state="PENDING", reason="BeginTime", batch_host="", nodes="", restart_count=job.restart_count + 1
-        )
+    async def requeue(self, job: str) -> None:
+        for each in self._named(job):
+            if each.has_attempt:
+                self.jobs[each.slurm_job_id] = _requeued(each)
 
-    def _existing(self, slurm_job_id: int) -> Job:
+    def _named(self, name: str) -> list[Job]:
+        """Return the jobs that Slurm takes a name for: of an array's id all tasks."""
         self._check_answering()
-        if slurm_job_id not in self.jobs:
-            raise NotFoundError(f"Invalid job id specified for job {slurm_job_id}")
-        return self.jobs[slurm_job_id]
+        found = [job for job in self.jobs.values() if name in {job.name, str(job.array_job_id), str(job.slurm_job_id)}]
+        if not found:
+            raise NotFoundError(f"Invalid job id specified for job {name}")
+        return found
 
     def _check_answering(self) -> None:
         if not self.is_answering:
             raise UnavailableError("Unable to contact slurm controller")
+
+
+def _updated(job: Job, fields: Mapping[str, str]) -> Job:
+    is_over = not job.is_pending and not job.is_active
+    if is_over and ("Partition" in fields or "StartTime" in fields):
+        raise NotFoundError(f"{job.name}: Job has already finished")
+    if "Partition" in fields:
+        if job.has_attempt:
+            raise UnrunnableError(f"Job is no longer pending execution for job {job.name}")
+        job = replace(job, partitions=tuple(fields["Partition"].split(",")))
+    if "Requeue" in fields:
+        job = replace(job, can_requeue=fields["Requeue"] == "1")
+    if "AdminComment" in fields:
+        comment = fields["AdminComment"]
+        job = replace(job, admin_comment=comment, trail=parse_trail(comment))
+    if fields.get("StartTime") == "now" and job.is_pending:
+        job = replace(job, reason="None")
+    return job
+
+
+def _requeued(job: Job) -> Job:
+    if not job.can_requeue:
+        raise UnrunnableError(f"Requested operation is presently disabled for job {job.name}")
+    count = job.restart_count + 1
+    return replace(job, state="PENDING", reason="BeginTime", batch_host="", nodes="", restart_count=count)

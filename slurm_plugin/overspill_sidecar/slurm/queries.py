@@ -27,6 +27,7 @@ _RECORD_END = "\x1e"
 #: Source: squeue(1), --Format. `admin_comment` is last: only operators can write it, but they may write anything.
 _JOB_FIELDS = (
     "JobID",
+    "ArrayJobID",
     "ArrayTaskID",
     "UserID",
     "UserName",
@@ -94,12 +95,13 @@ def config_argv() -> list[str]:
     return ["scontrol", "show", "config"]
 
 
-def update_argv(slurm_job_id: int, fields: Mapping[str, str]) -> list[str]:
-    return ["scontrol", "update", f"JobId={slurm_job_id}", *(f"{name}={value}" for name, value in fields.items())]
+def update_argv(job: str, fields: Mapping[str, str]) -> list[str]:
+    return ["scontrol", "update", f"JobId={job}", *(f"{name}={value}" for name, value in fields.items())]
 
 
-def requeue_argv(slurm_job_id: int) -> list[str]:
-    return ["scontrol", "requeue", str(slurm_job_id)]
+def requeue_argv(job: str) -> list[str]:
+    """Return the command that requeues a job unless it is pending, cancelled or over (scontrol(1); seen on 22.05)."""
+    return ["scontrol", "requeue", "Incomplete", job]
 
 
 def parse_jobs(text: str) -> tuple[Job, ...]:
@@ -163,6 +165,7 @@ def _parse_job(record: str) -> Job:
     try:
         return Job(
             slurm_job_id=int(field["JobID"]),
+            array_job_id=int(field["ArrayJobID"]),
             array_task_id=int(field["ArrayTaskID"]) if field["ArrayTaskID"].isdecimal() else None,
             tasks=_tasks(field["ArrayTaskID"]),
             user_id=int(field["UserID"]),

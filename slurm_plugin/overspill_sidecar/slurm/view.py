@@ -29,18 +29,27 @@ class ClusterView(Protocol):
         """
         ...
 
-    async def update(self, slurm_job_id: int, **fields: str) -> None:
+    async def update(self, job: str, **fields: str) -> None:
         """Change fields of a job, named as in scontrol(1). Repeating it does no harm.
 
+        Args:
+            job: `Job.name`.
+            fields: what to set.
+
         Raises:
-            NotFoundError: if there is no such job.
+            NotFoundError: if there is no such job, or it is over.
             UnrunnableError: if Slurm refuses; its words are the reason.
             UnavailableError: as for `snapshot`.
         """
         ...
 
-    async def requeue(self, slurm_job_id: int) -> None:
-        """End the job's processes and put it back into the queue. Not idempotent: each call ends one attempt.
+    async def requeue(self, job: str) -> None:
+        """End a started job's processes and put it back into the queue. Not idempotent: each call ends one attempt.
+
+        A job that is pending, cancelled or over at that moment is left alone, without an error.
+
+        Args:
+            job: `Job.name`.
 
         Raises:
             NotFoundError, UnrunnableError, UnavailableError: as for `update`.
