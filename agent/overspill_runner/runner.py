@@ -55,6 +55,8 @@ REPORT = 3
 
 #: Output that the agent does not hold durably yet; beyond it the script waits.
 WINDOW_BYTES = 16 * 1024 * 1024
+#: Limits from here on are none to the kernel that has the numbers as signed ones. RLIM_INFINITY may be any of them.
+UNLIMITED_FROM = 2**63
 #: What an entry of the send log weighs besides its bytes, roughly.
 ENTRY_BYTES = 256
 FIRST_BACK_OFF_S = 0.1
@@ -82,6 +84,7 @@ EXIT_LEASE_LOST = 4
 
 _F_SETPIPE_SZ = 1031
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -727,12 +730,13 @@ def set_limit(name: str, soft: int, hard: int) -> None:
     number = getattr(resource, "RLIMIT_" + name, None)
     if number is None:
         return
+    soft, hard = (limit if 0 <= limit < UNLIMITED_FROM else resource.RLIM_INFINITY for limit in (soft, hard))
     _, own_hard = resource.getrlimit(number)
     for limits in ((soft, hard), (lower(soft, own_hard), lower(hard, own_hard))):
         try:
             resource.setrlimit(number, limits)
             return
-        except (OSError, ValueError):
+        except (OSError, ValueError, OverflowError):
             continue
 
 
@@ -1145,8 +1149,19 @@ class Supervisor:
             Upload(self._agent, self._log, self.post).start()
 
 
+def become_opaque() -> None:
+    """Keep the script, which has the same user, from taking this process's descriptors, memory or control.
+
+    The launcher is transparent again as soon as it is the script: execve(2) sees to it. Source: ptrace(2), "Ptrace
+    access mode checking".
+    """
+    if not prctl(_PR_SET_DUMPABLE, 0):
+        note("this Python has no ctypes: the script can look into its runner")
+
+
 def main() -> None:
     """Run the runner."""
+    become_opaque()
     parser = argparse.ArgumentParser(description="Run one batch script for an Overspill agent.")
     parser.add_argument("--url", required=True, help="the agent's runner channel, https://host:port")
     parser.add_argument("--run", required=True, help="the run's id")
@@ -1160,6 +1175,7 @@ def main() -> None:
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     with open(arguments.token_file) as file:
         token = file.read().strip()
+    os.unlink(arguments.token_file)  # before there is a script that could read it
     agent = Agent(arguments.url, arguments.run, arguments.attempt, token, arguments.ca_file)
     directory = os.path.dirname(os.path.abspath(arguments.token_file))
     try:

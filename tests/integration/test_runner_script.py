@@ -51,6 +51,12 @@ def test_limits_are_set_as_far_as_permitted(tmp_path: Path) -> None:
     assert agent.stdout.split() == [b"77", b"99", b"0", b"1024"]
 
 
+@pytest.mark.parametrize("huge", [2**63, 2**64 - 1, 2**70, -7])
+def test_a_limit_that_no_kernel_has_is_none(tmp_path: Path, huge: int) -> None:
+    work = work_in(tmp_path, "ulimit -Sf; ulimit -Hf", rlimits={"FSIZE": (huge, huge), "CORE": (0, huge)})
+    assert run(work, tmp_path).stdout.split() == [b"unlimited", b"unlimited"]
+
+
 def test_hard_limit_above_the_own_one_is_cut_not_refused(tmp_path: Path) -> None:
     work = work_in(tmp_path, "ulimit -Sn; ulimit -Hn", rlimits={"NOFILE": (3000, 4000)})
     unprivileged = ["prlimit", "--nofile=1000:2000", "setpriv", "--bounding-set=-all", "--inh-caps=-all"]
