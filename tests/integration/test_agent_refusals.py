@@ -35,6 +35,8 @@ async def refusal(call: Any) -> grpc.aio.AioRpcError:
         ({"argv": []}, grpc.StatusCode.INVALID_ARGUMENT, "spec.argv must begin with the script's absolute path"),
         ({"argv": [b"slurm_script"]}, grpc.StatusCode.INVALID_ARGUMENT, "spec.argv"),
         ({"environment": [b"NOVALUE"]}, grpc.StatusCode.INVALID_ARGUMENT, "spec.environment"),
+        ({"umask": 0o10000}, grpc.StatusCode.INVALID_ARGUMENT, "spec.umask"),
+        ({"umask": 2**31}, grpc.StatusCode.INVALID_ARGUMENT, "spec.umask"),
         ({"script": b""}, grpc.StatusCode.INVALID_ARGUMENT, "spec.script is empty"),
         ({"user_name": "mallory"}, grpc.StatusCode.PERMISSION_DENIED, "has no account at this site"),
         ({"user_name": "root"}, grpc.StatusCode.PERMISSION_DENIED, "belongs to the system"),

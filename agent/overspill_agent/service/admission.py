@@ -10,6 +10,9 @@ from overspill_agent.launches import is_plain_absolute
 from overspill_agent.runs import Resources, Run
 from overspill_agent.service.wire import resources_of
 
+#: Beyond the permissions and the three bits above them there is nothing for umask(2) to take away.
+_MOST_UMASK = 0o7777
+
 
 def check_caller(slurm_cluster: str, caller_names: frozenset[str]) -> None:
     """Refuse a caller who speaks for another cluster than the one in its certificate.
@@ -36,6 +39,8 @@ def check_spec(spec: pb.RunSpec) -> None:
         raise InvalidRequestError("spec.argv must begin with the script's absolute path")
     if not is_plain_absolute(spec.cwd):
         raise InvalidRequestError("spec.cwd must be an absolute path without `..`")
+    if spec.umask > _MOST_UMASK:
+        raise InvalidRequestError("spec.umask must be at most 0o7777")
     if any(b"\0" in argument for argument in (*spec.argv, *spec.environment)):
         raise InvalidRequestError("spec.argv and spec.environment can hold no NUL byte")
     if any(b"=" not in entry for entry in spec.environment):
