@@ -18,9 +18,10 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from overspill_agent.runs import Seen
@@ -82,27 +83,51 @@ def kill(path: Path) -> bool:
     """Kill PID 1 of the attempt's namespace, and with it every process in it. Return whether there was one to kill.
 
     The number in the file is believed only while the lock is held and if that process is in the namespace that the file
-    names; the signal goes through a descriptor of that very process.
+    names; the signal goes through a descriptor of that very process. Where bubblewrap has not come to write a number
+    (its monitor was killed in between; its child then waits for good), whoever has the file open is killed.
     """
     if seen(path) is not Seen.ALIVE:
         return False
     status = _read_status(path)
     if status is None:
-        return False
+        return _kill_holders(path)
     pid, namespace = status
+    return _kill_if(pid, lambda: _pid_namespace(pid) == namespace)
+
+
+def _kill_holders(path: Path) -> bool:
+    """Kill every process but this one that has the lock file open; return whether there was one."""
+    file = path.stat()
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    killed = [_kill_if(pid, partial(_has_open, pid, path.name, file)) for pid in pids if pid != os.getpid()]
+    return any(killed)
+
+
+def _kill_if(pid: int, is_meant: Callable[[], bool]) -> bool:
+    """Kill a process if it is the one that is meant, asked when its number cannot become another's any more."""
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
         return False
     try:
-        if _pid_namespace(pid) != namespace:
+        if not is_meant():
             return False
         signal.pidfd_send_signal(process, signal.SIGKILL)
-    except ProcessLookupError:
+    except (ProcessLookupError, FileNotFoundError):
         return False
     finally:
         os.close(process)
     return True
+
+
+def _has_open(pid: int, name: str, file: os.stat_result) -> bool:
+    """Tell whether a process has a file open. Files of other names are left alone: stat(2) can hang on them."""
+    with suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                if entry.readlink().name == name and os.path.samestat(entry.stat(), file):
+                    return True
+    return False
 
 
 @contextmanager
