@@ -1,15 +1,19 @@
 """What the local backend leaves on disk, removes and survives; with real processes, bubblewrap and users."""
 
+import asyncio
 import os
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from overspill_agent.backends.attempt import lock_path
+from overspill.errors import UnavailableError
+from overspill_agent.backends.attempt import claimed, kill, lock_path, seen
 from overspill_agent.backends.base import Backend
 from overspill_agent.runs import Seen
 from tests.conformance.test_backends import RUN, LocalPlace, launch_of, until_seen, until_started
+from tests.integration.agent_site import wait_until
 
 ALICE = 2001
 
@@ -35,6 +39,11 @@ async def backend(place: LocalPlace) -> AsyncIterator[Backend]:
     for attempt in (1, 2):
         await backend.stop(RUN, attempt)
     await backend.close()
+
+
+async def execute(*argv: str) -> None:
+    """Run a program that must succeed."""
+    await asyncio.to_thread(subprocess.run, argv, check=True)
 
 
 def owner(path: Path) -> int:
@@ -86,3 +95,64 @@ async def test_each_attempt_has_its_own_directories(root: Path, place: LocalPlac
         assert not list(project.iterdir())
         assert owner(project) == ALICE
         (project / "mine").touch()
+
+
+async def test_a_tree_that_a_job_has_made_very_deep_is_removed_whole(
+    root: Path, place: LocalPlace, backend: Backend
+) -> None:
+    await backend.start(launch_of(1))
+    await until_started(place, [1])
+    await backend.stop(RUN, 1)
+    await until_seen(backend, 1, Seen.GONE)
+    project = root / "runs" / RUN / "attempt-1" / "files" / "home" / "alice" / "project"
+    dig = "import os\nfor _ in range(3000):\n    os.mkdir('deep'); os.chdir('deep')\n"
+    dig += "open('file', 'w').write('x')\n"
+    as_alice = ["env", "-C", str(project), "setpriv", "--reuid", str(ALICE), "--regid", str(ALICE), "--clear-groups"]
+    await execute(*as_alice, "/usr/bin/python3", "-c", dig)
+    await backend.forget(RUN)
+    assert not list((root / "runs").iterdir())
+
+
+async def test_what_cannot_be_removed_is_told_and_removed_the_next_time(
+    root: Path, place: LocalPlace, backend: Backend
+) -> None:
+    await backend.start(launch_of(1))
+    await until_started(place, [1])
+    await backend.stop(RUN, 1)
+    await until_seen(backend, 1, Seen.GONE)
+    busy = root / "runs" / RUN / "attempt-1" / "files" / "busy"
+    busy.mkdir()
+    await execute("mount", "-t", "tmpfs", "tmpfs", str(busy))
+    try:
+        with pytest.raises(UnavailableError, match="cannot remove"):
+            await backend.forget(RUN)
+    finally:
+        await execute("umount", str(busy))
+    await backend.forget(RUN)
+    assert not list((root / "runs").iterdir())
+
+
+def test_a_child_whose_monitor_died_before_it_told_of_it_is_killed(tmp_path: Path) -> None:
+    lock = lock_path(tmp_path, 1)
+    bystander = subprocess.Popen(["sleep", "600"])
+    full = os.open("/dev/full", os.O_WRONLY)
+    with claimed(lock) as claim:
+        assert claim is not None
+        isolation = ["--unshare-pid", "--as-pid-1", "--ro-bind", "/", "/"]
+        life = ["--json-status-fd", str(full), "--sync-fd", str(claim.init)]
+        monitor = subprocess.Popen(
+            ["bwrap", *isolation, *life, "--", "sleep", "600"],
+            pass_fds=(full, claim.init),
+            stderr=subprocess.DEVNULL,
+        )
+    os.close(full)
+    try:
+        assert monitor.wait(10) == 1
+        assert seen(lock) is Seen.ALIVE
+        assert kill(lock)
+        wait_until(lambda: seen(lock) is Seen.NOTHING, "the child is gone")
+        assert not kill(lock)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()

@@ -61,6 +61,7 @@ class Programs:
 
     bwrap: str
     setpriv: str
+    rm: str
 
     @classmethod
     def find(cls) -> Programs:
@@ -69,7 +70,9 @@ class Programs:
         Raises:
             AdminError: one is missing; names the package.
         """
-        return cls(bwrap=_find("bwrap", "bubblewrap"), setpriv=_find("setpriv", "util-linux"))
+        return cls(
+            bwrap=_find("bwrap", "bubblewrap"), setpriv=_find("setpriv", "util-linux"), rm=_find("rm", "coreutils")
+        )
 
 
 def _find(program: str, package: str) -> str:
@@ -122,7 +125,12 @@ class LocalBackend:
         return attempts.seen(self._lock(run_id, attempt))
 
     async def forget(self, run_id: str) -> None:
-        await asyncio.to_thread(shutil.rmtree, self._directory(run_id), ignore_errors=True)
+        """Remove all of the run.
+
+        Raises:
+            UnavailableError: something is left; it may go at the next try.
+        """
+        await asyncio.to_thread(_remove, self._programs.rm, self._directory(run_id))
 
     def on_change(self, callback: Callable[[str], None]) -> None:
         self._callback = callback
@@ -150,7 +158,9 @@ class LocalBackend:
             if lock is None:
                 return None
             own = directory / f"attempt-{launch.attempt}"
-            _make_anew(own)
+            # A start may have failed before its first process.
+            _remove(self._programs.rm, own)
+            own.mkdir(mode=0o700)
             sandbox = build(
                 Host(),
                 self._site.roots,
@@ -190,8 +200,9 @@ class LocalBackend:
         self._callback(run_id)
 
     def _log_tail(self, run_id: str) -> str:
-        with contextlib.suppress(FileNotFoundError):
-            return (self._directory(run_id) / "launch.log").read_bytes()[-_LOG_TAIL_BYTES:].decode("utf-8", "replace")
+        with contextlib.suppress(FileNotFoundError), (self._directory(run_id) / "launch.log").open("rb") as output:
+            output.seek(max(0, output.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+            return output.read(_LOG_TAIL_BYTES).decode("utf-8", "replace")
         return ""
 
 
@@ -219,11 +230,17 @@ def bwrap_argv(
     return [programs.bwrap, *isolation, *capabilities, *life, *view, "--", *become_user, *runner]
 
 
-def _make_anew(directory: Path) -> None:
-    """Make an empty directory of root's. What a start has left that failed before its first process is removed."""
-    if directory.exists():
-        shutil.rmtree(directory)
-    directory.mkdir(mode=0o700)
+def _remove(rm: str, directory: Path) -> None:
+    """Remove a tree that a job may have made as deep as it liked, and follow no symlink.
+
+    Raises:
+        UnavailableError: something is left.
+    """
+    argv = [rm, "-rf", "--one-file-system", "--", str(directory)]
+    done = subprocess.run(argv, env=_ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode != 0:
+        complaint = done.stderr[-_LOG_TAIL_BYTES:].decode("utf-8", "replace").strip()
+        raise UnavailableError(f"cannot remove {directory}: {complaint}")
 
 
 def _make_private(files: Path, sandbox: Sandbox, account: Account) -> None:
