@@ -183,7 +183,7 @@ class Registry:
         return after
 
     async def end(self, live: LiveRun, change: Change) -> Run:
-        """Apply a change that ends the run, while its output stands still; nothing beyond the ending's totals is kept."""
+        """Apply a change that ends the run, while its output stands still; keep nothing beyond its totals."""
         return await self._unbroken(self._end(live, change))
 
     async def _end(self, live: LiveRun, change: Change) -> Run:
@@ -212,7 +212,7 @@ class Registry:
             self._live.pop(live.run.run_id, None)
 
     def promised(self) -> Resources:
-        """Return what no new run can have: what was promised to runs that have not ended, and what is held beyond that."""
+        """Return what no new run can have: what runs that have not ended were accepted with, and what is held still."""
         takers = (live.run for live in self._live.values() if not live.run.has_ended or _is_holding(live.run))
         return sum((run.resources for run in takers), Resources())
 

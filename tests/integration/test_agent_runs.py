@@ -205,16 +205,16 @@ async def test_an_offset_beyond_the_end_is_out_of_range(relay: Relay) -> None:
     assert error.value.code() is grpc.StatusCode.OUT_OF_RANGE
 
 
-async def test_capacity_counts_what_was_promised(relay: Relay) -> None:
-    before = await relay.stub.Capacity(pb.CapacityRequest(slurm_cluster="rig"))
-    run_id = await relay.submit(b"#!/bin/sh\n", has_stdin=True, resources=pb.Resources(cpus=3, memory_mib=1000))
-    during = await relay.stub.Capacity(pb.CapacityRequest(slurm_cluster="rig"))
+async def test_capacity_counts_what_was_promised(own_relay: Relay) -> None:
+    before = await own_relay.stub.Capacity(pb.CapacityRequest(slurm_cluster="rig"))
+    run_id = await own_relay.submit(b"#!/bin/sh\n", has_stdin=True, resources=pb.Resources(cpus=3, memory_mib=1000))
+    during = await own_relay.stub.Capacity(pb.CapacityRequest(slurm_cluster="rig"))
     assert during.total == pb.Resources(cpus=8, memory_mib=16384)
     assert before.free.cpus - during.free.cpus == 3
     assert before.free.memory_mib - during.free.memory_mib == 1000
-    await relay.stub.Stop(pb.StopRequest(run_id=run_id))
-    await relay.follow(run_id)
-    assert (await relay.stub.Capacity(pb.CapacityRequest(slurm_cluster="rig"))).free == before.free
+    await own_relay.stub.Stop(pb.StopRequest(run_id=run_id))
+    await own_relay.follow(run_id)
+    assert (await own_relay.stub.Capacity(pb.CapacityRequest(slurm_cluster="rig"))).free == before.free
 
 
 async def test_a_run_that_finds_no_room_waits_for_it(relay: Relay) -> None:

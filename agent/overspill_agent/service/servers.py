@@ -17,6 +17,7 @@ from overspill.tls import TlsFiles, server_credentials, server_options
 from overspill.v1 import agent_pb2_grpc
 from overspill_agent.service.agent_service import AgentService
 from overspill_agent.service.interceptor import StatusInterceptor
+from overspill_agent.service.limited_http import LimitedHttpProtocol
 
 #: For RPCs and requests that are under way when the agent goes down; streams have ended by then.
 DRAIN_S = 2
@@ -61,7 +62,7 @@ class HttpsServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=LimitedHttpProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
