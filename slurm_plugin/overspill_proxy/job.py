@@ -28,13 +28,24 @@ _MEBIBYTE = 1024 * 1024
 class Job:
     """One batch step: what a local script would have been started with."""
 
-    __slots__ = ("argv", "cwd", "environment", "is_output_joined", "rlimits", "script", "slurm_job_id", "umask")
+    __slots__ = (
+        "argv",
+        "cwd",
+        "environment",
+        "is_output_joined",
+        "restart_count",
+        "rlimits",
+        "script",
+        "slurm_job_id",
+        "umask",
+    )
 
     def __init__(self, environment: list[bytes], argv: list[bytes], script: bytes) -> None:
         self.environment = environment
         self.argv = argv
         self.script = script
-        self.slurm_job_id = int(value_of(environment, b"SLURM_JOB_ID") or 0)
+        self.slurm_job_id = _count(environment, b"SLURM_JOB_ID")
+        self.restart_count = _count(environment, b"SLURM_RESTART_COUNT")
         self.cwd = b"/"
         self.umask = 0o022
         self.rlimits: dict[str, tuple[int, int]] = {}
@@ -51,6 +62,7 @@ class Job:
         hello = _json_object(
             protocol=str(PROTOCOL),
             slurm_job_id=str(self.slurm_job_id),
+            restart_count=str(self.restart_count),
             cwd='"' + b2a_base64(self.cwd, newline=False).decode() + '"',
             umask=str(self.umask),
             rlimits=_json_object(**{name: f"[{soft}, {hard}]" for name, (soft, hard) in self.rlimits.items()}),
@@ -126,6 +138,11 @@ def script_limits(environment: list[bytes], own_limit: Callable[[str], tuple[int
     if memory_bytes and _is_above(limits["RSS"][1], memory_bytes):
         limits["RSS"] = (memory_bytes, memory_bytes)
     return limits
+
+
+def _count(environment: list[bytes], name: bytes) -> int:
+    value = value_of(environment, name) or b""
+    return int(value) if value.isdigit() else 0
 
 
 def _job_memory_mib(environment: list[bytes]) -> int:

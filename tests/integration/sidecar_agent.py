@@ -79,6 +79,7 @@ class FakeAgent(AgentServicer):
     Attributes:
         refusal: status with which Submit is answered instead.
         cut: status with which the next Attach ends once it has sent what there is.
+        takes_runs: while it is clear, Submit has neither stored a run nor answered.
         is_deaf: from the next Attach on, acknowledgements and standard input are not read.
     """
 
@@ -88,6 +89,9 @@ class FakeAgent(AgentServicer):
         self.refusal: grpc.StatusCode | None = None
         self.cut: grpc.StatusCode | None = None
         self.is_deaf = False
+        self.takes_runs = asyncio.Event()
+        self.takes_runs.set()
+        self.asked_to_submit = 0
         self.total = pb.Resources(cpus=8, memory_mib=16384)
         self.free = pb.Resources(cpus=8, memory_mib=16384)
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -116,6 +120,8 @@ class FakeAgent(AgentServicer):
     async def Submit(self, request: pb.SubmitRequest, context: _Context) -> pb.SubmitResponse:  # noqa: N802
         if self.refusal is not None:
             await context.abort(self.refusal, "not here")
+        self.asked_to_submit += 1
+        await self.takes_runs.wait()
         key = _key(request.request_id)
         is_new = key not in self.runs
         if is_new:

@@ -85,6 +85,7 @@ class Proxy:
         fields = {
             "protocol": 1,
             "slurm_job_id": slurm_job_id,
+            "restart_count": 0,
             "cwd": base64.b64encode(b"/home/alice").decode(),
             "umask": 0o022,
             "rlimits": {},

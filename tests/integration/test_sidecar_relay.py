@@ -55,7 +55,20 @@ async def test_signals_reach_the_site_in_order_with_their_scope_and_are_acknowle
     acknowledged = [OFFSET.unpack(await proxy.until(FrameType.SIGNAL_ACK))[0] for _ in numbers]
     assert acknowledged == [1, 2, 3, 4]
     shell, tree = pb.SIGNAL_SCOPE_SHELL, pb.SIGNAL_SCOPE_TREE
-    assert way.agent.run.signals == [(10, shell), (19, tree), (18, tree), (15, tree)]
+    assert way.agent.run.signals == [(10, shell), (19, tree), (18, tree), (15, shell)]
+
+
+@pytest.mark.parametrize("is_slurm_answering", [True, False])
+async def test_the_signal_by_which_slurm_ends_a_job_reaches_all_its_processes(
+    way: Road, *, is_slurm_answering: bool
+) -> None:
+    proxy = await way.running()
+    if is_slurm_answering:
+        way.view.jobs[7] = replace(way.view.jobs[7], state="COMPLETING")
+    way.view.is_answering = is_slurm_answering
+    await proxy.signal(1, signal.SIGTERM)
+    await proxy.until(FrameType.SIGNAL_ACK)
+    assert way.agent.run.signals == [(15, pb.SIGNAL_SCOPE_TREE)]
 
 
 async def test_standard_input_arrives_whole(way: Road) -> None:
@@ -86,6 +99,27 @@ async def test_a_proxy_that_dies_has_its_run_stopped(way: Road) -> None:
     proxy.close()
     await eventually(lambda: way.agent.run.stop_reason, "the run is stopped")
     assert way.agent.run.stop_reason == "the job's local process is gone"
+
+
+async def test_a_proxy_that_dies_before_the_site_has_answered_has_its_run_stopped(way: Road) -> None:
+    way.agent.takes_runs.clear()
+    proxy = await way.opened()
+    await eventually(lambda: way.agent.asked_to_submit, "the run is submitted")
+    proxy.close()
+    await asyncio.sleep(0.3)
+    way.agent.takes_runs.set()
+    await eventually(lambda: way.agent.runs and way.agent.run.stop_reason, "the run is stopped")
+
+
+async def test_a_dying_attempt_that_meets_a_new_relay_starts_no_run_of_the_next_attempt(way: Road) -> None:
+    await way.running()
+    way.view.jobs[7] = replace(way.view.jobs[7], state="COMPLETING", restart_count=1, submit_time_s=1_800_000_100)
+    await way.restart_relay()
+    assert await (await way.opened()).is_turned_away()
+    await eventually(lambda: way.agent.run.stop_reason, "the older attempt's run is stopped")
+    way.view.jobs[7] = replace(way.view.jobs[7], state="RUNNING")
+    await way.opened(restart_count=1)
+    await eventually(lambda: len(way.agent.runs) == 2, "the next attempt's run arrives")
 
 
 async def test_a_proxy_that_dies_while_the_agent_is_away_has_its_run_stopped_later(way: Road) -> None:

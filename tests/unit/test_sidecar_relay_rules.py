@@ -34,6 +34,7 @@ _HELLO = Hello.model_validate(
     {
         "protocol": 1,
         "slurm_job_id": 7,
+        "restart_count": 0,
         "cwd": "L2hvbWUv/w==",
         "umask": 0o027,
         "rlimits": {"NOFILE": [1024, -1]},
@@ -46,9 +47,13 @@ _HELLO = Hello.model_validate(
 
 
 def test_the_job_itself_is_admitted() -> None:
-    check_is_ours(_JOB, 2001, _SITE, snapshot())
-    check_is_ours(replace(_JOB, state="COMPLETING"), 2001, _SITE, None)
-    check_is_ours(_JOB, 2001, _SITE.model_copy(update={"nodes": ""}), snapshot())
+    check_is_ours(_JOB, 2001, _HELLO, _SITE, snapshot())
+    check_is_ours(replace(_JOB, state="COMPLETING"), 2001, _HELLO, _SITE, snapshot())
+    check_is_ours(_JOB, 2001, _HELLO, _SITE.model_copy(update={"nodes": ""}), snapshot())
+
+
+def test_a_count_of_restarts_that_was_inherited_from_another_job_is_no_offence() -> None:
+    check_is_ours(_JOB, 2001, _HELLO.model_copy(update={"restart_count": 5}), _SITE, snapshot())
 
 
 @pytest.mark.parametrize(
@@ -57,6 +62,7 @@ def test_the_job_itself_is_admitted() -> None:
         ("there is no such job", {"job": None}),
         ("the job is user 2001's", {"user_id": 2002}),
         ("the job is user 2001's", {"user_id": 0}),
+        ("attempt 0 of a job whose attempt 1 is due", {"job": replace(_JOB, state="COMPLETING", restart_count=1)}),
         ("the job is PENDING", {"job": replace(_JOB, state="PENDING")}),
         ("the job is COMPLETED", {"job": replace(_JOB, state="COMPLETED")}),
         ("partition overspill is no site's", {"site": None}),
@@ -68,7 +74,7 @@ def test_the_job_itself_is_admitted() -> None:
     ],
 )
 def test_a_stranger_is_told_from_a_job(why: str, changes: dict[str, Any]) -> None:
-    caller = {"job": _JOB, "user_id": 2001, "site": _SITE, "snapshot": snapshot(), **changes}
+    caller = {"job": _JOB, "user_id": 2001, "hello": _HELLO, "site": _SITE, "snapshot": snapshot(), **changes}
     with pytest.raises(NotPermittedError, match=why):
         check_is_ours(**caller)
 
@@ -93,18 +99,20 @@ def test_task_zero_of_an_array_is_a_task() -> None:
     assert request.request_id.HasField("array_task_id")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGCONT, signal.SIGKILL, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGCONT])
 def test_what_slurm_sends_to_end_or_resume_a_job_reaches_all_its_processes(number: int) -> None:
-    assert remote_signal(number) == (number, agent_pb2.SIGNAL_SCOPE_TREE)
+    assert remote_signal(number, is_job_ending=True) == (number, agent_pb2.SIGNAL_SCOPE_TREE)
 
 
 def test_suspension_stops_all_processes_for_certain() -> None:
-    assert remote_signal(signal.SIGTSTP) == (signal.SIGSTOP, agent_pb2.SIGNAL_SCOPE_TREE)
+    assert remote_signal(signal.SIGTSTP, is_job_ending=False) == (signal.SIGSTOP, agent_pb2.SIGNAL_SCOPE_TREE)
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, 40])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGWINCH, 40]
+)
 def test_what_only_scancel_batch_can_have_sent_reaches_the_shell_only(number: int) -> None:
-    assert remote_signal(number) == (number, agent_pb2.SIGNAL_SCOPE_SHELL)
+    assert remote_signal(number, is_job_ending=False) == (number, agent_pb2.SIGNAL_SCOPE_SHELL)
 
 
 def _ended(outcome: str, **fields: Any) -> agent_pb2.Ended:

@@ -31,6 +31,7 @@ class Hello(BaseModel):
 
     protocol: Literal[1]
     slurm_job_id: int = Field(gt=0, lt=2**32)
+    restart_count: NonNegativeInt
     cwd: Base64Bytes
     umask: int = Field(ge=0, le=0o777)
     rlimits: dict[str, tuple[int, int]]

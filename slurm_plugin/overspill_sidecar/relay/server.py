@@ -13,12 +13,13 @@ import structlog
 
 from overspill.errors import NotPermittedError, OverspillError, RequestError, UnrunnableError
 from overspill.proxy_framing import FramingError
+from overspill.v1 import agent_pb2
 from overspill_sidecar.backoff import Backoff
-from overspill_sidecar.cluster import Job
+from overspill_sidecar.cluster import Job, Snapshot
 from overspill_sidecar.config import RelayConfig
-from overspill_sidecar.relay.connection import ProxyConnection, ProxyGoneError
+from overspill_sidecar.relay.connection import Hello, ProxyConnection, ProxyGoneError
 from overspill_sidecar.relay.session import Session, Surroundings
-from overspill_sidecar.relay.submission import check_is_ours, request_id_of, submit_request
+from overspill_sidecar.relay.submission import OlderAttemptError, check_is_ours, request_id_of, submit_request
 from overspill_sidecar.sites import Site
 from overspill_sidecar.slurm import ClusterView
 from overspill_sidecar.watch import ClusterWatch
@@ -28,6 +29,7 @@ _log = structlog.get_logger(__name__)
 _OPENING_DEADLINE_S = 30.0
 #: Connections of one uid that have not been verified yet; more are closed unread.
 _MAX_UNVERIFIED = 512
+_PROXY_DIED = "the job's local process is gone"
 #: Bytes read ahead per proxy; standard input comes in chunks of 256 KiB.
 _READ_BUFFER_BYTES = 512 * 1024
 
@@ -96,23 +98,36 @@ class Relay:
         try:
             async with asyncio.timeout(_OPENING_DEADLINE_S):
                 hello = await proxy.read_hello()
-                job, site = await self._verify(hello.slurm_job_id, user_id)
-                payload = await proxy.read_payload()
                 snapshot = await self._watch.snapshot_after(float("-inf"))
+                job, site = await self._verify(hello, user_id, snapshot)
+                payload = await proxy.read_payload()
         finally:
             self._unverified[user_id] -= 1
         request_id = request_id_of(job, snapshot.config.cluster_name)
         request = submit_request(request_id, job, hello, payload, snapshot.config.kill_wait_s)
         return Session(proxy, job, site, request, hello, self._surroundings), str(request_id)
 
-    async def _verify(self, slurm_job_id: int, user_id: int) -> tuple[Job, Site]:
-        job = await self._view.job(slurm_job_id)
+    async def _verify(self, hello: Hello, user_id: int, snapshot: Snapshot) -> tuple[Job, Site]:
+        job = await self._view.job(hello.slurm_job_id)
         site = self._sites.get(job.partitions[0]) if job else None
-        picture = self._watch.picture
-        check_is_ours(job, user_id, site.config if site else None, picture.snapshot if picture else None)
+        try:
+            check_is_ours(job, user_id, hello, site.config if site else None, snapshot)
+        except OlderAttemptError:
+            self._stop_older_attempts(hello.slurm_job_id, hello.restart_count)
+            raise
         if job is None or site is None:
             raise NotPermittedError("no job of a site")
         return job, site
+
+    def _stop_older_attempts(self, slurm_job_id: int, restart_count: int) -> None:
+        """End what the sites still run of attempts up to this one. The job may have moved to another partition."""
+
+        def is_meant(request_id: agent_pb2.RequestId) -> bool:
+            return request_id.slurm_job_id == slurm_job_id and request_id.restart_count <= restart_count
+
+        for site in self._sites.values():
+            stop = functools.partial(_stop_runs, site, is_meant, "Slurm has requeued this attempt of the job")
+            self._until_done(stop, f"stop older attempts of {slurm_job_id}")
 
     async def _carry(self, session: Session, key: str) -> None:
         """Run the session, in the place of an older one for the same attempt: a proxy has one connection."""
@@ -141,7 +156,9 @@ class Relay:
             self._until_done(lambda: _release(site, run_id), f"release {run_id}")
         elif run_id is not None:
             _log.info("proxy died", action="proxy_died", run_id=run_id, slurm_job_id=session.job.slurm_job_id)
-            self._until_done(lambda: site.stop(run_id, "the job's local process is gone"), f"stop {run_id}")
+            self._until_done(lambda: site.stop(run_id, _PROXY_DIED), f"stop {run_id}")
+        elif not session.is_settled:
+            self._until_done(lambda: _stop_submitted(session), f"stop what was submitted of {session.job.name}")
 
     def _until_done(self, act: Callable[[], Awaitable[None]], name: str) -> None:
         self._group.create_task(_repeat(act, name), name=name)
@@ -153,6 +170,19 @@ async def _release(site: Site, run_id: str) -> None:
     except UnrunnableError:
         # Lost to us, but not ended: nobody wants its output any more.
         await site.stop(run_id, "the job is over")
+
+
+async def _stop_submitted(session: Session) -> None:
+    """End the run of a proxy that died before the site had said that it has one: it, or an earlier relay's Submit."""
+    if session.submission is not None:
+        await asyncio.wait([session.submission])
+    await _stop_runs(session.site, lambda request_id: request_id == session.request_id, _PROXY_DIED)
+
+
+async def _stop_runs(site: Site, is_meant: Callable[[agent_pb2.RequestId], bool], reason: str) -> None:
+    for run in await site.list_runs():
+        if is_meant(run.request_id) and run.state != agent_pb2.RUN_STATE_ENDED:
+            await site.stop(run.run_id, reason)
 
 
 async def _repeat(act: Callable[[], Awaitable[None]], name: str) -> None:

@@ -34,6 +34,8 @@ _log = structlog.get_logger(__name__)
 
 #: How long one attempt waits for the channel to connect; how soon a cancelled job that nobody took may end.
 _CONNECT_S = 1.0
+#: TERM waits for Slurm's answer no longer than this; KILL follows after KillWait, 30 s by default.
+_ASK_S = 2.0
 #: How a proxy whose job Slurm is ending goes: by the signal that Slurm sends first.
 _ENDED_BY = int(signal.SIGTERM)
 #: Slurm's clock and ours may differ by this much when they decide whether an earlier relay saw the job.
@@ -72,6 +74,8 @@ class Session:
         self.site = site
         self.run_id: str | None = None
         self.is_settled = False
+        #: The last Submit. It outlives the session, because cancelling it would not tell whether the site has the run.
+        self.submission: asyncio.Future[agent_pb2.SubmitResponse] | None = None
         self._proxy = proxy
         self._request = request
         self._has_stdin = hello.has_stdin
@@ -84,6 +88,10 @@ class Session:
         started_at = job.start_time_s or 0
         self._may_run_already = started_at <= surroundings.began_at_unix_s + _CLOCK_SKEW_S
         self._log = _log.bind(slurm_job_id=job.slurm_job_id, site=site.name)
+
+    @property
+    def request_id(self) -> agent_pb2.RequestId:
+        return self._request.request_id
 
     async def run(self) -> None:
         """Carry the job until its proxy has closed the connection.
@@ -163,7 +171,8 @@ class Session:
     async def _submit_once(self) -> None:
         """Submit, minding what a failure leaves open: without a clear answer the run may have been stored."""
         try:
-            response = await self.site.submit(self._request)
+            self.submission = asyncio.ensure_future(self.site.submit(self._request))
+            response = await asyncio.shield(self.submission)
         except (RequestError, ExhaustedError):
             self._may_run_already = False
             raise
@@ -204,7 +213,8 @@ class Session:
         assert self.run_id is not None  # noqa: S101 - set by `_submit`
         while True:
             sequence, number = await self._signals.get()
-            remote_number, scope = remote_signal(number)
+            is_job_ending = number == signal.SIGTERM and await self._is_job_ending()
+            remote_number, scope = remote_signal(number, is_job_ending=is_job_ending)
             request = agent_pb2.SignalRequest(
                 run_id=self.run_id, signal=remote_number, scope=scope, signal_seq=sequence
             )
@@ -212,6 +222,15 @@ class Session:
             while not await self._is_signal_stored(request):
                 await backoff.wait()
             await self._proxy.send(FrameType.SIGNAL_ACK, OFFSET.pack(sequence))
+
+    async def _is_job_ending(self) -> bool:
+        """Ask whether Slurm is ending this attempt; where it does not answer at once, assume so."""
+        try:
+            async with asyncio.timeout(_ASK_S):
+                now = await self._surroundings.view.job(self.job.slurm_job_id)
+        except (OverspillError, TimeoutError):
+            return True
+        return now is None or not now.has_attempt or now.restart_count != self.job.restart_count
 
     async def _is_signal_stored(self, request: agent_pb2.SignalRequest) -> bool:
         try:

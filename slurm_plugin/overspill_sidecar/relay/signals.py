@@ -6,30 +6,25 @@ import signal
 
 from overspill.v1 import agent_pb2
 
-#: Signals by which Slurm ends, suspends or resumes a job: all its processes get them. Any other can only come from
-#: `scancel --batch` or `--signal=B:…`, because a plain `scancel -s` reaches no batch step.
-_FOR_EVERYBODY = frozenset(
-    {
-        signal.SIGTERM,
-        signal.SIGSTOP,
-        signal.SIGCONT,
-        signal.SIGKILL,
-        signal.SIGHUP,
-        signal.SIGINT,
-        signal.SIGQUIT,
-    }
-)
-#: Signals by which Slurm ends a batch step.
-ENDING = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
+#: Signals by which Slurm suspends or resumes a job: all its processes get them.
+_FOR_EVERYBODY = frozenset({signal.SIGSTOP, signal.SIGCONT})
+#: Signals that end a script that has not begun.
+ENDING = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
 
 
-def remote_signal(number: int) -> tuple[int, agent_pb2.SignalScope.ValueType]:
+def remote_signal(number: int, *, is_job_ending: bool) -> tuple[int, agent_pb2.SignalScope.ValueType]:
     """Return the signal to deliver at the site and to whom.
+
+    Slurm ends a job's processes by TERM and by no other signal that can be caught. TERM of a job that Slurm is not
+    ending, and any other signal, come from `scancel --batch` or `--signal=B:…`, which mean the shell alone; a plain
+    `scancel -s` reaches no batch step. (`scancel --full`, which means the shell and its children, cannot be told from
+    `--batch` here.) The order in which TERM and CONT arrive tells nothing: `B:TERM` brings both, in either order
+    (seen on 22.05).
 
     `scontrol suspend` sends TSTP, which a process may ignore, and STOP two seconds later, which no proxy can forward:
     the remote processes get STOP at once.
     """
     if number == signal.SIGTSTP:
         number = signal.SIGSTOP
-    scope = agent_pb2.SIGNAL_SCOPE_TREE if number in _FOR_EVERYBODY else agent_pb2.SIGNAL_SCOPE_SHELL
-    return int(number), scope
+    is_for_everybody = number in _FOR_EVERYBODY or (number == signal.SIGTERM and is_job_ending)
+    return int(number), agent_pb2.SIGNAL_SCOPE_TREE if is_for_everybody else agent_pb2.SIGNAL_SCOPE_SHELL

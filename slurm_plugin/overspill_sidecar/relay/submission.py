@@ -13,30 +13,37 @@ from overspill_sidecar.slurm_text import expand_hosts
 _UNLIMITED = 2**64 - 1
 
 
-def check_is_ours(job: Job | None, user_id: int, site: SiteConfig | None, snapshot: Snapshot | None) -> None:
-    """Check that a proxy with `user_id` is the job that it says it is.
+class OlderAttemptError(NotPermittedError):
+    """The proxy is of an attempt that Slurm has ended and requeued: it is dying, and its run is to end."""
+
+
+def check_is_ours(job: Job | None, user_id: int, hello: Hello, site: SiteConfig | None, snapshot: Snapshot) -> None:
+    """Check that a proxy with `user_id` is the job, and the attempt of it, that it says it is.
 
     Raises:
+        OlderAttemptError: if it is an attempt that is over.
         NotPermittedError: if it is not; the reason is for the log, a stranger is told nothing.
     """
     if job is None:
         raise NotPermittedError("there is no such job")
     if job.user_id != user_id:
         raise NotPermittedError(f"the job is user {job.user_id}'s")
+    if hello.restart_count < job.restart_count:
+        raise OlderAttemptError(
+            f"it is attempt {hello.restart_count} of a job whose attempt {job.restart_count} is due"
+        )
     if not job.is_active:
         raise NotPermittedError(f"the job is {job.state}")
     if site is None:
         raise NotPermittedError(f"partition {','.join(job.partitions)} is no site's")
-    hosts = _virtual_nodes(site, snapshot)
-    if hosts and job.batch_host not in hosts:
+    if job.batch_host not in _virtual_nodes(site, snapshot):
         raise NotPermittedError(f"its batch host {job.batch_host} is no virtual node of {site.name}")
 
 
-def _virtual_nodes(site: SiteConfig, snapshot: Snapshot | None) -> tuple[str, ...]:
-    """Return the site's virtual nodes; none where neither the configuration nor Slurm has told yet."""
+def _virtual_nodes(site: SiteConfig, snapshot: Snapshot) -> tuple[str, ...]:
     if site.nodes:
         return expand_hosts(site.nodes)
-    partition = snapshot.partitions.get(site.partition) if snapshot else None
+    partition = snapshot.partitions.get(site.partition)
     return partition.nodes if partition else ()
 
 
