@@ -31,6 +31,7 @@ _IN_NAMESPACE = """
 set -e
 mount --bind "$1/passwd" /etc/passwd
 mount --bind "$1/group" /etc/group
+mount --bind "$1/run" /run
 mount -t tmpfs tmpfs /srv
 mkdir /srv/shared
 mount --bind "$1/shared" /srv/shared
@@ -79,7 +80,7 @@ class Site:
         self.authority.cert_pem.write_to_path(str(self.root / "ca.crt"))
         (self.root / "passwd").write_text(Path("/etc/passwd").read_text() + _PASSWD)
         (self.root / "group").write_text(Path("/etc/group").read_text() + _GROUP)
-        for directory in (self.state, self.shared):
+        for directory in (self.state, self.shared, self.run):
             directory.mkdir(exist_ok=True)
         os.chown(self.shared, ALICE_UID, ALICE_UID)
 
@@ -100,6 +101,11 @@ class Site:
     def shared(self) -> Path:
         """What runs see as `SHARED`."""
         return self.root / "shared"
+
+    @property
+    def run(self) -> Path:
+        """What the agent's host has as /run."""
+        return self.root / "run"
 
     @property
     def log_path(self) -> Path:

@@ -1,6 +1,8 @@
 """What a run of the local backend can see and do on the agent's host."""
 
 import asyncio
+import socket
+import subprocess
 
 import pytest
 
@@ -157,3 +159,24 @@ async def test_another_run_of_the_same_user_has_other_directories(relay: Relay) 
     assert await output_of(relay, "ls -A /home/alice") == "project\n"
     await relay.stub.Stop(pb.StopRequest(run_id=run_id))
     await following
+
+
+async def test_a_run_cannot_reach_the_sockets_of_the_hosts_services(relay: Relay, site: Site) -> None:
+    connect = """import socket, sys
+for path in sys.argv[1:]:
+    try:
+        socket.socket(socket.AF_UNIX).connect(path)
+        print("reached")
+    except OSError as error:
+        print(type(error).__name__)"""
+    paths = ["/run/service.sock", "/var/run/service.sock"]
+    with socket.socket(socket.AF_UNIX) as service:
+        service.bind(str(site.run / "service.sock"))
+        (site.run / "service.sock").chmod(0o777)
+        service.listen()
+        output = await output_of(relay, f"python3 -c '{connect}' {' '.join(paths)}; ls -A /run/ /var/run/")
+        assert site.process is not None
+        on_the_host = ["nsenter", "--mount", "--target", str(site.process.pid), "python3", "-c", connect, *paths]
+        reached = await asyncio.to_thread(subprocess.run, on_the_host, check=True, capture_output=True)
+    assert reached.stdout.decode().split() == ["reached", "reached"]
+    assert output.split() == ["FileNotFoundError", "FileNotFoundError", "/run/:", "/var/run/:"]

@@ -21,8 +21,11 @@ class FakeHost:
         paths += " /usr/bin /usr/share /var /var/spool /var/spool/cron /var/tmp /work /work/alice /work/pub"
         self._modes = dict.fromkeys(map(P, paths.split()), DIRECTORY)
         self._modes[P("/tmp")] = self._modes[P("/var/tmp")] = stat.S_IFDIR | 0o1777
-        self._modes[P("/vmlinuz")] = FILE
-        self._links = {P("/bin"): "usr/bin", P("/data"): "/mnt/data"}
+        self._modes |= dict.fromkeys(map(P, ("/run", "/run/dbus", "/run/resolve", "/sys")), DIRECTORY)
+        self._modes |= dict.fromkeys(map(P, ("/vmlinuz", "/etc/passwd", "/run/resolve/stub.conf")), FILE)
+        self._modes[P("/run/dbus/socket")] = stat.S_IFSOCK | 0o777
+        self._links = {P("/bin"): "usr/bin", P("/data"): "/mnt/data", P("/var/run"): "/run"}
+        self._links[P("/etc/resolv.conf")] = "/run/resolve/stub.conf"
         self._owners = {P("/work/alice"): 2001}
 
     def mode(self, path: P) -> int | None:
@@ -44,8 +47,9 @@ class FakeHost:
         return sorted(entry.name for entry in {*self._modes, *self._links} if entry.parent == path != entry)
 
 
+PRIVATE = ("/home", "/tmp", "/var/tmp", "/dev/shm")
 ROOTS = Roots(
-    private=(P("/home"), P("/tmp"), P("/var/tmp"), P("/dev/shm")),
+    private=tuple(map(P, PRIVATE)),
     shared=(),
     hidden=(P("/state"), P("/state/runs"), P("/etc/overspill"), P("/tmp/cache")),
 )
@@ -162,3 +166,37 @@ def test_mounts_come_parents_first() -> None:
         for parent in P(place).parents:
             if str(parent) in places:
                 assert places.index(str(parent)) < places.index(place)
+
+
+def test_of_run_only_what_name_resolution_needs_is_seen() -> None:
+    seen = operations(sandbox_of("/home/alice"))
+    below = {place: operation for place, operation in seen.items() if P(place).is_relative_to("/run")}
+    assert below == {
+        "/run": ("--dir", "0755"),
+        "/run/resolve": ("--dir", "0755"),
+        "/run/resolve/stub.conf": ("--ro-bind-try", "/run/resolve/stub.conf"),
+    }
+    assert seen["/var/run"] == ("--symlink", "/run")
+
+
+def test_a_directory_below_run_is_the_runs_own_unless_the_site_shares_it() -> None:
+    assert operations(sandbox_of("/var/run/dbus/x"))["/run/dbus/x"] == ("--bind", f"{FILES}/run/dbus/x")
+    roots = Roots(private=(), shared=(P("/run/dbus"),), hidden=())
+    assert operations(sandbox_of(roots=roots))["/run/dbus"] == ("--bind", "/run/dbus")
+
+
+@pytest.mark.parametrize(
+    "directory",
+    [
+        *("/proc/1", "/proc/x", "/sys", "/sys/x", "/dev/x", "/.overspill", "/.overspill/x"),
+        *("/etc/passwd", "/etc/passwd/x/y", "/work/" + "x" * 256, "/work" + "/x" * 2000),
+    ],
+)
+def test_what_cannot_be_made_is_left_out(directory: str) -> None:
+    without, sandbox = sandbox_of("/home/alice"), sandbox_of("/home/alice", directory)
+    assert (sandbox.mounts, sandbox.private_directories) == (without.mounts, without.private_directories)
+    assert sandbox_of(script=P(directory)).private_directories == [P(path) for path in PRIVATE]
+
+
+def test_a_private_directory_in_dev_is_made_in() -> None:
+    assert P("/dev/shm/alice") in sandbox_of("/dev/shm/alice").private_directories

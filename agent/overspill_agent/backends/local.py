@@ -83,7 +83,11 @@ def _find(program: str, package: str) -> str:
 
 
 class LocalBackend:
-    """`Backend` on this host. Needs root: runs are other users' processes."""
+    """`Backend` on this host. Needs root: runs are other users' processes.
+
+    Runs have their own processes, files and System V IPC, but the host's network: what listens on a port or on an
+    abstract Unix socket can be reached by every run.
+    """
 
     def __init__(self, site: LocalSite) -> None:
         """Take up the site's directory, with whatever runs there.

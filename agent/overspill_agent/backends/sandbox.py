@@ -4,10 +4,15 @@ The root is new and built of the host's top-level entries, read-only. Over them 
 of the private directories, the shared ones as they are, and a directory of its own wherever the script expects one that
 the host does not have. Where such a place does not exist its nearest existing ancestor is rebuilt, entry by entry, so
 that a mount point can be made in it.
+
+/run is empty but for what name resolution needs: a read-only mount does not keep anybody from connecting to a socket.
+Sockets elsewhere in the file system can be reached as far as their modes allow; list their directories as `private`.
+The network is the host's, and with it every abstract Unix socket: services must not trust who comes from this machine.
 """
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,6 +23,14 @@ from typing import Protocol
 CONTROL = PurePosixPath("/.overspill")
 _ROOT = PurePosixPath("/")
 _OWN = (PurePosixPath("/proc"), PurePosixPath("/dev"), CONTROL)
+#: Nothing can be made in what is the kernel's, and nothing may be made in what is the runner's.
+_CLOSED = (PurePosixPath("/sys"), *_OWN)
+#: Where services have their sockets.
+_SOCKETS = (PurePosixPath("/run"), PurePosixPath("/var/run"))
+_RESOLVER = PurePosixPath("/etc/resolv.conf")
+#: The kernel's NAME_MAX, and PATH_MAX less what lies above a run's directories.
+_LONGEST_NAME_BYTES = 255
+_LONGEST_PATH_BYTES = 3072
 #: Part of the machine, not of anybody's data: the script sees them even where it was submitted from there.
 _SYSTEM = tuple(PurePosixPath(path) for path in ("/bin", "/boot", "/dev", "/etc", "/proc", "/sbin", "/sys", "/usr"))
 
@@ -37,6 +50,29 @@ class HostView(Protocol):
         """Return the path with the symlinks of its existing part followed."""
 
     def entries(self, path: PurePosixPath) -> list[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Emptied:
+    """`HostView` of a host on which some directories are empty."""
+
+    host: HostView
+    directories: tuple[PurePosixPath, ...]
+
+    def mode(self, path: PurePosixPath) -> int | None:
+        return None if _is_below(path.parent, self.directories) else self.host.mode(path)
+
+    def owner(self, path: PurePosixPath) -> int:
+        return self.host.owner(path)
+
+    def link_target(self, path: PurePosixPath) -> str:
+        return self.host.link_target(path)
+
+    def resolve(self, path: PurePosixPath) -> PurePosixPath:
+        return self.host.resolve(path)
+
+    def entries(self, path: PurePosixPath) -> list[str]:
+        return [] if path in self.directories else self.host.entries(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +127,8 @@ def build(host: HostView, roots: Roots, wanted: Wanted, *, files: PurePosixPath,
         files: directory on the host below which the run's private directories are.
         control: directory on the host with the runner's own files.
     """
+    whole_host, emptied = host, [path for path in _SOCKETS if _is_directory(host, path)]
+    host = Emptied(whole_host, tuple(emptied))
     private = [host.resolve(path) for path in roots.private]
     shared = [host.resolve(path) for path in roots.shared]
     hidden = _topmost([path for path in map(host.resolve, roots.hidden) if host.mode(path) is not None])
@@ -98,11 +136,15 @@ def build(host: HostView, roots: Roots, wanted: Wanted, *, files: PurePosixPath,
     places = [place for place in _places(host, wanted, private) if not _is_below(place, shared)]
     own = _topmost([*private, *places])
     missing = [path for path in (*own, *shared) if host.mode(path) is None]
+    resolver = [path for path in [host.resolve(_RESOLVER)] if host.mode(path) != whole_host.mode(path)]
+    rebuilt = {*_ancestors(host, missing), *emptied, *(parent for path in emptied for parent in path.parents)}
 
     sandbox = Sandbox(private_directories=_with_parents(own, places))
-    _bind_host(host, _ROOT, _ancestors(host, missing), {*own, *shared, *_OWN}, sandbox.mounts)
-    for parent in _missing_parents(host, missing):
+    _bind_host(host, _ROOT, rebuilt, {*own, *shared, *_OWN}, sandbox.mounts)
+    for parent in _missing_parents(host, [*missing, *resolver]):
         sandbox.mounts += ["--perms", "0755", "--dir", str(parent)]
+    for path in resolver:
+        sandbox.mounts += ["--ro-bind-try", str(path), str(path)]
     sandbox.mounts += ["--proc", "/proc", "--dev", "/dev", "--bind", str(control), str(CONTROL)]
     for path in sorted({*own, *shared, *hidden}, key=lambda path: (len(path.parts), path)):
         if path in own:
@@ -115,13 +157,37 @@ def build(host: HostView, roots: Roots, wanted: Wanted, *, files: PurePosixPath,
 
 
 def _places(host: HostView, wanted: Wanted, private: list[PurePosixPath]) -> list[PurePosixPath]:
-    """Return where the wanted directories are to be made, with symlinks followed outside private ones."""
+    """Return where the wanted directories are to be made, with symlinks followed outside private ones.
+
+    Left out is what cannot be made: a home that is none is no reason not to run, and without its working directory the
+    runner says what is wrong.
+    """
     places = []
     for path in (wanted.script, *wanted.others):
         place = path if _is_below(path, private) else host.resolve(path)
-        if _is_below(place, private) or not _is_of_the_machine(host, place, is_script=path == wanted.script):
+        is_in_private = _is_below(place, private)
+        if not _is_short(place) or not (is_in_private or _can_be_made(host, place)):
+            continue
+        if is_in_private or not _is_of_the_machine(host, place, is_script=path == wanted.script):
             places.append(place)
     return places
+
+
+def _is_short(path: PurePosixPath) -> bool:
+    is_whole_short = len(os.fsencode(path)) <= _LONGEST_PATH_BYTES
+    return is_whole_short and all(len(os.fsencode(name)) <= _LONGEST_NAME_BYTES for name in path.parts)
+
+
+def _can_be_made(host: HostView, place: PurePosixPath) -> bool:
+    """Tell whether the place is open to runs and passes through directories only."""
+    if _is_below(place, _CLOSED):
+        return False
+    return all(host.mode(path) is None or _is_directory(host, path) for path in (place, *place.parents))
+
+
+def _is_directory(host: HostView, path: PurePosixPath) -> bool:
+    mode = host.mode(path)
+    return mode is not None and stat.S_ISDIR(mode)
 
 
 def _topmost(paths: list[PurePosixPath]) -> list[PurePosixPath]:
