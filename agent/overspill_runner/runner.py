@@ -1006,9 +1006,14 @@ class Supervisor:
             return
         try:
             self._script_file = ScriptFile(spec.argv[0], script, self._directory)
-            os.makedirs(spec.cwd, 0o755, exist_ok=True)
         except OSError as error:
             self._fail(str(error))
+            return
+        try:
+            os.makedirs(spec.cwd, 0o755, exist_ok=True)
+        except OSError as error:
+            name = spec.cwd.decode(errors="backslashreplace")
+            self._fail("the working directory {} cannot be made at this site: {}".format(name, error.strerror))
             return
         self._launcher.launch(spec, self._script_file.path, stdin_path)
         self._is_launched = True

@@ -32,6 +32,22 @@ async def test_home_exists_even_where_it_is_another_than_the_working_directory(r
     assert await output_of(relay, script, environment=environment) == "file\ntoo\n"
 
 
+@pytest.mark.parametrize("home", ["/etc/passwd/x", "/.overspill/x", "/proc/x", "/sys/x/y", "/" + "x" * 300])
+async def test_a_home_that_cannot_be_is_no_reason_not_to_run(relay: Relay, home: str) -> None:
+    environment = [b"PATH=/usr/bin:/bin", b"HOME=" + home.encode()]
+    output = await output_of(relay, "echo $HOME; ls -A /.overspill", environment=environment)
+    assert output.split() == [home, "ca.pem", "runner.py"]
+
+
+@pytest.mark.parametrize("directory", ["/etc/passwd/x", "/etc/passwd", "/etc/mtab/x"])
+async def test_a_working_directory_that_cannot_be_is_told(relay: Relay, directory: str) -> None:
+    followed = await relay.run(b"#!/bin/sh\necho never\n", cwd=directory.encode())
+    assert followed.ended is not None
+    assert followed.ended.outcome == pb.RUN_OUTCOME_REJECTED
+    assert f"the working directory {directory} cannot be made at this site: " in followed.ended.reason
+    assert not followed.stdout
+
+
 async def test_the_rest_of_the_host_cannot_be_written(relay: Relay) -> None:
     script = """for place in / /etc /usr /usr/bin /opt /var /var/lib /run; do
   if touch $place/mark 2> /dev/null; then echo wrote $place; fi

@@ -6,7 +6,7 @@ from overspill.errors import InvalidRequestError, NotPermittedError, UnrunnableE
 from overspill.request_id import RequestId
 from overspill.v1 import agent_pb2 as pb
 from overspill_agent import runs
-from overspill_agent.launches import is_plain_absolute
+from overspill_agent.launches import is_closed, is_plain_absolute
 from overspill_agent.runs import Resources, Run
 from overspill_agent.service.wire import resources_of
 
@@ -39,6 +39,12 @@ def check_spec(spec: pb.RunSpec) -> None:
         raise InvalidRequestError("spec.argv must begin with the script's absolute path")
     if not is_plain_absolute(spec.cwd):
         raise InvalidRequestError("spec.cwd must be an absolute path without `..`")
+    for name, path in (("spec.cwd", spec.cwd), ("spec.argv[0]", spec.argv[0])):
+        if is_closed(path):
+            raise InvalidRequestError(
+                f"{name} lies in /proc, /sys, /dev or /.overspill, where no site can make a directory;"
+                " submit the job from another one"
+            )
     if spec.umask > _MOST_UMASK:
         raise InvalidRequestError("spec.umask must be at most 0o7777")
     if any(b"\0" in argument for argument in (*spec.argv, *spec.environment)):
