@@ -17,11 +17,11 @@ A stream of frames in both directions, each `>IB` (payload length in bytes, type
 | END    | relay | JSON object `End`: how the script ended. The last frame; the proxy acknowledges nothing after it |
 
 `Hello`: {"protocol": 1, "slurm_job_id": int, "restart_count": int, "cwd": base64, "umask": int,
-"rlimits": {"NOFILE": [soft, hard], …}, "has_stdin": bool, "is_output_joined": bool, "stdout": bytes written, "stderr": bytes written}. -1 in a limit is
-unlimited. `restart_count` is SLURM_RESTART_COUNT of the job's environment, 0 where it is absent: a proxy whose count is
-below Slurm's belongs to an attempt that is over, and gets no run. (A count above it means nothing: a job that was
-submitted from within a restarted one inherits the variable.) The relay takes the uid from SO_PEERCRED and everything
-else about the job from slurmctld.
+"rlimits": {"NOFILE": [soft, hard], …}, "has_stdin": bool, "is_output_joined": bool, "stdout": bytes written,
+"stderr": bytes written}. -1 in a limit is unlimited. `restart_count` is SLURM_RESTART_COUNT of the job's environment, 0
+where it is absent: a proxy whose count is below Slurm's belongs to an attempt that is over, and gets no run. (A count
+above it means nothing: a job that was submitted from within a restarted one inherits the variable.) The relay takes the
+uid from SO_PEERCRED and everything else about the job from slurmctld.
 
 `End`: {"exit_code": int} or {"signal": int}, with "message": str where the user must be told something that the
 script itself did not say; the proxy writes it, as one line, to stderr.
@@ -39,6 +39,12 @@ from enum import IntEnum
 PROTOCOL = 1
 #: slurmctld accepts scripts of up to 4 MiB by default (max_script_size); environments are bounded by ARG_MAX.
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+#: Of SCRIPT, ARGV and ENV together. What the relay submits, with names and limits, must fit a gRPC message of 64 MiB.
+MAX_OPENING_BYTES = 60 * 1024 * 1024
+#: Standard input in one frame.
+MAX_STDIN_BYTES = 256 * 1024
+#: Signals that are not acknowledged; a proxy that has so many keeps one of each number.
+MAX_UNACKNOWLEDGED_SIGNALS = 256
 
 #: What the SPANK plugin puts before names that would bend the proxy's interpreter (LD_*, GCONV_PATH, GLIBC_TUNABLES,
 #: LOCPATH) and before names that carry it already: taken off once from every name, it gives back the job's environment.

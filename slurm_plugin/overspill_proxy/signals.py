@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from overspill.proxy_framing import SIGNAL, FrameType, encode
+from overspill.proxy_framing import MAX_UNACKNOWLEDGED_SIGNALS, SIGNAL, FrameType, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ class CaughtSignals:
             return b""
 
 
+#: From so many kept signals on, one that is kept already is dropped: with one of each number, all stay in the limit.
+_MANY = MAX_UNACKNOWLEDGED_SIGNALS - signal.NSIG
+
+
 class UnacknowledgedSignals:
     """Signals that the agent may not have yet, oldest first, with their sequence numbers."""
 
@@ -68,6 +72,8 @@ class UnacknowledgedSignals:
         signal pending once only.
         """
         if not is_connected and self._kept and self._kept[-1][1] == number:
+            return b""
+        if len(self._kept) >= _MANY and any(kept == number for _, kept in self._kept):
             return b""
         self._last_seq += 1
         self._kept.append((self._last_seq, number))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import stat
 
-CHUNK_BYTES = 256 * 1024
+from overspill.proxy_framing import MAX_STDIN_BYTES
+
+CHUNK_BYTES = MAX_STDIN_BYTES
 _NULL_DEVICE = os.makedev(1, 3)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -17,7 +18,7 @@ import pytest
 from overspill.proxy_framing import HEADER, OFFSET, FrameType, encode
 from overspill.v1 import agent_pb2 as pb
 from tests.integration.sidecar_agent import Certificates
-from tests.integration.sidecar_road import Road, diverted_job, eventually, road
+from tests.integration.sidecar_road import Proxy, Road, diverted_job, eventually, road
 
 
 @pytest.fixture(name="way")
@@ -164,12 +165,17 @@ async def test_however_an_attach_ends_the_next_one_goes_on_and_signals_still_arr
         assert await proxy.end() == {"exit_code": 0}
 
 
+async def _send_zeros(proxy: Proxy, size: int) -> None:
+    for offset in range(0, size, 250_000):
+        await proxy.stdin(offset, bytes(250_000))
+
+
 async def test_a_run_that_ends_while_input_is_stuck_leaves_the_proxy_heard_to_its_end(tmp_path: Path) -> None:
     async with road(tmp_path) as way:
         way.agent.is_deaf = True
         proxy = await way.running(has_stdin=True)
         await proxy.until(FrameType.STDIN_FROM)
-        stuck = asyncio.create_task(proxy.send(FrameType.STDIN, OFFSET.pack(0) + bytes(30_000_000)))
+        stuck = asyncio.create_task(_send_zeros(proxy, 30_000_000))
         await asyncio.sleep(0.3)
         await way.agent.run.end("COMPLETED", exit_code=0)
         await proxy.until(FrameType.END)
@@ -406,9 +412,20 @@ async def test_whatever_is_no_opening_is_closed_and_the_relay_lives_on(way: Road
     await (await way.running()).signal(1, signal.SIGTERM)
 
 
-async def test_a_malformed_frame_in_mid_run_closes_the_connection_and_does_not_stop_the_run(way: Road) -> None:
+@pytest.mark.parametrize(
+    "sent",
+    [
+        encode(FrameType.ACK, b"short"),
+        HEADER.pack(60_000_000, FrameType.STDIN),
+        HEADER.pack(17, FrameType.ACK),
+        HEADER.pack(3, FrameType.SCRIPT),
+    ],
+)
+async def test_a_malformed_frame_in_mid_run_closes_the_connection_and_does_not_stop_the_run(
+    way: Road, sent: bytes
+) -> None:
     proxy = await way.running()
-    await proxy.send(FrameType.ACK, b"short")
+    proxy.writer.write(sent)
     assert await proxy.is_turned_away()
     successor = await way.opened()
     await way.agent.run.end("COMPLETED", exit_code=0)
@@ -422,6 +439,25 @@ async def test_while_slurm_is_silent_a_proxy_is_sent_away_to_call_again(way: Roa
     assert await (await way.opened()).is_turned_away()
     way.view.is_answering = True
     await way.running()
+
+
+async def test_signals_that_nobody_takes_are_not_heaped_up(tmp_path: Path) -> None:
+    async with road(tmp_path, is_agent_up=False) as way:
+        proxy = await way.opened()
+        for sequence in range(1, 300):
+            await proxy.signal(sequence, signal.SIGUSR1)
+        assert await proxy.is_turned_away()
+
+
+async def test_an_opening_that_no_message_to_the_agent_could_hold_is_not_read(way: Road) -> None:
+    proxy = await way.opened(script=bytes(59_000_000))
+    await eventually(lambda: way.agent.runs, "a large one is taken")
+    proxy.close()
+    other = await way.proxy()
+    reading = asyncio.create_task(other.is_turned_away())
+    with contextlib.suppress(ConnectionError):
+        await other.open(script=bytes(63_000_000))
+    assert await reading
 
 
 # The net under it

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
-from overspill.proxy_framing import HEADER, OUTPUT, FrameType, FramingError, decode_header, encode
+from overspill.proxy_framing import HEADER, MAX_OPENING_BYTES, OUTPUT, FrameType, FramingError, decode_header, encode
 
 #: A hello is some hundred bytes; nothing longer is read from somebody who has not been verified yet.
 _MAX_HELLO_BYTES = 64 * 1024
@@ -66,17 +67,22 @@ class ProxyConnection:
         _, user_id, _ = _UCRED.unpack(credentials)
         return int(user_id)
 
-    async def read_frame(self, max_bytes: int | None = None) -> tuple[FrameType, bytes]:
+    async def read_frame(self, max_bytes: Mapping[FrameType, int]) -> tuple[FrameType, bytes]:
         """Return the next frame.
+
+        Args:
+            max_bytes: the types that may come now, and how long their payloads may be.
 
         Raises:
             ProxyGoneError: at the end of the stream.
-            FramingError: if what comes is no frame, or longer than `max_bytes`.
+            FramingError: if what comes is no frame, or another one than may come.
         """
         try:
             frame_type, length = decode_header(await self._reader.readexactly(HEADER.size))
-            if max_bytes is not None and length > max_bytes:
-                raise FramingError(f"{frame_type.name} of {length} bytes, at most {max_bytes} are taken here")
+            if frame_type not in max_bytes:
+                raise FramingError(f"{frame_type.name} came where {', '.join(kind.name for kind in max_bytes)} may")
+            if length > max_bytes[frame_type]:
+                raise FramingError(f"{frame_type.name} of {length} bytes, at most {max_bytes[frame_type]} are taken")
             return frame_type, await self._reader.readexactly(length)
         except (asyncio.IncompleteReadError, OSError) as error:
             raise ProxyGoneError("the proxy closed its connection") from error
@@ -88,9 +94,7 @@ class ProxyConnection:
             FramingError: if it is no hello.
             ProxyGoneError: at the end of the stream.
         """
-        frame_type, payload = await self.read_frame(_MAX_HELLO_BYTES)
-        if frame_type is not FrameType.HELLO:
-            raise FramingError(f"{frame_type.name} came where HELLO must")
+        _, payload = await self.read_frame({FrameType.HELLO: _MAX_HELLO_BYTES})
         try:
             return Hello.model_validate_json(payload)
         except ValidationError as error:
@@ -98,17 +102,17 @@ class ProxyConnection:
             raise FramingError(f"no usable HELLO: {fields or 'not JSON'}") from None
 
     async def read_payload(self) -> Payload:
-        """Return what follows the hello. The caller has verified whose job it is: these frames may be large.
+        """Return what follows the hello, at most `MAX_OPENING_BYTES`. The caller has verified whose job it is.
 
         Raises:
             FramingError: if the frames are others than those of an opening.
             ProxyGoneError: at the end of the stream.
         """
         parts = []
+        left = MAX_OPENING_BYTES
         for expected in (FrameType.SCRIPT, FrameType.ARGV, FrameType.ENV):
-            frame_type, payload = await self.read_frame()
-            if frame_type is not expected:
-                raise FramingError(f"{frame_type.name} came where {expected.name} must")
+            _, payload = await self.read_frame({expected: left})
+            left -= len(payload)
             parts.append(payload)
         return Payload(parts[0], parts[1].split(b"\0"), parts[2].split(b"\0") if parts[2] else [])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from overspill.v1 import agent_pb2
 from overspill_sidecar.backoff import Backoff
 from overspill_sidecar.cluster import Job, Snapshot
 from overspill_sidecar.config import RelayConfig
+from overspill_sidecar.relay.admission import Admission, RefusalLog
 from overspill_sidecar.relay.connection import Hello, ProxyConnection, ProxyGoneError
 from overspill_sidecar.relay.session import Session, Surroundings
 from overspill_sidecar.relay.submission import OlderAttemptError, check_is_ours, request_id_of, submit_request
@@ -27,8 +27,6 @@ from overspill_sidecar.watch import ClusterWatch
 _log = structlog.get_logger(__name__)
 
 _OPENING_DEADLINE_S = 30.0
-#: Connections of one uid that have not been verified yet; more are closed unread.
-_MAX_UNVERIFIED = 512
 _PROXY_DIED = "the job's local process is gone"
 #: Bytes read ahead per proxy; standard input comes in chunks of 256 KiB.
 _READ_BUFFER_BYTES = 512 * 1024
@@ -42,7 +40,8 @@ class Relay:
         self._view = view
         self._sites = {site.config.partition: site for site in sites}
         self._sessions: dict[str, asyncio.Task[None]] = {}
-        self._unverified: Counter[int] = Counter()
+        self._admission = Admission()
+        self._refusals = RefusalLog()
         self._group = asyncio.TaskGroup()
         spawn = functools.partial(self._group.create_task, name="departure")
         self._surroundings = Surroundings(view, spawn, config.unreachable_grace_s, time.time())
@@ -72,11 +71,11 @@ class Relay:
             session, key = await self._admit(proxy, user_id)
             await self._carry(session, key)
         except NotPermittedError as error:
-            _log.warning("stranger turned away", action="stranger", user_id=user_id, reason=error.reason)
+            self._refusals.note(time.monotonic(), user_id, "stranger", error.reason)
         except FramingError as error:
-            _log.warning("malformed frame", action="malformed_frame", user_id=user_id, reason=str(error))
+            self._refusals.note(time.monotonic(), user_id, "malformed_frame", str(error))
         except OverspillError as error:
-            _log.warning("proxy must call again", action="admit_failed", user_id=user_id, reason=error.reason)
+            self._refusals.note(time.monotonic(), user_id, "admit_failed", error.reason)
         except (ProxyGoneError, TimeoutError):
             _log.debug("connection ended before its opening did", action="opening_ended", user_id=user_id)
         except Exception:  # noqa: BLE001 - one session's edge; logged with its traceback
@@ -90,19 +89,15 @@ class Relay:
         Raises:
             NotPermittedError: if the caller is not the job it says it is.
             FramingError, ProxyGoneError, TimeoutError: if the opening does not come as it must.
-            UnavailableError: if Slurm cannot be asked now; the proxy calls again.
+            TransientError: if Slurm cannot be asked now, or too many call; the proxy calls again.
         """
-        if self._unverified[user_id] >= _MAX_UNVERIFIED:
-            raise NotPermittedError(f"{_MAX_UNVERIFIED} connections wait for their opening already")
-        self._unverified[user_id] += 1
-        try:
-            async with asyncio.timeout(_OPENING_DEADLINE_S):
+        async with asyncio.timeout(_OPENING_DEADLINE_S):
+            with self._admission.unverified(user_id):
                 hello = await proxy.read_hello()
                 snapshot = await self._watch.snapshot_after(float("-inf"))
                 job, site = await self._verify(hello, user_id, snapshot)
+            with self._admission.opening(job.slurm_job_id):
                 payload = await proxy.read_payload()
-        finally:
-            self._unverified[user_id] -= 1
         request_id = request_id_of(job, snapshot.config.cluster_name)
         request = submit_request(request_id, job, hello, payload, snapshot.config.kill_wait_s)
         return Session(proxy, job, site, request, hello, self._surroundings), str(request_id)

@@ -18,7 +18,15 @@ from overspill.errors import (
     RequestError,
     TransientError,
 )
-from overspill.proxy_framing import OFFSET, OFFSETS, SIGNAL, FrameType, FramingError
+from overspill.proxy_framing import (
+    MAX_STDIN_BYTES,
+    MAX_UNACKNOWLEDGED_SIGNALS,
+    OFFSET,
+    OFFSETS,
+    SIGNAL,
+    FrameType,
+    FramingError,
+)
 from overspill.v1 import agent_pb2
 from overspill_sidecar.backoff import Backoff
 from overspill_sidecar.cluster import Job
@@ -32,6 +40,12 @@ from overspill_sidecar.slurm import ClusterView
 
 _log = structlog.get_logger(__name__)
 
+#: What a proxy may send once it has opened, and how long it may be.
+_SESSION_FRAMES = {
+    FrameType.ACK: OFFSETS.size,
+    FrameType.SIGNAL: SIGNAL.size,
+    FrameType.STDIN: OFFSET.size + MAX_STDIN_BYTES,
+}
 #: How long one attempt waits for the channel to connect; how soon a cancelled job that nobody took may end.
 _CONNECT_S = 1.0
 #: TERM waits for Slurm's answer no longer than this; KILL follows after KillWait, 30 s by default.
@@ -82,7 +96,7 @@ class Session:
         self._progress = Progress(hello.stdout, hello.stderr)
         self._surroundings = surroundings
         self._attachment: Attachment | None = None
-        self._signals: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+        self._signals: asyncio.Queue[tuple[int, int]] = asyncio.Queue(MAX_UNACKNOWLEDGED_SIGNALS)
         self._ending_signal: int | None = None
         self._is_leaving = False
         started_at = job.start_time_s or 0
@@ -112,7 +126,7 @@ class Session:
 
     async def _listen(self) -> None:
         while True:
-            frame_type, payload = await self._proxy.read_frame()
+            frame_type, payload = await self._proxy.read_frame(_SESSION_FRAMES)
             if frame_type is FrameType.ACK and len(payload) == OFFSETS.size:
                 if self._attachment:
                     await self._attachment.acknowledge(*OFFSETS.unpack(payload))
@@ -131,7 +145,10 @@ class Session:
         if self._is_leaving and number in ENDING:
             await self._end(EndAs(signal_number=number))
         else:
-            self._signals.put_nowait((sequence, number))
+            try:
+                self._signals.put_nowait((sequence, number))
+            except asyncio.QueueFull:
+                raise FramingError(f"more than {MAX_UNACKNOWLEDGED_SIGNALS} signals are not acknowledged") from None
 
     # The job
 
