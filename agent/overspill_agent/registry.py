@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import structlog
 
-from overspill.errors import NotFoundError
+from overspill.errors import ExhaustedError, NotFoundError
 from overspill_agent import runs
 from overspill_agent.runs import Resources, Run
 from overspill_agent.spool import Reserve, Spool, Stream
@@ -231,6 +231,16 @@ class Registry:
     def _announce(self, live: LiveRun) -> None:
         live.notify()
         self._on_change(live.run.run_id)
+
+
+async def free_acknowledged(live: LiveRun) -> None:
+    """Free the output that the cluster has; where that fails, the next acknowledgement or output tries again."""
+    if not live.spool.is_freeable:
+        return
+    try:
+        await asyncio.to_thread(live.spool.free)
+    except ExhaustedError as error:
+        log.warning("output is not freed", action="free_failed", run_id=live.run.run_id, reason=error.reason)
 
 
 def _is_holding(run: Run) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +113,19 @@ class Relay:
             await call.write(pb.AttachRequest(stdin=pb.StdinChunk(offset=0, data=stdin, is_last=True)))
         async for response in call:
             followed.take(response)
+        return followed
+
+    async def follow_acknowledging(self, run_id: str, followed: Followed) -> Followed:
+        """Follow to the end and acknowledge what came, as the real relay does once it is in the user's files."""
+        call = self.stub.Attach()
+        offsets = pb.OutputOffsets(stdout=len(followed.stdout), stderr=len(followed.stderr))
+        await call.write(pb.AttachRequest(open=attach_open(run_id, offsets)))
+        async for response in call:
+            followed.take(response)
+            offsets = pb.OutputOffsets(stdout=len(followed.stdout), stderr=len(followed.stderr))
+            # A stream that the agent has closed takes no more; what it has sent before is still to be read.
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await call.write(pb.AttachRequest(acknowledged=offsets))
         return followed
 
     async def follow_through(self, run_id: str, followed: Followed, deadline_s: float = 30) -> Followed:

@@ -159,3 +159,38 @@ async def test_a_full_disk_refuses_new_runs_and_keeps_the_running_ones(tmp_path:
             await following
             assert len(followed.stdout) == 18_000_000
             assert followed.stderr == b"end\n"
+
+
+async def test_a_run_prints_more_than_the_disk_holds_while_its_output_is_acknowledged(tmp_path: Path) -> None:
+    with running_site(tmp_path, state_size="32m") as site:
+        async with relay_of(site) as relay:
+            run_id = await relay.submit(b"#!/bin/sh\nyes 0123456789abcde | head -c 100000000\nexit 4\n")
+            async with asyncio.timeout(60):
+                followed = await relay.follow_acknowledging(run_id, Followed())
+            assert followed.ended is not None
+            assert followed.ended.exit_code == 4
+            assert len(followed.stdout) == 100_000_000
+            assert followed.stdout.replace(b"0123456789abcde\n", b"") == b""
+
+
+async def test_what_was_freed_stays_out_of_range_and_the_rest_is_there_after_a_crash(
+    own_site: Site, own_relay: Relay
+) -> None:
+    script = f"#!/bin/sh\nhead -c 3000000 /dev/zero | tr '\\0' x\ntouch {SHARED}/printed\nsleep 60\n"
+    run_id = await own_relay.submit(script.encode())
+    followed = Followed()
+    following = asyncio.create_task(own_relay.follow_acknowledging(run_id, followed))
+    freed = own_site.state / "spool" / run_id / "freed"
+    await asyncio.to_thread(wait_until, lambda: freed.exists() and freed.stat().st_size > 0, "output is freed")
+    await until_output(followed, b"x" * 3000000)
+    own_site.kill()
+    with pytest.raises(grpc.aio.AioRpcError):
+        await following
+    await asyncio.to_thread(own_site.start)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await own_relay.follow_through(run_id, Followed())
+    assert error.value.code() is grpc.StatusCode.OUT_OF_RANGE
+    await own_relay.stub.Stop(pb.StopRequest(run_id=run_id))
+    followed = Followed(stdout=bytearray(b"x" * 2 * 1024 * 1024))
+    await own_relay.follow(run_id, followed)
+    assert followed.stdout == b"x" * 3000000

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overspill.errors import ExhaustedError
-from overspill_agent.spool import GapError, Piece, Reserve, Spool, Stream
+from overspill_agent.spool import FREE_BYTES, FreedError, GapError, Piece, Reserve, Spool, Stream
 
 OUT = Stream.STDOUT
 
@@ -58,6 +58,50 @@ def test_output_does_not_take_the_disks_reserve(tmp_path: Path) -> None:
     with pytest.raises(ExhaustedError, match="full but for its reserve"):
         spool.append([Piece(OUT, 0, b"a")])
     assert spool.length(OUT) == 0
+
+
+def free(spool: Spool, stdout: int, stderr: int = 0) -> None:
+    spool.acknowledge({OUT: stdout, Stream.STDERR: stderr})
+    spool.free()
+
+
+def blocks(directory: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in directory.iterdir())
+
+
+def test_acknowledged_output_leaves_the_disk_and_the_rest_stays(spool: Spool, tmp_path: Path) -> None:
+    spool.append([Piece(OUT, 0, b"a" * FREE_BYTES + b"b" * FREE_BYTES + b"c")])
+    free(spool, FREE_BYTES)
+    assert spool.read(OUT, 0, 1) == b"a"  # not durable yet: the runner may have to send it again
+    spool.sync()
+    before = blocks(tmp_path / "run")
+    free(spool, FREE_BYTES + 5)
+    assert before - blocks(tmp_path / "run") >= FREE_BYTES - 8192
+    assert spool.read(OUT, FREE_BYTES, 5) == b"bbbbb"
+    assert spool.read_cached(OUT, 2 * FREE_BYTES, 5) == b"c"
+    assert spool.length(OUT) == 2 * FREE_BYTES + 1
+    spool.append([Piece(OUT, spool.length(OUT), b"d")])
+    assert spool.read(OUT, 2 * FREE_BYTES, 5) == b"cd"
+
+
+def test_zeros_of_freed_output_are_never_read_even_by_the_next_agent(spool: Spool, tmp_path: Path) -> None:
+    spool.append([Piece(OUT, 0, b"a" * 2 * FREE_BYTES)])
+    spool.sync()
+    free(spool, FREE_BYTES, stderr=2**40)
+    for each in (spool, Spool(tmp_path / "run", Reserve(tmp_path, 0))):
+        with pytest.raises(FreedError, match="freed up to 1048576"):
+            each.read(OUT, FREE_BYTES - 1, 10)
+        with pytest.raises(FreedError):
+            each.read_cached(OUT, 0, 10)
+        assert each.read(OUT, FREE_BYTES, 2) == b"aa"
+
+
+def test_nothing_comes_back_if_a_removed_run_is_acknowledged(spool: Spool, tmp_path: Path) -> None:
+    spool.append([Piece(OUT, 0, b"a" * FREE_BYTES)])
+    spool.sync()
+    spool.remove()
+    free(spool, FREE_BYTES)
+    assert not (tmp_path / "run").exists()
 
 
 def test_reading_beyond_the_end_gives_nothing(spool: Spool) -> None:

@@ -10,9 +10,9 @@ import grpc
 from overspill.errors import UnavailableError
 from overspill.v1 import agent_pb2 as pb
 from overspill_agent import runs
-from overspill_agent.registry import LiveRun, Registry
+from overspill_agent.registry import LiveRun, Registry, free_acknowledged
 from overspill_agent.service.wire import ended_message, state_change
-from overspill_agent.spool import Piece, Stream
+from overspill_agent.spool import FreedError, Piece, Stream
 
 #: Large enough for the rate, small enough to leave the event loop to others between two.
 CHUNK_BYTES = 512 * 1024
@@ -69,14 +69,17 @@ class Attachment:
                 await self._live.changed()
 
     async def read(self, requests: AsyncIterator[pb.AttachRequest]) -> None:
-        """Take what the relay sends after `open`; what goes wrong ends `responses`.
-
-        Acknowledged output is kept until the release all the same.
-        """
+        """Take what the relay sends after `open`; what goes wrong ends `responses`."""
         try:
             async for request in requests:
                 if request.HasField("stdin"):
                     await self._take_stdin(request.stdin)
+                elif request.HasField("acknowledged"):
+                    acknowledged = request.acknowledged
+                    self._live.spool.acknowledge(
+                        {Stream.STDOUT: acknowledged.stdout, Stream.STDERR: acknowledged.stderr}
+                    )
+                    await free_acknowledged(self._live)
         except Exception as error:  # noqa: BLE001  raised again where the RPC's edge is
             self._failure = error
             self._live.notify()
@@ -145,7 +148,10 @@ class Attachment:
     async def _read(self, stream: Stream, offset: int) -> bytes:
         spool = self._live.spool
         size = min(CHUNK_BYTES, self._end_of(stream) - offset)
-        data = spool.read_cached(stream, offset, size)
-        if data is None:
-            data = await asyncio.to_thread(spool.read, stream, offset, size)
+        try:
+            data = spool.read_cached(stream, offset, size)
+            if data is None:
+                data = await asyncio.to_thread(spool.read, stream, offset, size)
+        except FreedError as error:
+            raise AttachEndedError(grpc.StatusCode.OUT_OF_RANGE, error.reason) from error
         return data

@@ -8,7 +8,7 @@ from typing import assert_never
 
 from overspill.runner_protocol import RunnerFrame
 from overspill_agent import runs
-from overspill_agent.registry import LiveRun, Registry, now_ms
+from overspill_agent.registry import LiveRun, Registry, free_acknowledged, now_ms
 from overspill_agent.runs import Run
 from overspill_agent.service.frames import Frame, FrameParser
 from overspill_agent.service.reports import Ended, Signalled, Started, parse_report
@@ -80,6 +80,7 @@ class Upload:
         if self._live.spool.is_dirty:
             await asyncio.to_thread(self._live.spool.sync)
             self._live.notify()
+            await free_acknowledged(self._live)
 
     async def _apply(self, frame: Frame) -> None:
         """Apply a report unless it was before.
