@@ -114,7 +114,13 @@ _BY_CODE: dict[grpc.StatusCode, type[OverspillError]] = {
 
 
 def from_rpc_error(error: grpc.RpcError) -> OverspillError:
-    """Return what a failed RPC means. A status that nobody sends on purpose is the peer's defect: AdminError."""
+    """Return what a failed RPC means, in the peer's own words where there are any: users read them.
+
+    A status that nobody sends on purpose is the peer's defect: AdminError, which names it.
+    """
     code = error.code() if callable(getattr(error, "code", None)) else grpc.StatusCode.UNKNOWN
     details = error.details() if callable(getattr(error, "details", None)) else None
-    return _BY_CODE.get(code, AdminError)(f"{details or 'no details'} ({code.name})")
+    meaning = _BY_CODE.get(code)
+    if meaning is None:
+        return AdminError(f"{details or 'no details'} ({code.name})")
+    return meaning(details or f"no details ({code.name})")

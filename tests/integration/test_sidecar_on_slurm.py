@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -30,7 +31,14 @@ def _rig() -> Iterator[Rig]:
         yield rig
 
 
-def _ran_at_home(rig: Rig, job_id: int, *, user: str) -> None:
+def _fill(rig: Rig) -> int:
+    """Return a job that takes the whole virtual node: others wait for it."""
+    filler = rig.sbatch("#!/bin/sh\nsleep 600\n", "--ntasks=8")
+    rig.wait_for_state(filler, "RUNNING")
+    return filler
+
+
+def _ran_at_home(rig: Rig, job_id: int | str, *, user: str) -> None:
     job = rig.wait_for_state(job_id, "COMPLETED", timeout_s=60)
     assert (job["Partition"], job["ExitCode"]) == ("batch", "0:0")
     assert rig.output(job_id) == f"here\n{job['BatchHost']}\n".replace(job["BatchHost"], "cluster").encode()
@@ -44,6 +52,29 @@ def test_a_job_of_a_user_whom_the_site_does_not_know_runs_at_home(rig: Rig) -> N
     _ran_at_home(rig, job_id, user="bob")
 
 
+def test_the_task_that_has_its_arrays_id_goes_home_and_leaves_the_others_as_they_are(rig: Rig) -> None:
+    array = rig.sbatch(_HERE + "[ $SLURM_ARRAY_TASK_ID = 3 ] || sleep 5\n", "--array=1-3%2", user="bob")
+    for number in (3, 2, 1):
+        _ran_at_home(rig, f"{array}_{number}", user="bob")
+        assert rig.job(f"{array}_{number}")["Restarts"] == "1"
+    assert rig.job(f"{array}_3")["JobId"] == str(array)
+
+
+@pytest.mark.timeout(240)
+def test_jobs_cancelled_as_they_leave_never_run(rig: Rig) -> None:
+    ran = rig.cluster.path("/home/bob/ran")
+    job_ids = []
+    for number in range(12):
+        job_id = rig.sbatch("#!/bin/sh\necho $SLURM_JOB_ID >>ran\n", user="bob")
+        job_ids.append(job_id)
+        rig.wait_for_state(job_id, ["RUNNING", "COMPLETING"])
+        time.sleep(number * 0.03)  # the leaving takes about 0.3 s: each is cancelled at another moment of it
+        rig.cluster.run(["scancel", str(job_id)], user="bob", check=True)
+    for job_id in job_ids:
+        rig.wait_for_state(job_id, "CANCELLED", timeout_s=30)
+    assert not ran.exists()
+
+
 def test_a_job_that_must_not_be_requeued_runs_at_home_all_the_same(rig: Rig) -> None:
     job_id = rig.sbatch(_HERE, "--no-requeue", user="bob")
     _ran_at_home(rig, job_id, user="bob")
@@ -51,8 +82,7 @@ def test_a_job_that_must_not_be_requeued_runs_at_home_all_the_same(rig: Rig) -> 
 
 
 def test_a_job_that_finds_no_agent_runs_at_home_after_the_grace(rig: Rig) -> None:
-    filler = rig.sbatch("#!/bin/sh\nsleep 600\n", "--ntasks=8")
-    rig.wait_for_state(filler, "RUNNING")
+    filler = _fill(rig)
     job_id = rig.sbatch(_HERE)
     assert rig.job(job_id)["Partition"] == "overspill"
     rig.site.daemon("agent").stop()
@@ -64,9 +94,18 @@ def test_a_job_that_finds_no_agent_runs_at_home_after_the_grace(rig: Rig) -> Non
     wait_until_diverting(rig)
 
 
+def test_a_job_that_its_user_sent_to_a_site_that_refuses_it_fails_with_one_clear_line(rig: Rig) -> None:
+    job_id = rig.sbatch(_HERE, "--partition=overspill", "--ntasks=9")
+    job = rig.wait_for_state(job_id, "FAILED")
+    assert (job["ExitCode"], job["Restarts"]) == ("1:0", "0")
+    assert rig.output(job_id) == (
+        b"overspill: site-a does not take the job: the run asks for 9 CPUs, 9000 MiB and 0 GPUs; "
+        b"this site has 8, 16384 MiB and 0\n"
+    )
+
+
 def test_a_user_may_cancel_a_job_that_waits_for_an_absent_agent(rig: Rig) -> None:
-    filler = rig.sbatch("#!/bin/sh\nsleep 600\n", "--ntasks=8")
-    rig.wait_for_state(filler, "RUNNING")
+    filler = _fill(rig)
     job_id = rig.sbatch(_HERE, "--partition=overspill")
     rig.site.daemon("agent").stop()
     try:

@@ -141,7 +141,7 @@ def test_an_end_that_slurm_can_show_itself_is_passed_on_without_a_word(
 
 def test_a_job_that_ran_out_of_memory_dies_of_kill_and_says_why() -> None:
     ending = ending_of(_ended("OUT_OF_MEMORY", reason="limit\n200 MiB"), _DIVERTED, "site-a")
-    assert ending == EndAs(signal_number=9, message="overspill: site-a: the job ran out of memory: limit 200 MiB")
+    assert ending == EndAs(signal_number=9, message="site-a: the job ran out of memory: limit 200 MiB")
 
 
 @pytest.mark.parametrize("outcome", ["NODE_FAIL", "LOST", "UNSPECIFIED"])
@@ -150,13 +150,13 @@ def test_a_loss_at_the_site_is_a_node_failure(outcome: str) -> None:
     ending = ending_of(_ended(outcome), replace(_DIVERTED, can_requeue=False), "site-a")
     assert isinstance(ending, EndAs)
     assert ending.exit_code == 1
-    assert ending.message.startswith("overspill: site-a: the ")
+    assert ending.message.startswith("site-a: the ")
 
 
 def test_a_job_that_the_site_could_not_start_goes_home_if_it_has_one() -> None:
     assert isinstance(ending_of(_ended("REJECTED", reason="no image"), _DIVERTED, "site-a"), GoHome)
     ending = ending_of(_ended("REJECTED", reason="no image"), _JOB, "site-a")
-    assert ending == EndAs(exit_code=1, message="overspill: site-a: the site could not start the job: no image")
+    assert ending == EndAs(exit_code=1, message="site-a: the site could not start the job: no image")
 
 
 @given(

@@ -19,7 +19,7 @@ _KILLED = int(signal.SIGKILL)
 
 @dataclass(frozen=True, slots=True)
 class EndAs:
-    """The proxy ends: with `exit_code`, or by `signal_number`; `message` goes to the job's stderr if there is one."""
+    """The proxy ends: with `exit_code`, or by `signal_number`, and writes `message` to stderr if there is one."""
 
     exit_code: int | None = None
     signal_number: int | None = None
@@ -88,4 +88,4 @@ def _sentence(site: str, outcome: Outcome, reason: str) -> str:
         Outcome.NODE_FAIL: "the machine that ran the job failed",
     }.get(outcome, "the site lost the job")
     details = " ".join(reason.split())
-    return f"overspill: {site}: {what}" + (f": {details}" if details else "")
+    return f"{site}: {what}" + (f": {details}" if details else "")

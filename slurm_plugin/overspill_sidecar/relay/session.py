@@ -203,7 +203,7 @@ class Session:
         self._log.warning("site turned the job down", action="submit_refused", reason=reason)
         if goes_home(self.job):
             return GoHome(reason)
-        return EndAs(exit_code=1, message=f"overspill: {self.site.name} does not take the job: {reason}")
+        return EndAs(exit_code=1, message=f"{self.site.name} does not take the job: {reason}")
 
     async def _follow(self) -> agent_pb2.Ended:
         """Attach, again after each break, until the run has ended."""
