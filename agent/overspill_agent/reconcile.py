@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from overspill.errors import OverspillError
+from overspill.errors import OverspillError, TransientError
 from overspill.v1.agent_pb2 import RunSpec
 from overspill_agent import runs
 from overspill_agent.backends.accounts import resolve_account
@@ -128,7 +128,7 @@ class Reconciler:
             case Action.STOP:
                 await self._backend.stop(live.run.run_id, live.run.attempt)
             case Action.END:
-                await self._end(live)
+                await self._end(live, sight.seen)
             case Action.CLEAN:
                 await self._backend.forget(live.run.run_id)
                 await self._registry.change(live, runs.cleaned)
@@ -157,6 +157,7 @@ class Reconciler:
             seen=seen,
             has_room=is_due and self._has_room(run),
             is_reporting=_is_reporting(live, seen),
+            tries=live.tries,
             unwanted_s=_unwanted_s(live),
         )
 
@@ -172,12 +173,34 @@ class Reconciler:
         run = await self._begin_attempt(live, hashlib.sha256(token.encode()).digest())
         if run is None:
             return
-        async with self._starts:
-            account = await asyncio.to_thread(self._find_account, run.account)
-            access = self._access
-            launch = launch_of(run, spec, account, token=token, url=access.url, ca_pem=access.ca_pem)
-            await self._backend.start(launch)
+        live.tries += 1
+        try:
+            async with self._starts:
+                account = await asyncio.to_thread(self._find_account, run.account)
+                access = self._access
+                launch = launch_of(run, spec, account, token=token, url=access.url, ca_pem=access.ca_pem)
+                await self._backend.start(launch)
+        except TransientError as error:
+            self._put_off(live, error)
+            return
         log.info("runner started", action="runner_started", run_id=run.run_id, attempt=run.attempt)
+
+    def _put_off(self, live: LiveRun, error: TransientError) -> None:
+        """Have a start that the site is too short of something for tried again, later each time; tell it once."""
+        live.tries -= 1
+        live.shortages += 1
+        if live.shortages == 1:
+            run = live.run
+            log.warning(
+                "run waits for a shortage to end",
+                action="start_put_off",
+                run_id=run.run_id,
+                attempt=run.attempt,
+                reason=error.reason,
+            )
+        pause_s = runs.pause_after_shortage_s(live.shortages)
+        live.retry_at = time.monotonic() + pause_s
+        self._look_again(live.run.run_id, pause_s)
 
     async def _begin_attempt(self, live: LiveRun, token_sha256: bytes) -> Run | None:
         """Store the intent, one run at a time: two never take the same room. None if it is not to be started."""
@@ -193,12 +216,12 @@ class Reconciler:
             )
             return run if run.attempt > before.attempt else None
 
-    async def _end(self, live: LiveRun) -> None:
+    async def _end(self, live: LiveRun, seen: Seen) -> None:
         """End a run of which nothing is left and whose runner has not said how."""
 
         def change(run: Run) -> Run:
             stdout, stderr = live.spool.length(Stream.STDOUT), live.spool.length(Stream.STDERR)
-            return runs.ended(run, runs.ending_without_report(run, stdout, stderr), now_ms())
+            return runs.ended(run, runs.ending_without_report(run, seen, stdout, stderr), now_ms())
 
         await self._registry.end(live, change)
 

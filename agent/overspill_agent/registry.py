@@ -44,6 +44,8 @@ class LiveRun:
         uploads: open uploads of its runner.
         unwanted_since: monotonic seconds when this agent first knew that nothing of it should live.
         gone_since: monotonic seconds when its runner was first seen gone with an upload open.
+        tries: starts that no shortage prevented.
+        shortages: starts that one did.
         retry_at: monotonic seconds before which a start is not tried again.
         relay: the Attach that counts; a new one takes it over.
     """
@@ -57,6 +59,8 @@ class LiveRun:
         self.uploads = 0
         self.unwanted_since: float | None = None
         self.gone_since: float | None = None
+        self.tries = 0
+        self.shortages = 0
         self.retry_at = 0.0
         self.relay = object()
         self._changed = asyncio.Event()

@@ -13,9 +13,12 @@ from signal import Signals
 from overspill.request_id import RequestId
 from overspill.states import Outcome, RunState, is_allowed
 
-#: A start that leaves no trace of a process (the launcher failed, the agent died at that moment) is tried again this
-#: often, each time as a new attempt.
-MAX_ATTEMPTS = 5
+#: So often one agent starts a run, each time as a new attempt, if the starts leave no trace of a process (the launcher
+#: failed). Starts that a shortage at the site prevents do not count, nor do those of an agent that has died since.
+MAX_TRIES = 5
+#: Pauses after starts that a shortage prevented: each twice as long as the one before.
+_FIRST_PAUSE_S = 2.0
+_LONGEST_PAUSE_S = 60.0
 #: How long a runner that is not wanted any more may take to send its processes' last output and end by itself, before
 #: the backend kills it.
 STOP_GRACE_S = 3.0
@@ -145,6 +148,12 @@ def attempt_begun(run: Run, at_ms: int) -> Run:
     return replace(moved(run, RunState.QUEUED, at_ms), attempt=run.attempt + 1, report_seq=0)
 
 
+def pause_after_shortage_s(shortages: int) -> float:
+    """Return how long a start waits that shortages have prevented so often, from 1."""
+    doublings = min(shortages - 1, 10)
+    return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * (1 << doublings))
+
+
 def script_started(run: Run, at_ms: int) -> Run:
     if run.started_at_ms is not None or not is_allowed(run.state, RunState.RUNNING):
         return run
@@ -207,13 +216,20 @@ def _judge(run: Run, report: EndReport) -> tuple[Outcome, str]:
     return Outcome.REJECTED, report.error or "the script could not be started"
 
 
-def ending_without_report(run: Run, stdout_bytes: int, stderr_bytes: int) -> Ending:
-    """Return how a run ended that nothing is left of and that no runner spoke the last word on."""
+def ending_without_report(run: Run, seen: Seen, stdout_bytes: int, stderr_bytes: int) -> Ending:
+    """Return how a run ended that nothing is left of and that no runner spoke the last word on.
+
+    Args:
+        run: the run.
+        seen: what the backend says of its last attempt: NOTHING or GONE.
+        stdout_bytes: its output that has come.
+        stderr_bytes: likewise.
+    """
     if run.stop_reason is not None:
         outcome, reason = Outcome.CANCELLED, run.stop_reason
     elif run.attempt == 0:
         outcome, reason = Outcome.REJECTED, "the site could not start the job"
-    elif run.started_at_ms is None and run.attempt >= MAX_ATTEMPTS:
+    elif run.started_at_ms is None and seen is Seen.NOTHING:
         outcome, reason = Outcome.REJECTED, f"the site could not start the job in {run.attempt} attempts"
     else:
         outcome, reason = Outcome.NODE_FAIL, "the job's runner is gone without a word about the script"
@@ -295,6 +311,7 @@ class Sight:
         seen: the backend's observation of the last attempt.
         has_room: whether what the run asks for is free at the site.
         is_reporting: a runner's upload is open; what it says comes before what its absence would say.
+        tries: starts by this agent that no shortage prevented.
         unwanted_s: for how long this agent has known that nothing of it should live, be it that it ended, be it that it
             is to be stopped.
     """
@@ -302,6 +319,7 @@ class Sight:
     seen: Seen
     has_room: bool = True
     is_reporting: bool = False
+    tries: int = 0
     unwanted_s: float = 0.0
 
 
@@ -316,6 +334,6 @@ def next_action(run: Run, sight: Sight) -> Action:
         return Action.CLEAN
     if sight.is_reporting:
         return Action.WAIT
-    if run.is_stop_wanted or sight.seen is Seen.GONE or run.started_at_ms is not None or run.attempt >= MAX_ATTEMPTS:
+    if run.is_stop_wanted or sight.seen is Seen.GONE or run.started_at_ms is not None or sight.tries >= MAX_TRIES:
         return Action.END
     return Action.START if run.is_ready and sight.has_room else Action.WAIT

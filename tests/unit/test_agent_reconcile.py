@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from overspill.errors import ExhaustedError
 from overspill.request_id import RequestId
@@ -83,8 +84,8 @@ async def test_an_accepted_run_is_started_once_and_not_touched_while_it_lives(ag
 async def test_the_intent_is_stored_before_the_start(agent: Agent) -> None:
     await agent.accept()
     agent.world.refusals["r1"] = ExhaustedError("no processes left")
-    with pytest.raises(ExhaustedError):
-        await agent.step()
+    assert await agent.step() is Action.START
+    assert agent.world.launches == []
     stored = await agent.registry.store.find("r1")
     assert stored is not None
     assert (stored.state, stored.attempt) == (RunState.QUEUED, 1)
@@ -94,8 +95,8 @@ async def test_the_intent_is_stored_before_the_start(agent: Agent) -> None:
 async def test_a_crash_between_intent_and_start_starts_a_new_attempt_only(agent: Agent) -> None:
     await agent.accept()
     agent.world.refusals["r1"] = ExhaustedError("crash")
-    with pytest.raises(ExhaustedError):
-        await agent.step()
+    assert await agent.step() is Action.START
+    assert agent.world.launches == []
     agent.world.refusals.clear()
     await agent.restart()
     assert await agent.step() is Action.START
@@ -105,9 +106,40 @@ async def test_a_crash_between_intent_and_start_starts_a_new_attempt_only(agent:
 async def test_a_start_that_fails_is_not_tried_again_at_once(agent: Agent) -> None:
     await agent.accept()
     agent.world.refusals["r1"] = ExhaustedError("no processes left")
-    with pytest.raises(ExhaustedError):
-        await agent.step()
+    assert await agent.step() is Action.START
+    assert agent.world.launches == []
     assert await agent.step() is Action.WAIT
+
+
+async def test_a_shortage_is_waited_out_however_long_and_told_once(agent: Agent) -> None:
+    live = await agent.accept()
+    agent.world.refusals["r1"] = ExhaustedError("no processes left")
+    pauses_s = []
+    with capture_logs() as told:
+        for _ in range(4 * runs.MAX_TRIES):
+            assert await agent.step() is Action.START
+            pauses_s.append(live.retry_at - time.monotonic())
+            live.retry_at = 0.0
+    assert [entry["reason"] for entry in told if entry["log_level"] == "warning"] == ["no processes left"]
+    assert pauses_s[0] == pytest.approx(2, abs=0.5)
+    assert pauses_s[1] == pytest.approx(4, abs=0.5)
+    assert pauses_s[-1] == pytest.approx(60, abs=0.5)
+    await agent.restart()
+    agent.world.refusals.clear()
+    assert await agent.step() is Action.START
+    assert [launch.attempt for launch in agent.world.launches] == [4 * runs.MAX_TRIES + 1]
+
+
+async def test_starts_that_leave_no_trace_end_the_run_after_some(agent: Agent) -> None:
+    live = await agent.accept()
+    for _ in range(runs.MAX_TRIES):
+        assert await agent.step() is Action.START
+        agent.world.launches.clear()
+        agent.world.alive.clear()
+        live.retry_at = 0.0
+    assert await agent.step() is Action.END
+    assert live.run.ending is not None
+    assert live.run.ending.outcome is Outcome.REJECTED
 
 
 async def test_a_crash_right_after_the_start_starts_nothing_again(agent: Agent) -> None:

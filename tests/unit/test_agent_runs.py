@@ -12,7 +12,7 @@ from overspill.request_id import RequestId
 from overspill.states import Outcome, RunState, is_allowed
 from overspill_agent import runs
 from overspill_agent.runs import (
-    MAX_ATTEMPTS,
+    MAX_TRIES,
     STOP_GRACE_S,
     Action,
     Ending,
@@ -64,7 +64,7 @@ changes = st.one_of(
     ),
     st.builds(lambda reason: lambda run: runs.stop_wanted(run, reason), st.text(min_size=1, max_size=5)),
     st.builds(lambda report: lambda run: runs.ended(run, runs.ending_of_report(run, report), 8), end_reports),
-    st.just(lambda run: runs.ended(run, runs.ending_without_report(run, 0, 0), 8)),
+    st.just(lambda run: runs.ended(run, runs.ending_without_report(run, Seen.GONE, 0, 0), 8)),
     st.just(runs.cleaned),
     st.just(runs.released),
 )
@@ -115,7 +115,7 @@ def test_a_run_that_is_gone_is_brought_to_its_end_and_cleaned(steps: list[Change
     for _ in range(3):
         match next_action(run, Sight(Seen.GONE)):
             case Action.END:
-                run = runs.ended(run, runs.ending_without_report(run, 0, 0), 9)
+                run = runs.ended(run, runs.ending_without_report(run, Seen.GONE, 0, 0), 9)
             case Action.CLEAN:
                 run = runs.cleaned(run)
             case action:
@@ -135,12 +135,16 @@ def test_a_run_waits_for_its_input_and_for_room() -> None:
 
 def test_a_start_that_left_no_trace_is_tried_again_but_not_forever() -> None:
     run = NEW
-    for attempt in range(1, MAX_ATTEMPTS + 1):
-        assert next_action(run, Sight(Seen.NOTHING)) is Action.START
+    for tries in range(MAX_TRIES):
+        assert next_action(run, Sight(Seen.NOTHING, tries=tries)) is Action.START
         run = runs.attempt_begun(run, 2)
-        assert run.attempt == attempt
-    assert next_action(run, Sight(Seen.NOTHING)) is Action.END
-    assert runs.ending_without_report(run, 0, 0).outcome is Outcome.REJECTED
+        assert run.attempt == tries + 1
+    assert next_action(run, Sight(Seen.NOTHING, tries=MAX_TRIES)) is Action.END
+    assert runs.ending_without_report(run, Seen.NOTHING, 0, 0).outcome is Outcome.REJECTED
+
+
+def test_starts_that_a_shortage_prevents_come_later_and_later() -> None:
+    assert [runs.pause_after_shortage_s(count) for count in (1, 2, 3, 5, 6, 7, 1000)] == [2, 4, 8, 32, 60, 60, 60]
 
 
 def test_a_new_attempt_takes_reports_from_the_first_again() -> None:
@@ -149,7 +153,7 @@ def test_a_new_attempt_takes_reports_from_the_first_again() -> None:
 
 def test_a_runner_that_is_gone_without_a_word_is_a_node_failure() -> None:
     assert next_action(RUNNING, Sight(Seen.GONE)) is Action.END
-    ending = runs.ending_without_report(RUNNING, 10, 20)
+    ending = runs.ending_without_report(RUNNING, Seen.GONE, 10, 20)
     assert (ending.outcome, ending.stdout_bytes, ending.stderr_bytes) == (Outcome.NODE_FAIL, 10, 20)
 
 
@@ -162,13 +166,13 @@ def test_a_stop_leaves_the_runner_time_for_the_last_output_then_kills_it() -> No
     assert next_action(unwanted, Sight(Seen.ALIVE)) is Action.WAIT
     assert next_action(unwanted, Sight(Seen.ALIVE, unwanted_s=STOP_GRACE_S)) is Action.STOP
     assert next_action(unwanted, Sight(Seen.GONE)) is Action.END
-    assert runs.ending_without_report(unwanted, 0, 0) == Ending(Outcome.CANCELLED, reason="scancel")
+    assert runs.ending_without_report(unwanted, Seen.GONE, 0, 0) == Ending(Outcome.CANCELLED, reason="scancel")
 
 
 def test_a_stop_before_the_start_ends_the_run_unstarted() -> None:
     unwanted = runs.stop_wanted(NEW, "scancel")
     assert next_action(unwanted, Sight(Seen.NOTHING)) is Action.END
-    assert runs.ending_without_report(unwanted, 0, 0).outcome is Outcome.CANCELLED
+    assert runs.ending_without_report(unwanted, Seen.NOTHING, 0, 0).outcome is Outcome.CANCELLED
     assert runs.attempt_begun(unwanted, 5) is unwanted
 
 
