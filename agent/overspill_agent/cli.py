@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import logging
@@ -21,7 +20,7 @@ from overspill_agent import app, config
 from overspill_agent.backends.accounts import resolve_account
 from overspill_agent.config import AgentConfig
 from overspill_agent.runs import Run
-from overspill_agent.store import Store
+from overspill_agent.store.reading import read_runs
 
 T = TypeVar("T")
 
@@ -76,7 +75,7 @@ def runs_command(config_path: Path, *, is_json: bool) -> None:
     path = _or_exit(lambda: config.load(config_path).store.path)
     if not path.exists():
         _exit(f"there is no store at {path}; the agent has not run yet")
-    for run in _or_exit(lambda: asyncio.run(_all_runs(path))):
+    for run in _or_exit(lambda: read_runs(path)):
         click.echo(_as_json(run) if is_json else _as_line(run))
 
 
@@ -91,14 +90,6 @@ def _check(agent_config: AgentConfig) -> None:
     for users in agent_config.accounts.values():
         for account in users.values():
             resolve_account(account)
-
-
-async def _all_runs(path: Path) -> list[Run]:
-    store = Store(path)
-    try:
-        return await store.all_runs()
-    finally:
-        store.close()
 
 
 def _as_json(run: Run) -> str:

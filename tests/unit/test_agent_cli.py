@@ -1,5 +1,6 @@
 """The command line as an operator meets it."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ from click.testing import CliRunner
 
 import overspill
 from overspill_agent.cli import main
+from overspill_agent.store import Store
 from tests.unit.test_agent_config import GOOD
+from tests.unit.test_agent_store import RUN
 
 
 @pytest.fixture
@@ -69,3 +72,35 @@ def test_no_runs_are_listed_before_there_is_a_store(config_path: Path) -> None:
     code, output = run("runs", "--config", str(config_path))
     assert code == 1
     assert "the agent has not run yet" in output
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.endswith(("-shm", "-wal"))}
+
+
+async def test_runs_are_listed_without_touching_the_store(config_path: Path) -> None:
+    path = config_path.parent / "state" / "agent.db"
+    store = Store(path)
+    await store.insert(RUN, b"spec")
+    while_open = run("runs", "--config", str(config_path))
+    store.close()
+    before = contents(path.parent)
+    assert run("runs", "--config", str(config_path)) == while_open
+    assert while_open[0] == 0
+    assert while_open[1].split()[1:] == ["r1", str(RUN.request_id), "alice", "ACCEPTED", "-"]
+    assert contents(path.parent) == before
+
+
+@pytest.mark.parametrize("statement", ["UPDATE alembic_version SET version_num = '9999'", "DROP TABLE alembic_version"])
+def test_a_store_of_another_version_is_not_read_and_not_migrated(config_path: Path, statement: str) -> None:
+    path = config_path.parent / "state" / "agent.db"
+    Store(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute(statement)
+    connection.close()
+    before = contents(path.parent)
+    code, output = run("runs", "--config", str(config_path))
+    assert code == 1
+    assert "has schema revision" in output
+    assert "this version of overspill-agent reads 0001" in output
+    assert contents(path.parent) == before

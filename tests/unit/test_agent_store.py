@@ -18,6 +18,7 @@ from overspill_agent import runs
 from overspill_agent.runs import Ending, Resources, Run
 from overspill_agent.store import Store
 from overspill_agent.store.database import Database, migrate, open_engine
+from overspill_agent.store.reading import read_runs
 from overspill_agent.store.store import StoredSignal
 from overspill_agent.store.tables import metadata
 
@@ -111,14 +112,14 @@ async def test_signals_wait_in_order_until_each_is_delivered(store: Store) -> No
     assert found.report_seq == 4
 
 
-async def test_open_runs_are_those_that_something_is_left_to_do_about(store: Store) -> None:
+async def test_open_runs_are_those_that_something_is_left_to_do_about(store: Store, tmp_path: Path) -> None:
     released_but_alive = replace(runs.released(ENDED), run_id="a", request_id=run_of(2).request_id, accepted_at_ms=2)
     cleaned = replace(runs.cleaned(ENDED), run_id="b", request_id=run_of(3).request_id, accepted_at_ms=3)
     over = replace(cleaned, run_id="c", request_id=run_of(4).request_id, accepted_at_ms=4, is_released=True)
     for run in (over, cleaned, released_but_alive, RUN):
         await store.insert(run, b"")
     assert [run.run_id for run in await store.open_runs()] == ["r1", "a", "b"]
-    assert [run.run_id for run in await store.all_runs()] == ["r1", "a", "b", "c"]
+    assert [run.run_id for run in read_runs(tmp_path / "agent.db")] == ["r1", "a", "b", "c"]
 
 
 async def test_work_that_fails_takes_nobody_elses_with_it(store: Store) -> None:

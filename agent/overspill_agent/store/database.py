@@ -28,7 +28,7 @@ T = TypeVar("T")
 Work = Callable[[Connection], T]
 Answer = Callable[[], None]
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATIONS = Path(__file__).parent / "migrations"
 _MAX_BATCH = 200
 _BUSY_TIMEOUT_S = 10.0
 
@@ -60,7 +60,7 @@ def open_engine(path: Path) -> Engine:
 def migrate(engine: Engine, revision: str = "head") -> None:
     """Bring the schema to `revision`; nothing happens if it is there."""
     config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

@@ -40,13 +40,6 @@ class Store:
             lambda connection: [run_of(row) for row in connection.execute(query).mappings()]
         )
 
-    async def all_runs(self) -> list[Run]:
-        """Return every run there has ever been, oldest first."""
-        query = select(runs).order_by(runs.c.accepted_at_ms)
-        return await self._database.run(
-            lambda connection: [run_of(row) for row in connection.execute(query).mappings()]
-        )
-
     async def find(self, run_id: str) -> Run | None:
         return await self._database.run(lambda connection: _find(connection, run_id))
 
