@@ -46,6 +46,8 @@ class LiveRun:
         gone_since: monotonic seconds when its runner was first seen gone with an upload open.
         tries: starts that no shortage prevented.
         shortages: starts that one did.
+        spec_given_to: the attempt whose runner was given the script by this agent; 0 if none was.
+        found_attempt: the attempt that an earlier agent had begun, and may have given the script; 0 if none.
         retry_at: monotonic seconds before which a start is not tried again.
         relay: the Attach that counts; a new one takes it over.
     """
@@ -59,6 +61,8 @@ class LiveRun:
         self.uploads = 0
         self.unwanted_since: float | None = None
         self.gone_since: float | None = None
+        self.spec_given_to = 0
+        self.found_attempt = run.attempt
         self.tries = 0
         self.shortages = 0
         self.retry_at = 0.0

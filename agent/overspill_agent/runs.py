@@ -255,21 +255,30 @@ _ENDING = frozenset(
 _SUSPENDING = frozenset({Signals.SIGSTOP, Signals.SIGTSTP, Signals.SIGCONT})
 
 
-def signal_effect(run: Run, signal: int) -> SignalEffect:
-    """Return what a signal does now."""
+def signal_effect(run: Run, signal: int, *, may_run: bool = False) -> SignalEffect:
+    """Return what a signal does now.
+
+    Args:
+        run: the run.
+        signal: the signal's number.
+        may_run: its runner has been given the script: it may run, though nobody has said so yet.
+    """
     if run.has_ended:
         return SignalEffect.DROP
-    if run.started_at_ms is not None or signal in _SUSPENDING:
+    if run.started_at_ms is not None or may_run or signal in _SUSPENDING:
         return SignalEffect.DELIVER
     return SignalEffect.CANCEL if signal in _ENDING else SignalEffect.DROP
 
 
-def signal_asked(run: Run, signal_seq: int, signal: int) -> Run:
-    """Return the run that has taken note of the relay's signal; the same run if it had before."""
+def signal_asked(run: Run, signal_seq: int, signal: int, *, may_run: bool = False) -> Run:
+    """Return the run that has taken note of the relay's signal; the same run if it had before.
+
+    `may_run` is as in `signal_effect`.
+    """
     if run.has_ended or signal_seq <= run.signal_seq:
         return run
     noted = replace(run, signal_seq=signal_seq)
-    if signal_effect(run, signal) is SignalEffect.CANCEL:
+    if signal_effect(run, signal, may_run=may_run) is SignalEffect.CANCEL:
         return stop_wanted(noted, "the job was cancelled before its script started")
     return noted
 

@@ -242,6 +242,39 @@ async def test_signals_wait_for_the_script_and_are_told_until_they_are_acknowled
         stream.close()
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
+async def test_a_signal_after_the_script_was_given_is_the_scripts_to_handle(
+    hand: Hand,
+    idle_site: Site,
+    idle_relay: Relay,
+    is_restarted: bool,  # noqa: FBT001
+) -> None:
+    assert (await asyncio.to_thread(hand.get, "spec"))[0] == 200
+    if is_restarted:
+        idle_site.kill()
+        await asyncio.to_thread(idle_site.start)
+    request = pb.SignalRequest(run_id=hand.run_id, signal=15, scope=pb.SIGNAL_SCOPE_TREE, signal_seq=1)
+    await idle_relay.stub.Signal(request, wait_for_ready=True, timeout=DEADLINE_S)
+
+    def first_two() -> list[tuple[str, dict[str, Any]]]:
+        assert hand.upload(STARTED) == 200
+        events = hand.events()
+        told = [next(events), next(events)]
+        events.close()
+        return told
+
+    told = await asyncio.to_thread(first_two)
+    assert [name for name, _ in told] == ["hello", "signal"]
+    assert told[1][1] == {"seq": 1, "signal": 15, "scope": "tree"}
+
+
+async def test_an_ending_signal_before_the_script_was_given_cancels_the_run(hand: Hand, idle_relay: Relay) -> None:
+    await idle_relay.stub.Signal(
+        pb.SignalRequest(run_id=hand.run_id, signal=15, scope=pb.SIGNAL_SCOPE_TREE, signal_seq=1)
+    )
+    assert (await asyncio.to_thread(hand.get, "spec"))[0] == 409
+
+
 async def test_a_stop_is_told_to_each_connection(hand: Hand, idle_relay: Relay) -> None:
     await asyncio.to_thread(hand.upload, STARTED)
     await idle_relay.stub.Stop(pb.StopRequest(run_id=hand.run_id, reason="enough"))

@@ -16,7 +16,7 @@ from overspill_agent import runs
 from overspill_agent.backends.accounts import mapped_account, resolve_account
 from overspill_agent.backends.base import Backend
 from overspill_agent.registry import LiveRun, Registry, now_ms
-from overspill_agent.runs import Run, SignalEffect
+from overspill_agent.runs import Run, Seen, SignalEffect
 from overspill_agent.service.admission import check_caller, check_size, check_spec, new_run
 from overspill_agent.service.attach import AttachEndedError, Attachment
 from overspill_agent.service.interceptor import Context
@@ -76,16 +76,22 @@ class AgentService(agent_pb2_grpc.AgentServicer):
             raise InvalidRequestError("a signal needs a number from 1 to 64, a scope and a sequence number from 1")
         live = await self._find(request.run_id, context)
         signal = StoredSignal(signal_seq=request.signal_seq, signal=request.signal, scope=scope)
+        found_alive = await self._found_alive(live)
+
+        def may_run(run: Run) -> bool:
+            return run.attempt > 0 and run.attempt in (live.spec_given_to, found_alive)
 
         async def save(run: Run) -> None:
-            if runs.signal_effect(run, signal.signal) is SignalEffect.DELIVER:
+            if runs.signal_effect(run, signal.signal, may_run=may_run(run)) is SignalEffect.DELIVER:
                 await self._registry.store.add_signal(run, signal)
                 live.signals.append(signal)
             else:
                 await self._registry.store.save(run)
 
         await self._registry.change(
-            live, lambda run: runs.signal_asked(run, signal.signal_seq, signal.signal), save=save
+            live,
+            lambda run: runs.signal_asked(run, signal.signal_seq, signal.signal, may_run=may_run(run)),
+            save=save,
         )
         return pb.SignalResponse()
 
@@ -118,6 +124,13 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         total = self._backend.capacity()
         free = resources_message(total.less(self._registry.promised()))
         return pb.CapacityResponse(total=resources_message(total), free=free, largest_free=free)
+
+    async def _found_alive(self, live: LiveRun) -> int:
+        """Return the attempt that an earlier agent began and that lives, and so may have its script; else 0."""
+        attempt = live.found_attempt
+        if attempt == 0 or live.run.attempt != attempt or live.run.started_at_ms is not None or live.run.has_ended:
+            return 0
+        return attempt if await self._backend.observe(live.run.run_id, attempt) is Seen.ALIVE else 0
 
     async def _find(self, run_id: str, context: Context) -> LiveRun:
         """Return the caller's run; another cluster's is one that never was."""

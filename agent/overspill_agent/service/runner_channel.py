@@ -46,11 +46,15 @@ class RunnerChannel:
 
     async def get_spec(self, request: Request) -> Response:
         live = await self._authorise(request)
-        if live.run.is_stop_wanted and live.run.started_at_ms is None:
-            raise HTTPException(409, "the run is to be stopped")
         if not live.run.is_ready:
             raise HTTPException(425, "standard input is not complete")
-        return JSONResponse(spec_document(await self._spec(live), self._lease_s))
+        document = spec_document(await self._spec(live), self._lease_s)
+        # From here on the script may run: a signal that comes before this cancels the run, one after it is delivered.
+        async with live.lock:
+            if live.run.is_stop_wanted and live.run.started_at_ms is None:
+                raise HTTPException(409, "the run is to be stopped")
+            live.spec_given_to = request.path_params["attempt"]
+        return JSONResponse(document)
 
     async def get_script(self, request: Request) -> Response:
         live = await self._authorise(request)

@@ -98,8 +98,8 @@ class AgentServicer:
 
     def Signal(self, request, context):
         """Delivers a signal to the run's processes. It is stored first and delivered as soon as the runner is connected;
-        before the script has started, HUP, INT, QUIT, ABRT, KILL and TERM cancel the run, STOP, TSTP and CONT wait for the
-        script, and any other is dropped.
+        before the runner was given the script, HUP, INT, QUIT, ABRT, KILL and TERM cancel the run, STOP, TSTP and CONT wait
+        for the script, and any other is dropped.
         A run that has ended answers OK: a process that is gone needs no signal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

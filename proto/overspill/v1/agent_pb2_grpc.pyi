@@ -53,8 +53,8 @@ class AgentStub:
     """
     Signal: _grpc.UnaryUnaryMultiCallable[_agent_pb2.SignalRequest, _agent_pb2.SignalResponse]
     """Delivers a signal to the run's processes. It is stored first and delivered as soon as the runner is connected;
-    before the script has started, HUP, INT, QUIT, ABRT, KILL and TERM cancel the run, STOP, TSTP and CONT wait for the
-    script, and any other is dropped.
+    before the runner was given the script, HUP, INT, QUIT, ABRT, KILL and TERM cancel the run, STOP, TSTP and CONT wait
+    for the script, and any other is dropped.
     A run that has ended answers OK: a process that is gone needs no signal.
     """
     Stop: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StopRequest, _agent_pb2.StopResponse]
@@ -87,8 +87,8 @@ class AgentAsyncStub(AgentStub):
     """
     Signal: _aio.UnaryUnaryMultiCallable[_agent_pb2.SignalRequest, _agent_pb2.SignalResponse]  # type: ignore[assignment]
     """Delivers a signal to the run's processes. It is stored first and delivered as soon as the runner is connected;
-    before the script has started, HUP, INT, QUIT, ABRT, KILL and TERM cancel the run, STOP, TSTP and CONT wait for the
-    script, and any other is dropped.
+    before the runner was given the script, HUP, INT, QUIT, ABRT, KILL and TERM cancel the run, STOP, TSTP and CONT wait
+    for the script, and any other is dropped.
     A run that has ended answers OK: a process that is gone needs no signal.
     """
     Stop: _aio.UnaryUnaryMultiCallable[_agent_pb2.StopRequest, _agent_pb2.StopResponse]  # type: ignore[assignment]
@@ -136,8 +136,8 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.SignalResponse, _abc.Awaitable[_agent_pb2.SignalResponse]]:
         """Delivers a signal to the run's processes. It is stored first and delivered as soon as the runner is connected;
-        before the script has started, HUP, INT, QUIT, ABRT, KILL and TERM cancel the run, STOP, TSTP and CONT wait for the
-        script, and any other is dropped.
+        before the runner was given the script, HUP, INT, QUIT, ABRT, KILL and TERM cancel the run, STOP, TSTP and CONT wait
+        for the script, and any other is dropped.
         A run that has ended answers OK: a process that is gone needs no signal.
         """
 
