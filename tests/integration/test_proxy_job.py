@@ -26,6 +26,14 @@ def test_argv_and_environment_arrive_byte_for_byte(tmp_path: Path) -> None:
     assert peer.hello["slurm_job_id"] == 42
 
 
+@pytest.mark.parametrize(("count", "told"), [(None, 0), (b"2", 2), (b"many", 0)])
+def test_the_relay_is_told_which_attempt_of_the_job_this_is(tmp_path: Path, count: bytes | None, told: int) -> None:
+    environment = {b"SLURM_JOB_ID": b"42"} | ({} if count is None else {b"SLURM_RESTART_COUNT": count})
+    with proxy_rig(tmp_path) as rig:
+        rig.start(environment=environment)
+        assert rig.accept().hello["restart_count"] == told
+
+
 def test_environment_is_what_slurmstepd_would_have_left_of_it(tmp_path: Path) -> None:
     environment = {
         b"SLURM_JOB_ID": b"7",

@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overspill.proxy_framing import HEADER, KEPT_PREFIX, OUTPUT, STDOUT, FrameType, FramingError, encode
+from overspill.proxy_framing import (
+    HEADER,
+    KEPT_PREFIX,
+    MAX_UNACKNOWLEDGED_SIGNALS,
+    OUTPUT,
+    STDOUT,
+    FrameType,
+    FramingError,
+    encode,
+)
 from overspill_proxy import ending
 from overspill_proxy.job import entries, script_environment, script_limits
 from overspill_proxy.output import PATIENCE_S, Output
@@ -208,3 +217,15 @@ def test_repeated_signals_are_kept_once_while_nobody_hears() -> None:
     assert kept.frames().startswith(first)
     kept.acknowledge(3)
     assert kept.frames() == b""
+
+
+def test_signals_that_nobody_acknowledges_stay_within_what_a_relay_takes_and_none_is_lost_for_good() -> None:
+    kept = UnacknowledgedSignals()
+    for number in range(1, 10_000):
+        kept.add(10 + 2 * (number % 2), is_connected=True)
+    for number in range(1, 65):
+        kept.add(number, is_connected=True)
+    frame_bytes = len(UnacknowledgedSignals().add(15, is_connected=True))
+    frames = kept.frames()
+    assert len(frames) <= MAX_UNACKNOWLEDGED_SIGNALS * frame_bytes
+    assert {frames[end - 1] for end in range(frame_bytes, len(frames) + 1, frame_bytes)} == set(range(1, 65))
