@@ -49,8 +49,5 @@ class Promises:
 
     def _drop(self, decision_id: str) -> None:
         promise = self._open.pop(decision_id, None)
-        if promise is None:
-            return
-        self._sums[promise.site] = self._sums[promise.site] - promise.amount
-        if self._sums[promise.site] == Amount():
-            del self._sums[promise.site]
+        if promise is not None:
+            self._sums[promise.site] -= promise.amount
