@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -129,7 +130,7 @@ def _limit(value: int) -> int:
 
 async def _stdin(live: LiveRun) -> AsyncIterator[bytes]:
     offset = 0
-    while data := live.spool.read(Stream.STDIN, offset, _STDIN_PIECE_BYTES):
+    while data := await asyncio.to_thread(live.spool.read, Stream.STDIN, offset, _STDIN_PIECE_BYTES):
         offset += len(data)
         yield data
 
