@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -77,16 +77,6 @@ class LiveRun:
     async def changed(self) -> None:
         """Wait for the next `notify`. Look at what you wait for, then call this without an await between."""
         await self._changed.wait()
-
-    @asynccontextmanager
-    async def reporting(self) -> AsyncIterator[None]:
-        """Count an upload for as long as it is open."""
-        self.uploads += 1
-        try:
-            yield
-        finally:
-            self.uploads -= 1
-            self.notify()
 
 
 class Registry:
@@ -196,6 +186,7 @@ class Registry:
 
     async def _end(self, live: LiveRun, change: Change) -> Run:
         async with live.append_lock:
+            await asyncio.to_thread(live.spool.cut_torn)
             await asyncio.to_thread(live.spool.sync)
             run = await self._change(live, change, self._store.save)
             _cut_to_ending(live)
@@ -207,6 +198,16 @@ class Registry:
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
         return await asyncio.shield(task)
+
+    @contextmanager
+    def reporting(self, live: LiveRun) -> Iterator[None]:
+        """Count an upload for as long as it is open; what a dead runner has not said by then it never will."""
+        live.uploads += 1
+        try:
+            yield
+        finally:
+            live.uploads -= 1
+            self._announce(live)
 
     async def release(self, live: LiveRun) -> None:
         """Forget everything of an ended run but its row."""

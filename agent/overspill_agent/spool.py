@@ -104,6 +104,8 @@ class Spool:
         self._acknowledged = dict(self._freed)
         self._freeing = threading.Lock()
         self._is_removed = False
+        self._syncing = threading.Lock()
+        self._is_torn = False
 
     def length(self, stream: Stream) -> int:
         """Return the bytes that are there to be read."""
@@ -118,12 +120,13 @@ class Spool:
         return self._durable != self._lengths
 
     def append(self, pieces: list[Piece]) -> None:
-        """Write what of `pieces` is new. Blocks.
+        """Write what of `pieces` is new, after `cut_torn`. Blocks.
 
         Raises:
             GapError: a piece begins beyond its stream's end; the pieces before it are kept.
             ExhaustedError: the disk is full; nothing was written, or what was written is counted.
         """
+        self.cut_torn()
         self._reserve.check(sum(len(piece.data) for piece in pieces))
         try:
             self._append(pieces)
@@ -148,15 +151,33 @@ class Spool:
         """Make durable what was written before the call. Blocks; a repeated call costs nothing if nothing was written.
 
         Raises:
-            ExhaustedError: the disk does not take it; nothing more is durable than before.
+            ExhaustedError: the disk does not take it, or did not the last time; nothing more is durable than before.
         """
-        for stream, length in list(self._lengths.items()):
-            if self._durable[stream] < length:
-                try:
-                    os.fdatasync(self._open(stream).fd)
-                except OSError as error:
-                    raise ExhaustedError(f"the agent cannot keep a run's bytes: {error.strerror}") from error
-                self._durable[stream] = length
+        with self._syncing:
+            if self._is_torn:
+                raise ExhaustedError("the agent's disk has lost some of a run's bytes; they are to be sent again")
+            for stream, length in list(self._lengths.items()):
+                if self._durable[stream] < length:
+                    self._sync(stream)
+                    self._durable[stream] = length
+
+    def _sync(self, stream: Stream) -> None:
+        try:
+            os.fdatasync(self._open(stream).fd)
+        except OSError as error:
+            self._is_torn = True
+            raise ExhaustedError(f"the agent cannot keep a run's bytes: {error.strerror}") from error
+
+    def cut_torn(self) -> None:
+        """After a sync that failed, forget what is not durable: who sent it has it still. Blocks. Not beside `append`.
+
+        The kernel tells such a failure once; a later sync would succeed without the bytes that were lost.
+        """
+        with self._syncing:
+            if self._is_torn:
+                for stream, durable in self._durable.items():
+                    self.truncate(stream, durable)
+                self._is_torn = False
 
     def read(self, stream: Stream, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from `offset`; fewer at the end. Blocks if the bytes are no longer cached.

@@ -1,6 +1,8 @@
 """The loop over a real store and the shipped fake backend: what is written, what is started, what a crash leaves."""
 
 import asyncio
+import errno
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ from overspill.v1.agent_pb2 import OutputOffsets, RunSpec
 from overspill_agent import runs
 from overspill_agent.backends.base import Account
 from overspill_agent.backends.fake import FakeBackend, World
-from overspill_agent.reconcile import Reconciler, RunnerAccess
+from overspill_agent.reconcile import TICK_S, Reconciler, RunnerAccess
 from overspill_agent.registry import LiveRun, Registry
 from overspill_agent.runs import Action, Resources, Run, Seen
 from overspill_agent.service.attach import Attachment
@@ -187,6 +189,49 @@ async def test_output_that_comes_while_the_run_ends_is_counted_or_not_kept(agent
     attachment = Attachment(agent.registry, live, OutputOffsets())
     responses = [response async for response in attachment.responses()]
     assert sum(len(response.output.data) for response in responses) == responses[-1].ended.output.stdout
+
+
+async def test_an_upload_is_broken_off_as_soon_as_its_output_cannot_be_kept(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def silent_after_one() -> AsyncIterator[bytes]:
+        yield FRAME_HEADER.pack(RunnerFrame.STDOUT, 1, 0) + b"x"
+        await asyncio.Event().wait()
+
+    live = await agent.accept()
+    await agent.step()
+    monkeypatch.setattr(os, "fdatasync", fail)
+    async with asyncio.timeout(3):
+        with pytest.raises(ExhaustedError):
+            await Upload(agent.registry, live).take(silent_after_one())
+    assert live.uploads == 0
+
+
+async def test_a_run_is_ended_as_soon_as_the_upload_of_its_dead_runner_closes(agent: Agent) -> None:
+    closed = asyncio.Event()
+
+    async def silent() -> AsyncIterator[bytes]:
+        await closed.wait()
+        yield b""
+
+    live = await agent.accept()
+    loop = asyncio.create_task(agent.reconciler.run())
+    await _until(lambda: len(agent.world.launches) == 1)
+    upload = asyncio.create_task(Upload(agent.registry, live).take(silent()))
+    await _until(lambda: live.uploads == 1)
+    agent.backend.die("r1", 1)
+    await _until(lambda: live.gone_since is not None)
+    closed.set()
+    async with asyncio.timeout(TICK_S / 4):
+        while not live.run.has_ended:
+            await live.changed()
+    await upload
+    loop.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loop
 
 
 async def test_runs_wait_for_room_and_take_it_when_it_is_left(agent: Agent) -> None:

@@ -1,5 +1,7 @@
 """A run's bytes: in order, each once, and the file's length is the truth after a crash."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,26 @@ def test_bytes_can_be_read_at_once_and_are_durable_after_sync(spool: Spool) -> N
     assert (spool.length(OUT), spool.durable(OUT), spool.is_dirty) == (6, 0, True)
     spool.sync()
     assert (spool.durable(OUT), spool.durable(Stream.STDERR), spool.is_dirty) == (6, 1, False)
+
+
+def test_bytes_that_a_sync_has_lost_are_never_called_durable(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    spool.append([Piece(OUT, 0, b"abc")])
+    spool.sync()
+    spool.append([Piece(OUT, 3, b"def")])
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", fail)
+        with pytest.raises(ExhaustedError, match="Input/output error"):
+            spool.sync()
+    with pytest.raises(ExhaustedError, match="sent again"):
+        spool.sync()
+    with pytest.raises(GapError, match="continues at 3, not at 6"):
+        spool.append([Piece(OUT, 6, b"ghi")])
+    spool.append([Piece(OUT, 3, b"defghi")])
+    spool.sync()
+    assert (spool.read(OUT, 0, 100), spool.durable(OUT)) == (b"abcdefghi", 9)
 
 
 def test_what_comes_twice_is_kept_once(spool: Spool) -> None:

@@ -34,18 +34,24 @@ class Upload:
             InvalidRequestError: it is no sequence of frames.
             TransientError: the disk or the store does not take it now; what was acknowledged stays.
         """
-        parser = FrameParser()
-        async with self._live.reporting():
+        with self._registry.reporting(self._live):
+            taking = asyncio.create_task(self._take_body(body), name=f"upload {self._live.run.run_id}")
             syncing = asyncio.create_task(self._sync_at_intervals(), name=f"sync {self._live.run.run_id}")
+            tasks = {taking, syncing}
             try:
-                async for data in body:
-                    await self._take_frames(list(parser.feed(data)))
-                    if syncing.done():
-                        syncing.result()
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
             finally:
-                syncing.cancel()
-                await asyncio.wait({syncing})
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
             await self._sync()
+
+    async def _take_body(self, body: AsyncIterator[bytes]) -> None:
+        parser = FrameParser()
+        async for data in body:
+            await self._take_frames(list(parser.feed(data)))
 
     async def _take_frames(self, frames: list[Frame]) -> None:
         """Apply frames in order, neighbouring output in one go."""
@@ -60,9 +66,12 @@ class Upload:
         await self._append(pieces)
 
     async def _append(self, pieces: list[Piece]) -> None:
+        """Append, to the end even if the upload breaks off meanwhile: two threads must never append at once."""
+        if pieces:
+            await asyncio.shield(asyncio.create_task(self._append_unbroken(pieces), name="append"))
+
+    async def _append_unbroken(self, pieces: list[Piece]) -> None:
         live = self._live
-        if not pieces:
-            return
         async with live.append_lock:
             if live.run.has_ended:
                 return
@@ -127,11 +136,11 @@ class Upload:
 
     async def _ended(self, report_seq: int, report: Ended) -> None:
         live = self._live
-        for stream, total in ((Stream.STDOUT, report.stdout), (Stream.STDERR, report.stderr)):
-            if live.spool.length(stream) < total:
-                raise GapError(f"{stream} ends at {total}, but only {live.spool.length(stream)} bytes have come")
 
         def change(run: Run) -> Run:
+            for stream, total in ((Stream.STDOUT, report.stdout), (Stream.STDERR, report.stderr)):
+                if live.spool.length(stream) < total:
+                    raise GapError(f"{stream} ends at {total}, but only {live.spool.length(stream)} bytes have come")
             ending = runs.ending_of_report(run, report.end_report())
             return runs.report_applied(runs.ended(run, ending, now_ms()), report_seq)
 
