@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import resource
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
+from overspill.daemon import raise_open_files
 from overspill.errors import AdminError
 from overspill_agent.backends.local import LocalBackend, LocalSite
 from overspill_agent.backends.sandbox import Roots
@@ -40,7 +40,7 @@ def run(config: AgentConfig) -> None:
         AdminError: it cannot start; says why and what to do.
     """
     os.umask(0o077)
-    _raise_open_files()
+    raise_open_files()
     with _only_agent(config.store.path.parent):
         asyncio.run(_serve(config))
 
@@ -122,9 +122,3 @@ def _only_agent(directory: Path) -> Iterator[None]:
         raise AdminError(f"another agent has {directory}; stop it first") from None
     finally:
         os.close(descriptor)
-
-
-def _raise_open_files() -> None:
-    """Allow as many open files as the system lets us: a run needs up to eight."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import click
-import structlog
 
 import overspill
+from overspill.daemon import LOG_LEVELS, set_up_logs
 from overspill.errors import OverspillError
 from overspill_agent import app, config
 from overspill_agent.backends.accounts import resolve_account
@@ -49,13 +48,13 @@ def main() -> None:
 
 @main.command("run")
 @_CONFIG
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 def run_command(config_path: Path, log_level: str) -> None:
     """Run the agent until SIGTERM or SIGINT. Runs go on meanwhile and are taken up again at the next start.
 
     Logs are JSON on standard error; on a terminal they are for reading.
     """
-    _configure_logs(log_level)
+    set_up_logs(log_level)
     _or_exit(lambda: app.run(config.load(config_path)))
 
 
@@ -113,27 +112,3 @@ def _or_exit(action: Callable[[], T]) -> T:
 def _exit(reason: str) -> NoReturn:
     click.echo(f"overspill-agent: {reason}", err=True)
     sys.exit(1)
-
-
-def _configure_logs(level: str) -> None:
-    number = logging.getLevelNamesMapping()[level.upper()]
-    common: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    renderers: list[structlog.typing.Processor] = [
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(),
-    ]
-    if sys.stderr.isatty():
-        renderers = [structlog.dev.ConsoleRenderer()]
-    structlog.configure(
-        processors=[*common, *renderers],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    # What libraries have to say comes in the same form.
-    handler = logging.StreamHandler(sys.stderr)
-    strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=common, processors=[strip, *renderers]))
-    logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING))
