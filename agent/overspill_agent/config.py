@@ -67,13 +67,14 @@ class RunnerChannel(_Section):
 
     Attributes:
         url: how runners reach it; the host must be a name in the certificate.
-        lease_s: a runner that hears nothing of the agent for so long stops its job.
+        lease_s: a runner that hears nothing of the agent for so long stops its job. With the time that takes it must
+            stay below the 120 s after which Slurm may start a requeued job again.
     """
 
     listen: Listen
     url: HttpsUrl
     tls: Tls
-    lease_s: int = Field(default=120, gt=2 * KEEPALIVE_S)
+    lease_s: int = Field(default=90, gt=2 * KEEPALIVE_S)
 
 
 class StoreSection(_Section):

@@ -1090,7 +1090,7 @@ class Supervisor:
 
     def _watch_clocks(self, now: float) -> None:
         if self._clock.lease_until <= now and not self._is_lease_lost:
-            note("the lease is over: nobody at home knows of this run any more")
+            note("the lease is over: the agent has not been heard for too long")
             self._is_lease_lost = True
             self._give_up_at = now + LAST_WORD_S
             self._stop("the lease ended")

@@ -27,8 +27,11 @@ with back-off up to 5 s, until its lease is over.
     `event: signal` {"seq": n, "signal": n, "scope": "shell"|"tree"}, with `id: n`. Repeated after each connect until
                     acknowledged by a SIGNALLED report; the runner delivers each seq once.
     `event: stop`   {}: KILL to the whole process tree, now. Repeated after each connect while the run is to stop.
-    `event: keepalive` {}: every `KEEPALIVE_S`. Any event renews the lease. Without one for `lease_s` seconds of
-                    monotonic time the runner kills its processes: nobody at home knows of them any more.
+    `event: keepalive` {}: every `KEEPALIVE_S`. Any event renews the lease, which is between runner and agent only:
+                    whether the cluster reaches the agent does not count. Without an event for `lease_s` seconds of
+                    monotonic time the runner kills its processes: the agent may be gone, and nobody else can stop them.
+                    `lease_s` and the time to kill are together less than the 120 s after which Slurm may start a
+                    requeued job again.
 
 `POST upload` → one chunked request for as long as it lives; its body is a stream of frames, each `>BIQ` (type, payload
     length in bytes, offset or sequence number) and the payload:

@@ -49,7 +49,7 @@ tls = {_tls("site")}
 [runner_channel]
 listen = "0.0.0.0:{RUNNER_PORT}"
 url = "https://site:{RUNNER_PORT}"
-lease_s = 120
+lease_s = 90
 tls = {_tls("site")}
 
 [store]
