@@ -62,6 +62,51 @@ def test_scancel_batch_signals_the_shell_and_the_job_goes_on(rig: Rig) -> None:
     rig.wait_for_state(job_id, ["CANCELLED"], timeout_s=30)
 
 
+#: What bash itself says holds paths and numbers of processes.
+_FAMILY = """#!/bin/bash
+exec 2>/dev/null
+bash -c 'trap "echo child {name}; exit" {name}; echo ready; while :; do sleep 0.05; done' &
+child=$!
+trap 'echo shell {name}; sleep 0.5; kill -KILL $child; wait; exit 0' {name}
+while :; do wait; done
+"""
+_WAYS = ("--partition=overspill", "--overspill=never")
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "TERM", "USR1"])
+@pytest.mark.parametrize("how", ["batch", "warning"])
+def test_a_signal_for_the_shell_is_the_shells_alone_just_as_locally(rig: Rig, name: str, how: str) -> None:
+    options = ["--time=1", f"--signal=B:{name}@60"] if how == "warning" else []
+    job_ids = [rig.sbatch(_FAMILY.format(name=name), *options, way) for way in _WAYS]
+    wait_until(lambda: all(b"ready" in rig.output(job_id) for job_id in job_ids), timeout_s=30, what="both to begin")
+    if how == "batch":
+        rig.cluster.run(["scancel", "--batch", f"--signal={name}", *map(str, job_ids)], user="alice", check=True)
+    jobs = [rig.wait_for_state(job_id, ["COMPLETED", "FAILED"], timeout_s=90) for job_id in job_ids]
+    outputs = [_lines(rig.output(job_id), job_id) for job_id in job_ids]
+    assert outputs[0] == outputs[1]
+    assert f"shell {name}".encode() in outputs[0]
+    assert f"child {name}".encode() not in outputs[0]
+    assert [job["Partition"] for job in jobs] == ["overspill", "batch"]
+
+
+def test_scancel_reaches_shell_and_child_just_as_locally(rig: Rig) -> None:
+    job_ids = [rig.sbatch(_FAMILY.format(name="TERM"), way) for way in _WAYS]
+    wait_until(lambda: all(b"ready" in rig.output(job_id) for job_id in job_ids), timeout_s=30, what="both to begin")
+    rig.cluster.run(["scancel", *map(str, job_ids)], user="alice", check=True)
+    jobs = [rig.wait_for_state(job_id, "CANCELLED", timeout_s=30) for job_id in job_ids]
+    outputs = [_lines(rig.output(job_id), job_id) for job_id in job_ids]
+    assert outputs[0] == outputs[1]
+    assert {b"child TERM", b"shell TERM"} <= set(outputs[0])
+    assert jobs[0]["ExitCode"] == jobs[1]["ExitCode"]
+
+
+def _lines(output: bytes, job_id: int) -> list[bytes]:
+    """Return the lines in some order, with the job's id, node and time taken out of slurmstepd's."""
+    said = rb"slurmstepd-\S+: error: \*\*\* JOB %d ON \S+ CANCELLED AT \S+" % job_id
+    return sorted(re.sub(said, b"slurmstepd: CANCELLED", output).splitlines())
+
+
 @pytest.mark.timeout(240)
 def test_the_time_limit_ends_the_remote_script_as_timeout(rig: Rig) -> None:
     job_id = _start(rig, _TRAP.format(name="TERM", code=0) + _SLEEP, "--time=1")
