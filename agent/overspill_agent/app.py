@@ -53,6 +53,7 @@ async def _serve(config: AgentConfig) -> None:
         loop.add_signal_handler(number, stopped.set)
 
     backend = LocalBackend(local_site(config))
+    _warn_of_shared_disk(config)
     reserve = Reserve(config.store.path.parent, config.store.reserve_mib * 1024 * 1024)
     registry = Registry(Store(config.store.path), config.store.spool_directory, reserve)
     await registry.load()
@@ -77,6 +78,18 @@ async def _serve(config: AgentConfig) -> None:
     await backend.close()
     await registry.close()
     log.info("agent stopped", action="agent_stopped")
+
+
+def _warn_of_shared_disk(config: AgentConfig) -> None:
+    """Tell the operator if a job that fills its disk fills the agent's."""
+    runs, store = config.local.directory, config.store.path.parent
+    if runs.stat().st_dev == store.stat().st_dev:
+        log.warning(
+            "runs and store share a file system: one job can fill the agent's disk",
+            action="shared_file_system",
+            local_directory=str(runs),
+            store_directory=str(store),
+        )
 
 
 async def _cancelled(task: asyncio.Task[object] | asyncio.Task[None]) -> None:

@@ -194,3 +194,32 @@ async def test_what_was_freed_stays_out_of_range_and_the_rest_is_there_after_a_c
     followed = Followed(stdout=bytearray(b"x" * 2 * 1024 * 1024))
     await own_relay.follow(run_id, followed)
     assert followed.stdout == b"x" * 3000000
+
+
+async def test_a_run_is_stopped_though_the_full_disk_cannot_take_note_of_it(tmp_path: Path) -> None:
+    with running_site(tmp_path, state_size="32m") as site:
+        assert b'"shared_file_system"' in site.log_path.read_bytes()
+        async with relay_of(site) as relay:
+            run_id = await relay.submit(f"#!/bin/sh\ntouch {SHARED}/up\nsleep 600\n".encode())
+            await asyncio.to_thread(wait_until, (site.shared / "up").exists, "the script runs")
+            filling = fill_disk(site)
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                for seq in range(1, 5000):
+                    request = pb.SignalRequest(run_id=run_id, signal=18, scope=pb.SIGNAL_SCOPE_SHELL, signal_seq=seq)
+                    await relay.stub.Signal(request)
+            assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            await relay.stub.Stop(pb.StopRequest(run_id=run_id, reason="enough"))
+            await asyncio.to_thread(wait_until, lambda: not site.runners(), "the run is gone")
+            filling.unlink()
+            ended = (await relay.follow_through(run_id, Followed())).ended
+            assert ended is not None
+
+
+def fill_disk(site: Site) -> Path:
+    """Write a file in the agent's state directory until nothing more goes; return it."""
+    assert site.process is not None
+    path = Path(f"/proc/{site.process.pid}/root{site.state_inside}/filling")
+    with pytest.raises(OSError, match="No space left"), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return path

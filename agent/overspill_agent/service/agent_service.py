@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import structlog
 
-from overspill.errors import InvalidRequestError, NotFoundError, UnrunnableError
+from overspill.errors import InvalidRequestError, NotFoundError, TransientError, UnrunnableError
 from overspill.tls import peer_names
 from overspill.v1 import agent_pb2 as pb
 from overspill.v1 import agent_pb2_grpc
@@ -98,7 +98,12 @@ class AgentService(agent_pb2_grpc.AgentServicer):
     async def Stop(self, request: pb.StopRequest, context: Context) -> pb.StopResponse:  # noqa: N802
         live = await self._find(request.run_id, context)
         reason = request.reason or "the cluster stopped the job"
-        await self._registry.change(live, lambda run: runs.stop_wanted(run, reason))
+        try:
+            await self._registry.change(live, lambda run: runs.stop_wanted(run, reason))
+        except TransientError as error:
+            if not await self._kill(live):
+                raise
+            log.warning("stop is not stored", action="stop_not_stored", run_id=live.run.run_id, reason=error.reason)
         return pb.StopResponse()
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:  # noqa: N802
@@ -124,6 +129,14 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         total = self._backend.capacity()
         free = resources_message(total.less(self._registry.promised()))
         return pb.CapacityResponse(total=resources_message(total), free=free, largest_free=free)
+
+    async def _kill(self, live: LiveRun) -> bool:
+        """Kill a run whose stop cannot be stored, as with a full disk that it may have filled; False if none lives."""
+        run = live.run
+        if run.attempt == 0 or await self._backend.observe(run.run_id, run.attempt) is not Seen.ALIVE:
+            return False
+        await self._backend.stop(run.run_id, run.attempt)
+        return True
 
     async def _found_alive(self, live: LiveRun) -> int:
         """Return the attempt that an earlier agent began and that lives, and so may have its script; else 0."""
