@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import time
@@ -134,6 +135,32 @@ def test_a_killed_slurmstepd_takes_the_remote_run_with_it(rig: Rig) -> None:
     rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
 
 
+@pytest.mark.timeout(120)
+def test_a_sidecar_that_restarts_while_a_requeued_job_dies_starts_nothing_of_the_next_attempt(rig: Rig) -> None:
+    marker = f"sleep 8{time.monotonic_ns() % 10**7:07d}"
+    job_id = submit_diverted(rig, f"#!/bin/bash\ntrap '' TERM\necho ready\n{marker} & wait\nwait\n")
+    wait_until(lambda: b"ready" in rig.output(job_id), timeout_s=30, what="the job to print")
+    before = _runs_of(rig, job_id)
+    rig.cluster.run(["scontrol", "requeue", str(job_id)], check=True)
+    rig.cluster.daemon("sidecar").signal(signal.SIGKILL)
+    rig.cluster.daemon("sidecar").start()
+    rig.wait_for_state(job_id, "PENDING", timeout_s=60)
+    wait_until(lambda: marker not in _processes(rig), timeout_s=30, what="the remote processes to be gone")
+    assert _runs_of(rig, job_id) <= before
+    rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
+    wait_until_diverting(rig)
+
+
+def _processes(rig: Rig) -> str:
+    return rig.site.run(["ps", "-eo", "args="], check=True).stdout
+
+
+def _runs_of(rig: Rig, job_id: int) -> frozenset[int]:
+    """Return the restart counts of the attempts that the site's log tells of."""
+    log = rig.site.path("/var/log/overspill/agent.log").read_text()
+    return frozenset(int(count) for count in re.findall(rf"rig/{job_id}/\d+/(\d+)", log))
+
+
 @contextmanager
 def _client_certificate(rig: Rig, pair: PemPair) -> Iterator[None]:
     """Give the sidecar another certificate, and its own back at the end."""
@@ -167,7 +194,7 @@ def test_a_bad_client_certificate_keeps_jobs_at_home(rig: Rig, fault: str) -> No
 _STRANGER = """
 import json, socket, sys
 from overspill import proxy_framing as framing
-hello = {"protocol": 1, "slurm_job_id": int(sys.argv[1]), "cwd": "Lw==", "umask": 18, "rlimits": {},
+hello = {"protocol": 1, "slurm_job_id": int(sys.argv[1]), "restart_count": 0, "cwd": "Lw==", "umask": 18, "rlimits": {},
          "has_stdin": False, "is_output_joined": True, "stdout": 0, "stderr": 0}
 relay = socket.socket(socket.AF_UNIX)
 relay.settimeout(20)
