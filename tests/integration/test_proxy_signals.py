@@ -90,7 +90,7 @@ def test_job_that_no_relay_ever_knew_ends_at_once(tmp_path: Path, number: int) -
 
 
 def wait_until_it_catches(rig: ProxyRig) -> None:
-    """Wait until the proxy has its handlers. The last is that of signal 64; Python's own of INT is there long before."""
+    """Wait until the proxy has its handlers. The last is that of signal 64; Python has one for INT from its start."""
     deadline = time.monotonic() + 10
     while not re.search(r"SigCgt:\t[89a-f]", status := Path(f"/proc/{rig.pid}/status").read_text()):
         assert time.monotonic() < deadline, status
