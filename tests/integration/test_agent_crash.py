@@ -1,6 +1,8 @@
 """The agent dies at any moment, by SIGKILL and for real: no byte is lost or doubled, nothing starts twice."""
 
 import asyncio
+import io
+import itertools
 import os
 import signal
 from dataclasses import replace
@@ -204,9 +206,7 @@ async def test_a_run_is_stopped_though_the_full_disk_cannot_take_note_of_it(tmp_
             await asyncio.to_thread(wait_until, (site.shared / "up").exists, "the script runs")
             filling = fill_disk(site)
             with pytest.raises(grpc.aio.AioRpcError) as error:
-                for seq in range(1, 5000):
-                    request = pb.SignalRequest(run_id=run_id, signal=18, scope=pb.SIGNAL_SCOPE_SHELL, signal_seq=seq)
-                    await relay.stub.Signal(request)
+                await signal_without_end(relay, run_id)
             assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             await relay.stub.Stop(pb.StopRequest(run_id=run_id, reason="enough"))
             await asyncio.to_thread(wait_until, lambda: not site.runners(), "the run is gone")
@@ -215,11 +215,22 @@ async def test_a_run_is_stopped_though_the_full_disk_cannot_take_note_of_it(tmp_
             assert ended is not None
 
 
+async def signal_without_end(relay: Relay, run_id: str) -> None:
+    """Have the agent's store grow until it is refused."""
+    for seq in itertools.count(1):
+        request = pb.SignalRequest(run_id=run_id, signal=18, scope=pb.SIGNAL_SCOPE_SHELL, signal_seq=seq)
+        await relay.stub.Signal(request)
+
+
 def fill_disk(site: Site) -> Path:
     """Write a file in the agent's state directory until nothing more goes; return it."""
     assert site.process is not None
     path = Path(f"/proc/{site.process.pid}/root{site.state_inside}/filling")
-    with pytest.raises(OSError, match="No space left"), path.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        write_without_end(file)
     return path
+
+
+def write_without_end(file: io.FileIO) -> None:
+    while True:
+        file.write(bytes(4096))
