@@ -31,7 +31,7 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = {
     "idle-jobs": idle_jobs.measure,
     "submission": submission.measure,
 }
-_WIDTH_IN_A_LOG = 150
+_WIDTH_IN_A_LOG = 170
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -59,8 +59,15 @@ def usage_by_role(host: Host) -> Mapping[str, Usage]:
 
 
 def cpu_seconds(host: Host) -> float:
-    """Return the CPU time of the host's processes since its start, the ended ones included."""
+    """Return the CPU time of the host's living processes and of all ended ones that somebody waited for."""
     return sum(usage.own_cpu_s + usage.ended_cpu_s for usage in usage_by_role(host).values())
+
+
+def machine_cpu_seconds() -> float:
+    """Return the CPU time that this machine has spent since its start, whatever on."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[:7])
+    return (user + nice + system + irq + softirq) / _TICKS_PER_S
 
 
 def _processes(host: Host) -> Iterator[int]:
