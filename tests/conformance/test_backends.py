@@ -19,7 +19,7 @@ from overspill_agent.runs import Resources, Seen
 
 ALICE = Account(name="alice", uid=2001, gid=2001, groups=(2001,), home="/home/alice")
 RUN = "0123456789abcdef"
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 #: In the runner's place: leaves a mark for each time it is started and lives until it is told to end.
 _PAYLOAD = """

@@ -23,7 +23,7 @@ from overspill_agent.config import DEFAULT_RUNNER
 
 ALICE_UID = 2001
 CLUSTER = "rig"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 _SOURCE = Path(__file__).resolve().parents[2]
 #: A directory that is the same at the cluster and at the site; it exists in the agent's mount namespace only.
 SHARED = "/srv/shared"

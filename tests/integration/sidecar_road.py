@@ -25,7 +25,7 @@ from overspill_sidecar.watch import ClusterWatch
 from tests.integration.sidecar_agent import Certificates, FakeAgent
 from tests.unit.sidecar_cluster import CONFIG, running, snapshot
 
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 #: The proxies of these tests run as the tests do.
 OWN_UID = 0
 ADMIN_COMMENT = '{"overspill":{"decision":"d-1","site":"site-a","partition":"batch"}}'

@@ -69,16 +69,16 @@ async def test_a_script_that_ends_while_there_is_no_agent_is_told_by_the_next(ow
 
 
 async def test_sigterm_ends_the_agent_and_no_run(own_site: Site, own_relay: Relay) -> None:
-    followed = Followed()
-    run_id = await own_relay.submit(COUNTING)
-    following = asyncio.create_task(own_relay.follow_through(run_id, followed, 60))
-    await asyncio.sleep(0.7)
+    waiting = f"echo before\ntouch {SHARED}/up\nuntil [ -e {SHARED}/go ]; do sleep 0.05; done\necho after\n"
+    run_id = await own_relay.submit(f"#!/bin/sh\n{waiting}".encode())
+    following = asyncio.create_task(own_relay.follow_through(run_id, Followed(), 60))
+    await asyncio.to_thread(wait_until, (own_site.shared / "up").exists, "the script runs")
     await asyncio.to_thread(own_site.stop)
     assert b'"agent_stopped"' in own_site.log_path.read_bytes()
     assert own_site.runners()
     await asyncio.to_thread(own_site.start)
-    await following
-    assert followed.stdout == COUNTED
+    (own_site.shared / "go").touch()
+    assert (await following).stdout == b"before\nafter\n"
 
 
 async def test_a_stop_that_was_asked_for_survives_the_agent(own_site: Site, own_relay: Relay) -> None:

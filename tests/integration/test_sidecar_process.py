@@ -16,7 +16,7 @@ import pytest
 from tests.integration.sidecar_agent import Certificates
 from tests.integration.test_sidecar_commands import Programs
 
-_DEADLINE_S = 20.0
+_DEADLINE_S = 60.0
 
 
 class Service:
