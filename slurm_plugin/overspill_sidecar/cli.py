@@ -21,7 +21,7 @@ from overspill.v1 import router_pb2
 from overspill.v1.router_pb2_grpc import RouterStub
 from overspill_sidecar.app import Role, Sidecar
 from overspill_sidecar.config import RouterConfig, SidecarConfig, load
-from overspill_sidecar.policy import parse_policy
+from overspill_sidecar.policy import parse_policy, unknown_partitions
 from overspill_sidecar.slurm import CommandLineView
 from overspill_sidecar.slurm_text import parse_duration_s, parse_size_mib
 
@@ -121,6 +121,7 @@ def check_config(path: Path) -> None:
     except OverspillError as error:
         raise click.ClickException(error.reason) from error
     policy, problems = parse_policy(snapshot.config.parameters)
+    problems += unknown_partitions(policy, snapshot.partitions)
     unknown = [site.partition for site in config.sites if site.partition not in snapshot.partitions]
     click.echo(f"slurm.conf of {snapshot.config.cluster_name}: mode {policy.mode}, from {policy.from_partitions}")
     for complaint in (*problems, *(f"partition {name}: slurmctld does not know it" for name in unknown)):

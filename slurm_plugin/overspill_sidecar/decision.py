@@ -161,7 +161,7 @@ def _choose_site(
 ) -> tuple[SiteView | None, str]:
     """Return the first site in the policy's order that takes the job, or why the first one does not."""
     by_partition = {site.partition: site for site in situation.sites}
-    wanted = situation.policy.to_partitions or tuple(by_partition)
+    wanted = situation.policy.to_partitions() or tuple(by_partition)
     reasons = []
     for partition in wanted:
         site = by_partition.get(partition)

@@ -12,7 +12,7 @@ from overspill.errors import OverspillError
 from overspill_sidecar.capacity import rooms_in
 from overspill_sidecar.cluster import ClusterConfig, Snapshot
 from overspill_sidecar.decision import Queue
-from overspill_sidecar.policy import Policy, Problem, parse_policy
+from overspill_sidecar.policy import Policy, Problem, parse_policy, unknown_partitions, with_last_good
 from overspill_sidecar.slurm import ClusterView
 from overspill_sidecar.wait import PlanModel, WaitModel
 
@@ -90,7 +90,7 @@ class ClusterWatch:
         """
         snapshot = await self._view.snapshot()
         picture = await asyncio.to_thread(_prepare, snapshot)
-        self._take_policy(snapshot.config)
+        self._take_policy(snapshot)
         self.picture = picture
         if self._is_failing:
             _log.info("slurmctld answers again", action="slurm_reachable")
@@ -98,8 +98,10 @@ class ClusterWatch:
         self._renewed.set()
         self._renewed = asyncio.Event()
 
-    def _take_policy(self, config: ClusterConfig) -> None:
-        policy, problems = parse_policy(config.parameters, self.policy)
+    def _take_policy(self, snapshot: Snapshot) -> None:
+        said, problems = parse_policy(snapshot.config.parameters, self.policy)
+        problems += unknown_partitions(said, snapshot.partitions)
+        policy = with_last_good(said, snapshot.partitions, self.policy)
         if policy != self.policy:
             words = {str(key): str(value) for key, value in policy.words.items()}
             _log.info("policy changed", action="policy_changed", words=words)

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overspill_sidecar.policy import Mode, Policy, parse_policy
+from overspill_sidecar.policy import (
+    WORDS,
+    Mode,
+    Policy,
+    parse_policy,
+    unknown_partitions,
+    unknown_users,
+    with_last_good,
+)
 
 
 def _policy(*parameters: str, previous: Policy | None = None) -> Policy:
@@ -28,7 +36,7 @@ def test_words_are_found_among_slurms_own_in_either_parameter() -> None:
     assert policy.mode is Mode.SHADOW
     assert (policy.wait_s("batch"), policy.wait_s("long")) == (1800, 4 * 3600)
     assert policy.from_partitions == ("batch", "long")
-    assert policy.to_partitions == ("ovs-a", "ovs-b")
+    assert policy.to_partitions() == ("ovs-a", "ovs-b")
 
 
 def test_any_word_turns_it_on_and_off_turns_it_off() -> None:
@@ -50,13 +58,98 @@ def test_a_partition_that_nobody_named_is_never_diverted_from_and_the_admin_hear
         ("overspill_wait=soon", "'soon' is no time: write minutes, hh:mm:ss or days-hh:mm:ss"),
         ("overspill_wait", "has no value: write =value after it"),
         ("overspill_wait=", "has no value: write =value after it"),
-        ("overspill_wayt=5", "no such word: there are overspill_mode, overspill_wait, overspill_from, overspill_to"),
+        ("overspill_wayt=5", f"no such word: there are {', '.join(word.name for word in WORDS.values())}"),
+        ("overspill_wait=-5", "'-5' is negative: write 0 or a longer time"),
+        ("overspill_max_time=-1-0", "'-1-0' is negative: write 0 or a longer time"),
+        ("overspill_max_time=1-999999999", "'1-999999999' is longer than any time limit of Slurm"),
+        ("overspill_max_jobs=many", "'many' is no count: write a whole number from 0 to 1000000000"),
+        ("overspill_max_jobs=-1", "'-1' is no count: write a whole number from 0 to 1000000000"),
+        ("overspill_max_jobs=9999999999", "'9999999999' is no count: write a whole number from 0 to 1000000000"),
+        ("overspill_max_nodes=0", "no job has 0 nodes: write 1 or more, or overspill_mode=off"),
+        ("overspill_notify=perhaps", "'perhaps' is neither: write on or off"),
+        ("overspill_allow_users=ann+", "'ann+' is no list of users: write names joined by +"),
+        ("overspill_from@long=batch", "takes no @partition"),
         ("overspill_mode@long=on", "takes no @partition"),
         ("overspill_from=a++b", "'a++b' is no list of partitions: write names joined by +"),
     ],
 )
 def test_a_wrong_word_is_reported_with_what_to_write(word: str, complaint: str) -> None:
     assert _problems(f"overspill_from=batch,{word}") == [f"{word}: {complaint}"]
+
+
+@pytest.mark.parametrize("key", WORDS)
+def test_every_example_is_right(key: str) -> None:
+    assert WORDS[key].name in WORDS[key].example
+    policy, problems = parse_policy([f"{WORDS[key].example},overspill_from=batch+long"])
+    assert key in {each.key for each in policy.words}
+    assert problems == ()
+
+
+def test_every_word_says_what_it_means() -> None:
+    policy = _policy(
+        "overspill_from=batch+long,overspill_to=ovs-a,overspill_to@long=ovs-b,overspill_max_jobs=9,"
+        "overspill_max_jobs@ovs-a=3,overspill_max_nodes@long=4,overspill_max_time=1-0,overspill_notify@long=on,"
+        "overspill_allow_users=ann,overspill_deny_users@long=bob,overspill_deny_accounts=meg,overspill_allow_features=avx"
+    )
+    assert (policy.to_partitions("batch"), policy.to_partitions("long")) == (("ovs-a",), ("ovs-b",))
+    assert (policy.max_jobs(), policy.max_jobs("ovs-a"), policy.max_jobs("ovs-b")) == (9, 3, None)
+    assert (policy.max_nodes("batch"), policy.max_nodes("long")) == (1, 4)
+    assert policy.max_time_s("long") == 86400
+    assert (policy.is_notifying("batch"), policy.is_notifying("long")) == (False, True)
+    assert policy.user_names == {"ann", "bob"}
+    assert policy.maps_feature("avx", "batch")
+    assert not policy.maps_feature("ib", "batch")
+
+
+def test_users_are_compared_by_the_ids_they_have() -> None:
+    ids = {"ann": 1, "bob": 2}
+    policy = _policy("overspill_allow_users=ann+bob+gone,overspill_deny_users=bob,overspill_deny_users@long=ann")
+    assert [policy.allows_user(user_id, "batch", ids) for user_id in (1, 2, 3)] == [True, False, False]
+    assert [policy.allows_user(user_id, "long", ids) for user_id in (1, 2, 3)] == [False, True, False]
+    assert _policy("overspill_deny_users=bob").allows_user(3, "batch", ids)
+
+
+def test_an_account_that_nobody_knows_passes_only_where_no_word_could_keep_it_back() -> None:
+    policy = _policy("overspill_deny_accounts@long=meg,overspill_allow_accounts@debug=phys")
+    assert [policy.allows_account(name, "long") for name in ("", "meg", "phys")] == [False, False, True]
+    assert [policy.allows_account(name, "debug") for name in ("", "meg", "phys")] == [False, False, True]
+    assert policy.allows_account("", "batch")
+
+
+def test_features_are_mapped_only_where_a_word_says_so() -> None:
+    assert not _policy("overspill_mode=on").maps_feature("avx", "batch")
+    assert _policy("overspill_deny_features=ib").maps_feature("avx", "batch")
+    assert not _policy("overspill_deny_features=ib").maps_feature("ib", "batch")
+    assert not _policy("overspill_deny_features=ib,overspill_allow_features=ib").maps_feature("ib", "batch")
+
+
+def test_partitions_that_the_cluster_does_not_have_are_named() -> None:
+    policy = _policy("overspill_from=batch+lnog,overspill_to=ovs-x,overspill_wait@lnog=5,overspill_max_jobs@ovs=1")
+    advice = "correct the word, or add the partition to slurm.conf"
+    assert [str(problem) for problem in unknown_partitions(policy, {"batch", "long", "ovs-a"})] == [
+        f"overspill_from: slurmctld knows no partition lnog: {advice}",
+        f"overspill_to: slurmctld knows no partition ovs-x: {advice}",
+        f"overspill_wait@lnog: slurmctld knows no partition lnog: {advice}",
+        f"overspill_max_jobs@ovs: slurmctld knows no partition ovs: {advice}",
+    ]
+    assert unknown_partitions(policy, {"batch", "lnog", "ovs-x", "ovs"}) == ()
+
+
+def test_a_list_with_an_unknown_partition_says_what_it_last_said() -> None:
+    partitions = {"batch", "long", "ovs-a"}
+    before = _policy("overspill_from=batch,overspill_to=ovs-a,overspill_to@long=gone")
+    after = _policy("overspill_from=batch+lnog,overspill_to=ovs-b,overspill_to@long=gone2")
+    kept = with_last_good(after, partitions, before)
+    assert (kept.from_partitions, kept.to_partitions()) == (("batch",), ("ovs-a",))
+    assert kept.to_partitions("long") == ("gone2",)
+    assert with_last_good(after, partitions, Policy()).from_partitions == ("batch", "lnog")
+
+
+def test_users_whom_this_host_does_not_know_are_named() -> None:
+    policy = _policy("overspill_allow_users=ann+bbo")
+    assert [str(problem) for problem in unknown_users(policy, {"ann", "bob"})] == [
+        "overspill_allow_users: this host knows no user bbo: correct the word, or see `getent passwd bbo`"
+    ]
 
 
 def test_a_wrong_word_leaves_what_was_last_right() -> None:
@@ -82,7 +175,7 @@ _anything = st.text(alphabet=st.characters(exclude_characters=",", exclude_categ
 _words = st.one_of(
     _anything,
     _anything.map("overspill_".__add__),
-    st.builds("overspill_{}={}".format, st.sampled_from(["mode", "wait", "from", "to", "wait@p"]), _anything),
+    st.builds("overspill_{}={}".format, st.sampled_from([*WORDS, "wait@p", "max_jobs@p", "notify@p"]), _anything),
 )
 
 

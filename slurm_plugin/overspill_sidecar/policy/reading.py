@@ -1,0 +1,128 @@
+"""From the texts in slurm.conf to a policy, and what is wrong with them. Pure.
+
+Words stand in SlurmctldParameters or SchedulerParameters, `overspill_<key>[@<partition>]=<value>`, lists joined by `+`.
+Slurm takes words that it does not know, shows them in `scontrol show config`, and takes new ones on
+`scontrol reconfigure`. A wrong word is reported and ignored, and what it said when it was last right lives on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from overspill_sidecar.policy.policy import Policy, WordKey
+from overspill_sidecar.policy.words import PREFIX, WORDS, Mode, Scope, Value, is_name
+
+_WORD = re.compile(r"overspill_([^=@]*)(?:@([^=]*))?(?:=(.*))?", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A word that is ignored, or does nothing, and what to write instead."""
+
+    word: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.word}: {self.reason}"
+
+
+def parse_policy(parameters: Iterable[str], previous: Policy | None = None) -> tuple[Policy, tuple[Problem, ...]]:
+    """Return the policy in the parameter texts of slurm.conf and the words in them that are wrong.
+
+    A wrong word counts as what the same word said in `previous`; a word that is gone is gone.
+    """
+    words: dict[WordKey, Value] = {}
+    problems: list[Problem] = []
+    for word in _overspill_words(parameters):
+        key, partition, text = _split(word)
+        try:
+            value = _parse_value(key, partition, text)
+            if words.setdefault(WordKey(key, partition), value) != value:
+                problems.append(Problem(word, "said twice, and differently: the first is taken"))
+        except ValueError as error:
+            problems.append(Problem(word, str(error)))
+            if previous and (last_good := previous.words.get(WordKey(key, partition))) is not None:
+                words.setdefault(WordKey(key, partition), last_good)
+    policy = Policy(MappingProxyType(words))
+    return policy, (*problems, *_gaps(policy))
+
+
+def unknown_partitions(policy: Policy, partitions: Collection[str]) -> tuple[Problem, ...]:
+    """Return a problem for each partition that a word names and the cluster does not have."""
+    problems = (
+        Problem(word, f"slurmctld knows no partition {name}: correct the word, or add the partition to slurm.conf")
+        for word, name in _named_partitions(policy)
+        if name not in partitions
+    )
+    return tuple(dict.fromkeys(problems))
+
+
+def with_last_good(policy: Policy, partitions: Collection[str], previous: Policy) -> Policy:
+    """Return the policy in which a list that names an unknown partition says what it last said, if that was right."""
+
+    def is_known(value: Value | None) -> bool:
+        return isinstance(value, tuple) and all(name in partitions for name in value)
+
+    words = {
+        key: last_good
+        if WORDS[key.key].names_partitions
+        and not is_known(value)
+        and is_known(last_good := previous.words.get(key))
+        and last_good is not None
+        else value
+        for key, value in policy.words.items()
+    }
+    return Policy(MappingProxyType(words))
+
+
+def unknown_users(policy: Policy, users: Collection[str]) -> tuple[Problem, ...]:
+    """Return a problem for each user whom a word names and who is not among `users`, those whom this host knows."""
+    return tuple(
+        Problem(str(key), f"this host knows no user {name}: correct the word, or see `getent passwd {name}`")
+        for key, value in policy.words.items()
+        if key.key in {"allow_users", "deny_users"} and isinstance(value, tuple)
+        for name in value
+        if name not in users
+    )
+
+
+def _named_partitions(policy: Policy) -> Iterator[tuple[str, str]]:
+    for key, value in policy.words.items():
+        if key.partition:
+            yield str(key), key.partition
+        if WORDS[key.key].names_partitions and isinstance(value, tuple):
+            yield from ((str(key), name) for name in value)
+
+
+def _overspill_words(parameters: Iterable[str]) -> list[str]:
+    words = (word.strip() for text in parameters for word in text.split(","))
+    return [word for word in words if word.lower().startswith(PREFIX)]
+
+
+def _split(word: str) -> tuple[str, str, str | None]:
+    match = _WORD.fullmatch(word)
+    if match is None:
+        return word.lower(), "", None
+    return match[1].lower(), match[2] or "", match[3]
+
+
+def _parse_value(key: str, partition: str, text: str | None) -> Value:
+    word = WORDS.get(key)
+    if word is None:
+        raise ValueError(f"no such word: there are {', '.join(known.name for known in WORDS.values())}")
+    if partition and word.scope is Scope.NONE:
+        raise ValueError("takes no @partition")
+    if partition and not is_name(partition):
+        raise ValueError(f"{partition!r} is no partition")
+    if not text:
+        raise ValueError("has no value: write =value after it")
+    return word.parse(text)
+
+
+def _gaps(policy: Policy) -> tuple[Problem, ...]:
+    if policy.mode is Mode.OFF or policy.from_partitions:
+        return ()
+    return (Problem(f"{PREFIX}from", "is missing, so no job is diverted: name partitions, joined by +"),)
