@@ -147,6 +147,10 @@ class Node:
     cpus_allocated: int
     memory_mib: int
     memory_allocated_mib: int
+    #: Whether it is to start no more jobs, be it `DRAINED` already or `DRAINING` still.
+    is_drained: bool = False
+    #: Why it is drained or down, in the words of who did it; empty if it is neither.
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Protocol
 import pytest
 
 from overspill.errors import NotFoundError, UnrunnableError
-from overspill_sidecar.cluster import Job, Trail
+from overspill_sidecar.cluster import Job, Node, Trail
 from overspill_sidecar.relay.going_home import requeue, send_home, start_soon
 from overspill_sidecar.slurm import ClusterView, CommandLineView, InMemoryView
 from tests.integration.sidecar_road import eventually_async, in_memory_view
@@ -245,3 +245,37 @@ async def test_a_job_that_is_cancelled_on_its_way_home_takes_no_more_changes_and
     await start_soon(cluster.view, job)
     now = await _job_becomes(cluster, job, lambda now: not now.is_active, "over")
     assert now.state == "CANCELLED"
+
+
+async def _node_becomes(cluster: Cluster, wanted: Callable[[Node], bool], what: str) -> None:
+    async def is_there() -> bool:
+        return wanted((await cluster.view.nodes(["ovs1"]))["ovs1"])
+
+    await eventually_async(is_there, what, 30)
+
+
+async def test_a_drained_node_says_why_keeps_its_jobs_and_is_usable_again_once_it_is_undrained(
+    cluster: Cluster,
+) -> None:
+    job = await cluster.run_job()
+    await cluster.view.drain(["ovs1"], "overspill: site-a unreachable since 2026-11-21T13:00:00")
+    node = (await cluster.view.snapshot()).nodes["ovs1"]
+    assert (node.is_drained, node.is_usable) == (True, False)
+    assert node.reason == "overspill: site-a unreachable since 2026-11-21T13:00:00"
+    await cluster.view.drain(["ovs1"], "the admin's [own] words")
+    node = (await cluster.view.nodes(["ovs1"]))["ovs1"]
+    assert (node.is_drained, node.reason) == (True, "the admin's [own] words")
+    still = await cluster.view.job(job.slurm_job_id)
+    assert still is not None
+    assert still.state == "RUNNING"
+    await cluster.view.undrain(["ovs1"])
+    await cluster.view.undrain(["ovs1"])
+    node = (await cluster.view.nodes(["ovs1"]))["ovs1"]
+    assert (node.is_drained, node.reason) == (False, "")
+    await _node_becomes(cluster, lambda node: node.is_usable, "usable again")
+
+
+async def test_a_node_that_slurm_does_not_know_is_an_error(cluster: Cluster) -> None:
+    for act in (cluster.view.nodes(["no1"]), cluster.view.drain(["no1"], "why"), cluster.view.undrain(["no1"])):
+        with pytest.raises(NotFoundError):
+            await act

@@ -55,7 +55,7 @@ class Desk:
 
     async def empty_cluster(self) -> None:
         self.view.jobs.clear()
-        self.view.nodes = dict(snapshot().nodes)
+        self.view.nodes_by_name = dict(snapshot().nodes)
         await self.refresh()
 
     async def refresh(self) -> None:

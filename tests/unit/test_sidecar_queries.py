@@ -170,3 +170,9 @@ def test_slurms_commands_see_no_setting_of_the_admins_shell(monkeypatch: pytest.
 def test_an_update_is_one_argument_per_field_whatever_is_in_it() -> None:
     argv = queries.update_argv("7", {"AdminComment": '{"a": "b c; $(d)"}'})
     assert argv == ["scontrol", "update", "JobId=7", 'AdminComment={"a": "b c; $(d)"}']
+
+
+def test_a_nodes_reason_is_whole_and_free_text_behind_it_is_no_part_of_it() -> None:
+    line = "NodeName=ovs1 State=IDLE+DRAIN Reason=overspill: site-a down [slurm@1795266947] Comment=a Reason=b [c@d]\n"
+    node = queries.parse_nodes(line)["ovs1"]
+    assert (node.is_drained, node.is_usable, node.reason) == (True, False, "overspill: site-a down")

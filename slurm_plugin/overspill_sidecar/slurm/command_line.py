@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from overspill.errors import NotFoundError, UnavailableError, UnrunnableError
-from overspill_sidecar.cluster import Job, Snapshot
+from overspill_sidecar.cluster import Job, Node, Snapshot
 from overspill_sidecar.slurm import queries
 from overspill_sidecar.slurm.batching import BatchedQuestions
 from overspill_sidecar.slurm.process import Output, run
 
 _T = TypeVar("_T")
 _NO_SUCH_JOB = "Invalid job id specified"
+_NO_SUCH_NODE = ("Invalid node name specified", " not found")
 _OVER = "Job has already finished"
 #: slurmctld 24.11 and 26.05 answer EAGAIN to a part of all updates of a job whose user has no association.
 _TRY_AGAIN = "Resource temporarily unavailable"
@@ -42,6 +43,19 @@ class CommandLineView:
     async def update(self, job: str, **fields: str) -> None:
         await self._act(queries.update_argv(job, fields))
 
+    async def nodes(self, names: Sequence[str]) -> Mapping[str, Node]:
+        argv = queries.nodes_argv(names)
+        output = await run(argv, self._deadline_s)
+        if any(words in output.stdout + output.stderr for words in _NO_SUCH_NODE):
+            raise NotFoundError(f"Slurm does not know one of the nodes {','.join(names)}")
+        return queries.parse_nodes(_checked(argv, output))
+
+    async def drain(self, names: Sequence[str], reason: str) -> None:
+        await self._act(queries.node_update_argv(names, State="DRAIN", Reason=reason))
+
+    async def undrain(self, names: Sequence[str]) -> None:
+        await self._act(queries.node_update_argv(names, State="UNDRAIN"))
+
     async def requeue(self, job: str) -> None:
         await self._act(queries.requeue_argv(job))
 
@@ -65,7 +79,7 @@ class CommandLineView:
             if _TRY_AGAIN not in output.stderr:
                 break
         reason = output.stderr.strip() or f"{argv[0]} exited with {output.status}"
-        if _NO_SUCH_JOB in reason or _OVER in reason:
+        if _NO_SUCH_JOB in reason or _OVER in reason or any(words in reason for words in _NO_SUCH_NODE):
             raise NotFoundError(reason)
         if "Unable to contact" in reason or "Socket timed out" in reason or _TRY_AGAIN in reason:
             raise UnavailableError(reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from overspill.errors import NotFoundError, UnavailableError, UnrunnableError
@@ -24,13 +24,13 @@ class InMemoryView:
         self.is_answering = True
         self.config = config
         self.partitions = partitions
-        self.nodes = nodes
+        self.nodes_by_name = nodes
         self.jobs = {job.slurm_job_id: job for job in jobs}
 
     async def snapshot(self) -> Snapshot:
         self._check_answering()
         jobs = tuple(job for job in self.jobs.values() if job.is_pending or job.is_active)
-        return Snapshot(time.monotonic(), time.time(), self.config, jobs, self.partitions, self.nodes)
+        return Snapshot(time.monotonic(), time.time(), self.config, jobs, self.partitions, dict(self.nodes_by_name))
 
     async def job(self, slurm_job_id: int) -> Job | None:
         self._check_answering()
@@ -39,6 +39,22 @@ class InMemoryView:
     async def update(self, job: str, **fields: str) -> None:
         for each in self._named(job):
             self.jobs[each.slurm_job_id] = _updated(each, fields)
+
+    async def nodes(self, names: Sequence[str]) -> Mapping[str, Node]:
+        self._check_known(names)
+        return {name: self.nodes_by_name[name] for name in names}
+
+    async def drain(self, names: Sequence[str], reason: str) -> None:
+        self._check_known(names)
+        for name in names:
+            node = self.nodes_by_name[name]
+            self.nodes_by_name[name] = replace(node, is_drained=True, is_usable=False, reason=reason)
+
+    async def undrain(self, names: Sequence[str]) -> None:
+        self._check_known(names)
+        for name in names:
+            node = self.nodes_by_name[name]
+            self.nodes_by_name[name] = replace(node, is_drained=False, is_usable=True, reason="")
 
     async def requeue(self, job: str) -> None:
         for each in self._named(job):
@@ -52,6 +68,11 @@ class InMemoryView:
         if not found:
             raise NotFoundError(f"Invalid job id specified for job {name}")
         return found
+
+    def _check_known(self, names: Sequence[str]) -> None:
+        self._check_answering()
+        if not set(names) <= set(self.nodes_by_name):
+            raise NotFoundError(f"Invalid node name specified: one of {','.join(names)}")
 
     def _check_answering(self) -> None:
         if not self.is_answering:

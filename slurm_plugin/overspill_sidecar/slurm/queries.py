@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from overspill.errors import UnavailableError
@@ -48,7 +48,10 @@ _JOB_FIELDS = (
     "Requeue",
     "admin_comment",
 )
+#: Who gave a node's reason, and when, is the end of it. Free text of admins, `Comment` and `Extra`, comes after.
+_REASON = re.compile(r" Reason=(.*?) \[[^\s\[\]@]+@[^\s\[\]]+\](?: |$)")
 _PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)")
+_DRAINED = frozenset({"DRAIN", "DRAINED", "DRAINING"})
 #: Flags of a node's state on which no new job is started. Source: sinfo(1), NODE STATE CODES.
 _UNUSABLE = frozenset(
     {
@@ -87,8 +90,18 @@ def partitions_argv() -> list[str]:
     return ["scontrol", "--oneliner", "show", "partition"]
 
 
-def nodes_argv() -> list[str]:
-    return ["scontrol", "--oneliner", "show", "node"]
+def nodes_argv(names: Sequence[str] = ()) -> list[str]:
+    """Return the command that prints all nodes, or these."""
+    return ["scontrol", "--oneliner", "show", "node", *([",".join(names)] if names else [])]
+
+
+def node_update_argv(names: Sequence[str], **fields: str) -> list[str]:
+    return [
+        "scontrol",
+        "update",
+        f"NodeName={','.join(names)}",
+        *(f"{name}={value}" for name, value in fields.items()),
+    ]
 
 
 def config_argv() -> list[str]:
@@ -248,6 +261,8 @@ def _parse_node(values: Mapping[str, str]) -> Node:
         cpus_allocated=int(values.get("CPUAlloc", "0")),
         memory_mib=int(values.get("RealMemory", "0")),
         memory_allocated_mib=int(values.get("AllocMem", "0")),
+        is_drained=not _DRAINED.isdisjoint(state.split("+")),
+        reason=values.get("Reason", ""),
     )
 
 
@@ -266,7 +281,8 @@ def _pairs(line: str, first_key: str) -> dict[str, str]:
         pairs.setdefault(match[1], match[2])
     if next(iter(pairs), "") != first_key:
         raise ValueError(f"{line[:60]!r} does not begin with it")
-    return pairs
+    reason = _REASON.search(line)
+    return pairs | ({"Reason": reason[1]} if reason else {})
 
 
 def _given(text: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from overspill_sidecar.cluster import Job, Snapshot
+from overspill_sidecar.cluster import Job, Node, Snapshot
 
 
 class ClusterView(Protocol):
@@ -40,6 +41,34 @@ class ClusterView(Protocol):
             NotFoundError: if there is no such job, or it is over.
             UnrunnableError: if Slurm refuses; its words are the reason.
             UnavailableError: as for `snapshot`.
+        """
+        ...
+
+    async def nodes(self, names: Sequence[str]) -> Mapping[str, Node]:
+        """Return these nodes as they are now.
+
+        Raises:
+            NotFoundError: if Slurm does not know one of them.
+            UnavailableError: as for `snapshot`.
+        """
+        ...
+
+    async def drain(self, names: Sequence[str], reason: str) -> None:
+        """Have no more jobs start on these nodes; those that run there go on. Replaces the reason of a drained node.
+
+        Raises:
+            NotFoundError: if Slurm does not know one of them.
+            UnrunnableError, UnavailableError: as for `update`.
+        """
+        ...
+
+    async def undrain(self, names: Sequence[str]) -> None:
+        """Undo `drain`, whoever did it. A node that is down stays down.
+
+        Slurm takes a moment: it asks the node whether it is there before it starts a job on it.
+
+        Raises:
+            NotFoundError, UnrunnableError, UnavailableError: as for `drain`.
         """
         ...
 
