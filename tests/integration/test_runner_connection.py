@@ -99,13 +99,19 @@ def memory_mib(pid: int) -> int:
     return int(line.split()[1]) >> 10
 
 
+def process_of_script(directory: Path) -> Path:
+    """Wait until the script has written its PID to `pid`; return its directory in /proc."""
+    written = directory / "pid"
+    wait_until(lambda: written.exists() and written.read_text().endswith("\n"))
+    return Path("/proc", written.read_text().strip())
+
+
 def test_lease_that_ends_kills_the_script(tmp_path: Path) -> None:
     work = work_in(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60", lease_s=1)
     with running(work, tmp_path / "own") as (agent, runner):
-        agent.wait_until(lambda: agent.reports_of("started"))
+        process = process_of_script(tmp_path)
         agent.stop()
-        pid = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}")
-        wait_until(lambda: not pid.exists(), 5)
+        wait_until(lambda: not process.exists(), 5)
         agent.start()
         assert runner.wait() == 4
     assert agent.reports[-1]["lease_lost"] is True
@@ -120,12 +126,11 @@ def test_lease_lives_by_keepalives_alone(tmp_path: Path) -> None:
 
 def test_fenced_attempt_kills_its_script_and_ends(tmp_path: Path) -> None:
     with running(work_in(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60"), tmp_path / "own") as (agent, runner):
-        agent.wait_until(lambda: agent.reports_of("started"))
-        wait_until((tmp_path / "pid").exists)
+        process = process_of_script(tmp_path)
         agent.set(is_fenced=True)
         agent.break_connections()
         assert runner.wait() == 3
-        assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+        assert not process.exists()
 
 
 def test_time_limit_is_enforced_after_slurms(tmp_path: Path) -> None:
