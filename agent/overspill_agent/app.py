@@ -12,12 +12,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from overspill.daemon import raise_open_files
 from overspill.errors import AdminError
+from overspill.metrics import MetricsServer, describe_process
+from overspill_agent import metrics
 from overspill_agent.backends.local import LocalBackend, LocalSite
 from overspill_agent.backends.sandbox import Roots
 from overspill_agent.config import DEFAULT_PATH, AgentConfig
+from overspill_agent.gauges import AgentGauges
 from overspill_agent.reconcile import Reconciler, RunnerAccess
 from overspill_agent.registry import Registry
 from overspill_agent.runs import Resources
@@ -67,17 +71,32 @@ async def _serve(config: AgentConfig) -> None:
     await runners.start()
     await relays.start()
     log.info("agent started", action="agent_started", listen=config.server.listen, runs=len(registry.live()))
+    gauges = CollectorRegistry()
+    gauges.register(AgentGauges(registry, backend, reserve))
+    measuring = asyncio.create_task(_serve_metrics(config, gauges), name="metrics")
     reconciling = asyncio.create_task(reconciler.run(), name="reconcile")
     stopping = asyncio.create_task(stopped.wait(), name="stop")
     await asyncio.wait({reconciling, stopping}, return_when=asyncio.FIRST_COMPLETED)
     log.info("agent stops", action="agent_stopping", runs=len(registry.live()))
     registry.end_waits()
     await asyncio.gather(relays.stop(), runners.stop())
+    await _cancelled(measuring)
     await _cancelled(stopping)
     await _cancelled(reconciling)
     await backend.close()
     await registry.close()
     log.info("agent stopped", action="agent_stopped")
+
+
+async def _serve_metrics(config: AgentConfig, gauges: CollectorRegistry) -> None:
+    """Serve what the agent measures, if it is to, until cancelled."""
+    section = config.metrics
+    if section.listen is None:
+        return
+    own = section.tls.files if section.tls else None
+    served = [config.server.tls.files(), config.runner_channel.tls.files(), *([own] if own else [])]
+    describe_process(gauges, (path for tls in served for path in (tls.certificate, tls.ca)))
+    await MetricsServer((metrics.REGISTRY, gauges), section.listen, own).run()
 
 
 def _warn_of_shared_disk(config: AgentConfig) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from overspill.errors import ConfigError
+from overspill.metrics import MetricsSection
 from overspill.runner_protocol import KEEPALIVE_S
 from overspill.tls import TlsFiles
 
@@ -135,6 +136,7 @@ class AgentConfig(_Section):
     runner_channel: RunnerChannel
     store: StoreSection
     local: Local
+    metrics: MetricsSection = MetricsSection()
     accounts: dict[str, dict[str, str]] = Field(default_factory=dict)
 
 

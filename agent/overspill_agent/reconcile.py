@@ -17,7 +17,7 @@ import structlog
 
 from overspill.errors import OverspillError, TransientError
 from overspill.v1.agent_pb2 import RunSpec
-from overspill_agent import runs
+from overspill_agent import metrics, runs
 from overspill_agent.backends.accounts import resolve_account
 from overspill_agent.backends.base import Account, Backend
 from overspill_agent.launches import launch_of
@@ -179,7 +179,8 @@ class Reconciler:
                 account = await asyncio.to_thread(self._find_account, run.account)
                 access = self._access
                 launch = launch_of(run, spec, account, token=token, url=access.url, ca_pem=access.ca_pem)
-                await self._backend.start(launch)
+                with metrics.LAUNCH_SECONDS.time():
+                    await self._backend.start(launch)
         except TransientError as error:
             self._put_off(live, error)
             return
@@ -189,6 +190,7 @@ class Reconciler:
         """Have a start that the site is too short of something for tried again, later each time; tell it once."""
         live.tries -= 1
         live.shortages += 1
+        metrics.START_SHORTAGES.inc()
         if live.shortages == 1:
             run = live.run
             log.warning(

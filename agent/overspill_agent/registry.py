@@ -16,7 +16,7 @@ from typing import TypeVar
 import structlog
 
 from overspill.errors import ExhaustedError, NotFoundError
-from overspill_agent import runs
+from overspill_agent import metrics, runs
 from overspill_agent.runs import Resources, Run
 from overspill_agent.spool import Reserve, Spool, Stream
 from overspill_agent.store import Store
@@ -154,7 +154,7 @@ class Registry:
         if stored.run_id != run.run_id:
             return stored, False
         live = await self._take_up(stored)
-        log.info("run accepted", action="run_accepted", run_id=run.run_id, request_id=str(run.request_id))
+        log.info("run accepted", action="run_accepted", **_names(run), state=run.state.value, account=run.account)
         self._announce(live)
         return stored, True
 
@@ -176,7 +176,7 @@ class Registry:
             await save(after)
             live.run = after
         if after.state is not before.state:
-            _log_transition(after)
+            _note_transition(before, after)
         self._announce(live)
         return after
 
@@ -211,7 +211,10 @@ class Registry:
 
     async def release(self, live: LiveRun) -> None:
         """Forget everything of an ended run but its row."""
+        was_released = live.run.is_released
         await self.change(live, runs.released, save=self._store.release)
+        if not was_released:
+            log.info("run settled", action="run_settled", **_names(live.run))
         await asyncio.to_thread(live.spool.remove)
         self.drop_if_over(live)
 
@@ -263,17 +266,51 @@ def _cut_to_ending(live: LiveRun) -> None:
         live.spool.truncate(Stream.STDERR, ending.stderr_bytes)
 
 
-def _log_transition(run: Run) -> None:
+def _names(run: Run) -> dict[str, str | int]:
+    """Return what every event of this run's names it by."""
+    return {
+        "slurm_cluster": run.request_id.slurm_cluster,
+        "slurm_job_id": run.request_id.slurm_job_id,
+        "restart_count": run.request_id.restart_count,
+        "run_id": run.run_id,
+    }
+
+
+def _note_transition(before: Run, run: Run) -> None:
+    """Log and count a change of state that is stored."""
+    if run.ending is not None:
+        _note_end(before, run)
+        return
+    is_start = before.started_at_ms is None and run.started_at_ms is not None
+    waited_s = (run.state_at_ms - run.accepted_at_ms) / 1000
+    if is_start:
+        metrics.START_SECONDS.observe(waited_s)
     log.info(
         "run changed its state",
         action="run_state",
-        run_id=run.run_id,
-        slurm_cluster=run.request_id.slurm_cluster,
-        slurm_job_id=run.request_id.slurm_job_id,
+        **_names(run),
+        from_state=before.state.value,
         state=run.state.value,
         attempt=run.attempt,
-        outcome=run.ending.outcome.value if run.ending else None,
-        exit_code=run.ending.exit_code if run.ending else None,
-        signal=run.ending.signal if run.ending else None,
-        reason=(run.ending.reason or None) if run.ending else None,
+        **({"waited_s": waited_s} if is_start else {}),
+    )
+
+
+def _note_end(before: Run, run: Run) -> None:
+    ending = run.ending
+    assert ending is not None  # noqa: S101 - for the type checker
+    metrics.RUNS_ENDED.labels(ending.outcome.value).inc()
+    started_at_ms = run.started_at_ms if run.started_at_ms is not None else run.state_at_ms
+    log.info(
+        "run changed its state",
+        action="run_state",
+        **_names(run),
+        from_state=before.state.value,
+        state=run.state.value,
+        attempt=run.attempt,
+        outcome=ending.outcome.value,
+        exit_code=ending.exit_code,
+        signal=ending.signal,
+        reason=ending.reason or None,
+        run_s=(run.state_at_ms - started_at_ms) / 1000,
     )

@@ -115,6 +115,10 @@ class Spool:
         """Return the bytes that survive a crash of the host."""
         return self._durable[stream]
 
+    def kept_bytes(self) -> int:
+        """Return what the streams take of the disk, but for the last blocks."""
+        return sum(self._lengths.values()) - sum(self._freed.values())
+
     @property
     def is_dirty(self) -> bool:
         return self._durable != self._lengths

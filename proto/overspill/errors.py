@@ -17,6 +17,7 @@ Each has a gRPC status code, so that one interceptor can put it on the wire and 
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 import grpc
@@ -37,6 +38,11 @@ class OverspillError(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+    @property
+    def kind(self) -> str:
+        """The class in one stable word, for logs and metrics: "not_permitted", "exhausted"."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__.removesuffix("Error")).lower()
 
 
 class RequestError(OverspillError):

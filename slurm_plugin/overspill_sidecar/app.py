@@ -10,12 +10,17 @@ import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from enum import StrEnum
+from pathlib import Path
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from overspill import __version__
 from overspill.daemon import raise_open_files
+from overspill.metrics import MetricsServer, describe_process
+from overspill_sidecar import metrics
 from overspill_sidecar.config import SidecarConfig
+from overspill_sidecar.gauges import PromiseGauges, WatchGauges
 from overspill_sidecar.listening import SocketPath
 from overspill_sidecar.reconcile import Reconciler
 from overspill_sidecar.relay import Relay
@@ -79,9 +84,13 @@ class Sidecar:
         """Take the sockets and return the loops to run, by name."""
         tasks: dict[str, _Loop] = {"watch": self._watch.run}
         tasks |= {f"site {site.name}": site.run for site in sites}
+        gauges = CollectorRegistry()
+        gauges.register(WatchGauges(self._watch, sites))
         if self._role in {Role.ROUTER, Role.ALL}:
             path = stack.enter_context(SocketPath(self._config.router.socket)).path
-            server = await serve(Router(self._watch, sites, self._config.router.promise_s), path)
+            router = Router(self._watch, sites, self._config.router.promise_s)
+            gauges.register(PromiseGauges(router.promised))
+            server = await serve(router, path)
             stack.push_async_callback(server.stop, _DRAIN_S)
         if self._role in {Role.RELAY, Role.ALL}:
             path = stack.enter_context(SocketPath(self._config.relay.socket)).path
@@ -89,7 +98,20 @@ class Sidecar:
             self._listening.append(asyncio.Event())
             tasks["relay"] = functools.partial(relay.run, path, self._listening[-1])
             tasks["reconcile"] = Reconciler(self._watch, sites, self._config.relay.reconcile_s).run
+        if listen := self._metrics_address():
+            tls = self._config.metrics.tls
+            describe_process(gauges, self._certificates())
+            server_of_metrics = MetricsServer((metrics.REGISTRY, gauges), listen, tls.files if tls else None)
+            tasks["metrics"] = server_of_metrics.run
         return tasks
+
+    def _metrics_address(self) -> str | None:
+        config = self._config.metrics
+        return (config.relay_listen if self._role is Role.RELAY else None) or config.listen
+
+    def _certificates(self) -> list[Path]:
+        tls = [self._config.metrics.tls, *(site.tls for site in self._config.sites)]
+        return [path for files in tls if files for path in (files.certificate, files.ca)]
 
     async def _main_loop(self, tasks: dict[str, _Loop]) -> None:
         """Run all loops until told to stop. A loop that ends by itself is a defect: the whole process ends with it."""

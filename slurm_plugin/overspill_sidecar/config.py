@@ -9,6 +9,8 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from overspill.errors import ConfigError
+from overspill.metrics import MetricsSection
+from overspill.metrics.section import ListenAddress
 from overspill.tls import TlsFiles
 from overspill_sidecar.slurm_text import expand_hosts
 
@@ -73,10 +75,20 @@ class SiteConfig(_Section):
         return value
 
 
+class MetricsConfig(MetricsSection):
+    """`listen` is the router's, or that of the one process that is both; `relay_listen` a relay's of its own."""
+
+    relay_listen: ListenAddress | None = None
+
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(listen for listen in (self.listen, self.relay_listen) if listen)
+
+
 class SidecarConfig(_Section):
     slurm: SlurmConfig = SlurmConfig()
     router: RouterConfig = RouterConfig()
     relay: RelayConfig = RelayConfig()
+    metrics: MetricsConfig = MetricsConfig()
     sites: tuple[SiteConfig, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ import structlog
 
 from overspill.errors import OverspillError, RequestError
 from overspill.v1 import agent_pb2
+from overspill_sidecar import metrics
 from overspill_sidecar.cluster import Job
 from overspill_sidecar.sites import Site
 from overspill_sidecar.watch import ClusterWatch
@@ -87,9 +88,11 @@ class Reconciler:
         self._suspects[site.name] = todo.suspects
         for run_id in todo.stops:
             _log.warning("run without a job", action="orphan_stopped", site=site.name, run_id=run_id)
+            metrics.ORPHANS.labels(site.name, "stopped").inc()
             await _do(site.stop(run_id, "Slurm no longer has this attempt of the job"))
         for run_id in todo.releases:
             _log.info("ended run without a job", action="orphan_released", site=site.name, run_id=run_id)
+            metrics.ORPHANS.labels(site.name, "released").inc()
             await _do(site.release(run_id))
 
 

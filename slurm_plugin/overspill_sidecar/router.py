@@ -6,7 +6,7 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import structlog
 
 from overspill.v1 import router_pb2
 from overspill.v1.router_pb2_grpc import RouterServicer, add_RouterServicer_to_server
+from overspill_sidecar import metrics
 from overspill_sidecar.capacity import Amount
 from overspill_sidecar.decision import Decision, Situation, Verdict, decide
 from overspill_sidecar.promises import Promise, Promises
@@ -69,6 +70,7 @@ class Router(RouterServicer):
             return self.answer(request)
         except Exception:  # noqa: BLE001 - the RPC's edge; logged with its traceback
             _log.exception("decision failed", action="decide_failed")
+            metrics.DECISIONS.labels(Verdict.LOCAL, "router_error").inc()
             return router_pb2.DecideResponse(verdict=router_pb2.DecideResponse.VERDICT_LOCAL, reason="router_error")
 
     def answer(self, request: router_pb2.DecideRequest) -> router_pb2.DecideResponse:
@@ -79,7 +81,13 @@ class Router(RouterServicer):
         decision = decide(request, self._situation(picture, now), decision_id)
         if not request.is_dry_run:
             self._take_note(Record(decision_id, now, request, decision), picture)
+            metrics.DECISIONS.labels(decision.verdict, decision.reason).inc()
+            metrics.DECISION_SECONDS.observe(time.monotonic() - now)
         return _to_response(decision_id, decision)
+
+    def promised(self) -> Mapping[str, Amount]:
+        """Return what is promised of each site now to jobs that no snapshot shows yet."""
+        return self._promises.by_site(time.monotonic())
 
     def _current_picture(self, now: float) -> Picture | None:
         """Return the fresh picture; when it is a new one, bring promises and model up to this moment."""

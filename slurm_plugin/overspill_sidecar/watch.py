@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from overspill.errors import OverspillError
+from overspill_sidecar import metrics
 from overspill_sidecar.capacity import rooms_in
 from overspill_sidecar.cluster import ClusterConfig, Snapshot
 from overspill_sidecar.decision import Queue
@@ -88,8 +89,9 @@ class ClusterWatch:
         Raises:
             UnavailableError: if Slurm does not answer; everything stays as it was.
         """
-        snapshot = await self._view.snapshot()
-        picture = await asyncio.to_thread(_prepare, snapshot)
+        with metrics.SNAPSHOT_SECONDS.time():
+            snapshot = await self._view.snapshot()
+            picture = await asyncio.to_thread(_prepare, snapshot)
         self._take_policy(snapshot)
         self.picture = picture
         if self._is_failing:

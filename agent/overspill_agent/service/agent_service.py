@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import uuid
 from collections.abc import AsyncIterator, Mapping
 
 import structlog
 
-from overspill.errors import InvalidRequestError, NotFoundError, TransientError, UnrunnableError
+from overspill.errors import InvalidRequestError, NotFoundError, OverspillError, TransientError, UnrunnableError
 from overspill.tls import peer_names
 from overspill.v1 import agent_pb2 as pb
 from overspill.v1 import agent_pb2_grpc
-from overspill_agent import runs
+from overspill_agent import metrics, runs
 from overspill_agent.backends.accounts import mapped_account, resolve_account
 from overspill_agent.backends.base import Backend
 from overspill_agent.registry import LiveRun, Registry, now_ms
@@ -40,6 +41,18 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         self._accounts = accounts
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitResponse:  # noqa: N802
+        cluster = request.request_id.slurm_cluster
+        # A cluster that the operator has not named must not make new labels.
+        count = functools.partial(metrics.SUBMITS.labels, cluster if cluster in self._accounts else "unknown")
+        try:
+            response = await self._submit(request, context)
+        except OverspillError as error:
+            count(error.kind).inc()
+            raise
+        count("accepted" if response.is_new else "repeated").inc()
+        return response
+
+    async def _submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitResponse:
         request_id = request_id_of(request.request_id)
         check_caller(request_id.slurm_cluster, peer_names(context))
         first = await self._registry.store.find_request(request_id)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import assert_never
 
 from overspill.runner_protocol import RunnerFrame
-from overspill_agent import runs
+from overspill_agent import metrics, runs
 from overspill_agent.registry import LiveRun, Registry, free_acknowledged, now_ms
 from overspill_agent.runs import Run
 from overspill_agent.service.frames import Frame, FrameParser
@@ -15,6 +15,7 @@ from overspill_agent.service.reports import Ended, Signalled, Started, parse_rep
 from overspill_agent.spool import GapError, Piece, Stream
 
 _STREAMS = {RunnerFrame.STDOUT: Stream.STDOUT, RunnerFrame.STDERR: Stream.STDERR}
+_COUNTED = {stream: metrics.OUTPUT_BYTES.labels(stream.value) for stream in _STREAMS.values()}
 #: Output is made durable, and acknowledged, this long after it came, all at once.
 SYNC_INTERVAL_S = 0.1
 
@@ -75,9 +76,12 @@ class Upload:
         async with live.append_lock:
             if live.run.has_ended:
                 return
+            before = {stream: live.spool.length(stream) for stream in _COUNTED}
             try:
                 await asyncio.to_thread(live.spool.append, pieces)
             finally:
+                for stream, counter in _COUNTED.items():
+                    counter.inc(live.spool.length(stream) - before[stream])
                 live.notify()
 
     async def _sync_at_intervals(self) -> None:
@@ -145,3 +149,5 @@ class Upload:
             return runs.report_applied(runs.ended(run, ending, now_ms()), report_seq)
 
         await self._registry.end(live, change)
+        if report.lease_lost:
+            metrics.LEASE_EXPIRIES.inc()

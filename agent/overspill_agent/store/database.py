@@ -23,6 +23,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from overspill.errors import AdminError, ExhaustedError, OverspillError, UnavailableError
+from overspill_agent import metrics
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -101,10 +102,12 @@ class Database:
         done: Future[T] = Future()
         self._jobs.put(_Job(work, done))
         try:
-            return await asyncio.wrap_future(done)
+            with metrics.STORE_SECONDS.time():
+                return await asyncio.wrap_future(done)
         except IntegrityError as error:
             raise AdminError(f"the store refuses a change: {_cause(error)}") from error
         except SQLAlchemyError as error:
+            metrics.STORE_FAILURES.inc()
             raise as_overspill_error(error) from error
 
     def close(self) -> None:

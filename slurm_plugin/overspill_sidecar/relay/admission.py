@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from overspill.errors import ExhaustedError
+from overspill_sidecar import metrics
 
 _log = structlog.get_logger(__name__)
 
@@ -75,6 +76,7 @@ class RefusalLog:
 
     def note(self, now: float, user_id: int, action: str, reason: str) -> None:
         """Log a refusal, or count it towards the next line."""
+        metrics.CONNECTIONS_REFUSED.labels(action).inc()
         refused = self._refused.get(user_id)
         if refused is not None and now - refused.logged_at < _LOG_INTERVAL_S:
             refused.unlogged += 1

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import grpc.aio
 
 from overspill.errors import UnavailableError, from_rpc_error
 from overspill.proxy_framing import OFFSET, STDERR, STDOUT, FrameType
 from overspill.v1 import agent_pb2
+from overspill_sidecar import metrics
 from overspill_sidecar.relay.connection import ProxyConnection
 from overspill_sidecar.sites import AttachCall, Site
 
+_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 _STREAMS = {agent_pb2.OUTPUT_STREAM_STDOUT: STDOUT, agent_pb2.OUTPUT_STREAM_STDERR: STDERR}
 #: Acknowledgements free the agent's disk; they need not be more frequent than this.
 _ACKNOWLEDGE_BYTES = 1024 * 1024
@@ -39,12 +42,32 @@ class Attachment:
     the only one that writes to it. A gRPC stream takes one write at a time.
     """
 
-    def __init__(self, site: Site, proxy: ProxyConnection, progress: Progress, *, has_stdin: bool) -> None:
+    def __init__(
+        self,
+        site: Site,
+        proxy: ProxyConnection,
+        progress: Progress,
+        *,
+        has_stdin: bool,
+        on_state: Callable[[agent_pb2.StateChange], None],
+    ) -> None:
+        """Begin to connect.
+
+        Args:
+            site: where the run is.
+            proxy: who takes its output.
+            progress: where to go on; moved on here.
+            has_stdin: the proxy has standard input that the agent may lack.
+            on_state: told the run's state, first of all the one that it is in.
+        """
         self._call: AttachCall = site.attach()
         self._proxy = proxy
         self._progress = progress
         self._wants_stdin = has_stdin
+        self._on_state = on_state
         self._opened = asyncio.Event()
+        self._relayed = {stream: metrics.RELAYED_BYTES.labels(site.name, name) for stream, name in _NAMES.items()}
+        self._taken_in = metrics.RELAYED_BYTES.labels(site.name, "stdin")
         self._acknowledged_bytes = 0
         self._acknowledged_at = time.monotonic()
 
@@ -86,6 +109,7 @@ class Attachment:
     async def put_stdin(self, offset: int, data: bytes) -> None:
         """Hand standard input on; no bytes mean its end. What gets lost with the stream is asked for again."""
         chunk = agent_pb2.StdinChunk(offset=offset, data=data, is_last=not data)
+        self._taken_in.inc(len(data))
         await self._write(agent_pb2.AttachRequest(stdin=chunk))
 
     async def _write(self, request: agent_pb2.AttachRequest) -> None:
@@ -104,6 +128,8 @@ class Attachment:
     async def _pass_on(self, response: agent_pb2.AttachResponse) -> None:
         if response.HasField("output"):
             await self._pass_output_on(response.output)
+        elif response.HasField("state"):
+            self._on_state(response.state)
         elif response.HasField("stdin_offset") and self._wants_stdin:
             # Further offsets confirm what was sent; the proxy needs only the first.
             self._wants_stdin = False
@@ -118,3 +144,4 @@ class Attachment:
         data = chunk.data
         await self._proxy.send_output(stream, chunk.offset, data)
         self._progress.sent[stream] += len(data)
+        self._relayed[stream].inc(len(data))

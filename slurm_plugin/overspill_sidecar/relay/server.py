@@ -13,6 +13,7 @@ import structlog
 from overspill.errors import NotPermittedError, OverspillError, RequestError, UnrunnableError
 from overspill.proxy_framing import FramingError
 from overspill.v1 import agent_pb2
+from overspill_sidecar import metrics
 from overspill_sidecar.backoff import Backoff
 from overspill_sidecar.cluster import Job, Snapshot
 from overspill_sidecar.config import RelayConfig
@@ -133,7 +134,8 @@ class Relay:
         assert task is not None  # noqa: S101 - for the type checker
         self._sessions[key] = task
         try:
-            await session.run()
+            with metrics.SESSIONS.track_inprogress():
+                await session.run()
         finally:
             if self._sessions.get(key) is task:
                 del self._sessions[key]
@@ -148,9 +150,9 @@ class Relay:
             return
         run_id, site = session.run_id, session.site
         if run_id is not None and session.is_settled:
-            self._until_done(lambda: _release(site, run_id), f"release {run_id}")
+            self._until_done(lambda: _release(session, run_id), f"release {run_id}")
         elif run_id is not None:
-            _log.info("proxy died", action="proxy_died", run_id=run_id, slurm_job_id=session.job.slurm_job_id)
+            _log.info("proxy died", action="proxy_died", **session.names())
             self._until_done(lambda: site.stop(run_id, _PROXY_DIED), f"stop {run_id}")
         elif not session.is_settled:
             self._until_done(lambda: _stop_submitted(session), f"stop what was submitted of {session.job.name}")
@@ -159,12 +161,14 @@ class Relay:
         self._group.create_task(_repeat(act, name), name=name)
 
 
-async def _release(site: Site, run_id: str) -> None:
+async def _release(session: Session, run_id: str) -> None:
     try:
-        await site.release(run_id)
+        await session.site.release(run_id)
     except UnrunnableError:
         # Lost to us, but not ended: nobody wants its output any more.
-        await site.stop(run_id, "the job is over")
+        await session.site.stop(run_id, "the job is over")
+    else:
+        _log.info("run settled", action="run_settled", **session.names())
 
 
 async def _stop_submitted(session: Session) -> None:
@@ -187,7 +191,7 @@ async def _repeat(act: Callable[[], Awaitable[None]], name: str) -> None:
         try:
             await act()
         except RequestError as error:
-            _log.info("not to be done", action="settle_refused", what=name, reason=error.reason)
+            _log.debug("not to be done", action="settle_refused", what=name, reason=error.reason)
             return
         except OverspillError as error:
             _log.debug("not done yet", action="settle_failed", what=name, reason=error.reason)

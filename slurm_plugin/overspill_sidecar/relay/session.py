@@ -27,7 +27,9 @@ from overspill.proxy_framing import (
     FrameType,
     FramingError,
 )
+from overspill.states import RunState
 from overspill.v1 import agent_pb2
+from overspill_sidecar import metrics
 from overspill_sidecar.backoff import Backoff
 from overspill_sidecar.cluster import Job
 from overspill_sidecar.relay import going_home
@@ -101,11 +103,25 @@ class Session:
         self._is_leaving = False
         started_at = job.start_time_s or 0
         self._may_run_already = started_at <= surroundings.began_at_unix_s + _CLOCK_SKEW_S
-        self._log = _log.bind(slurm_job_id=job.slurm_job_id, site=site.name)
+        self._began_at = time.monotonic()
+        #: The run's state as the site told it last.
+        self._state = ""
+        self._is_stream_broken = False
+        self._log = _log.bind(**self.names())
 
     @property
     def request_id(self) -> agent_pb2.RequestId:
         return self._request.request_id
+
+    def names(self) -> dict[str, str | int | None]:
+        """Return what every event of this job's names it by."""
+        return {
+            "slurm_cluster": self.request_id.slurm_cluster,
+            "slurm_job_id": self.job.slurm_job_id,
+            "restart_count": self.job.restart_count,
+            "site": self.site.name,
+            "run_id": self.run_id,
+        }
 
     async def run(self) -> None:
         """Carry the job until its proxy has closed the connection.
@@ -160,7 +176,7 @@ class Session:
                 ended = await self._follow()
                 signals.cancel()
                 ending = ending_of(ended, self.job, self.site.name)
-                self._log.info("run ended", action="run_ended", outcome=agent_pb2.RunOutcome.Name(ended.outcome))
+                self._note_end(ended)
             await self._finish(ending)
 
     async def _submit(self) -> Ending | None:
@@ -174,6 +190,7 @@ class Session:
                     await self._submit_once()
                     return None
             except RequestError as error:
+                metrics.SUBMITS_REFUSED.labels(self.site.name, error.kind).inc()
                 return self._turned_down(error.reason)
             except OverspillError as error:
                 reason = error.reason
@@ -197,7 +214,21 @@ class Session:
             self._may_run_already = True
             raise
         self.run_id = response.run_id
-        self._log.info("run accepted", action="run_accepted", run_id=self.run_id, is_new=response.is_new)
+        self._state = _state_name(response.state)
+        self._log = self._log.bind(run_id=self.run_id)
+        if not response.is_new:
+            self._log.info("run is followed again", action="run_resumed", state=self._state)
+            return
+        submit_s = time.monotonic() - self._began_at
+        metrics.SUBMIT_SECONDS.labels(self.site.name).observe(submit_s)
+        trail = self.job.trail
+        self._log.info(
+            "run accepted",
+            action="run_accepted",
+            state=self._state,
+            decision_id=trail.decision_id if trail else None,
+            submit_s=round(submit_s, 3),
+        )
 
     def _turned_down(self, reason: str) -> Ending:
         self._log.warning("site turned the job down", action="submit_refused", reason=reason)
@@ -210,20 +241,55 @@ class Session:
         assert self.run_id is not None  # noqa: S101 - set by `_submit`
         backoff = Backoff()
         while True:
-            self._attachment = Attachment(self.site, self._proxy, self._progress, has_stdin=self._has_stdin)
+            self._attachment = Attachment(
+                self.site, self._proxy, self._progress, has_stdin=self._has_stdin, on_state=self._note_state
+            )
             before = dict(self._progress.sent)
             try:
                 return await self._attachment.follow(self.run_id)
             except (NotFoundError, InvalidRequestError) as error:
                 return agent_pb2.Ended(outcome=agent_pb2.RUN_OUTCOME_LOST, reason=error.reason)
             except OverspillError as error:
-                self._log.info("attach broke", action="attach_broke", reason=error.reason)
+                self._note_break(error)
             finally:
                 self._attachment.close()
                 self._attachment = None
             if self._progress.sent != before:
                 backoff.reset()
             await backoff.wait()
+
+    def _note_break(self, error: OverspillError) -> None:
+        """Tell of a break once, however often the stream cannot be opened again."""
+        log = self._log.debug if self._is_stream_broken else self._log.info
+        log("attach broke", action="attach_broke", reason=error.reason)
+        self._is_stream_broken = True
+
+    def _note_state(self, change: agent_pb2.StateChange) -> None:
+        """Take note of the run's state: an attachment's first message, and each change after it."""
+        if self._is_stream_broken:
+            self._is_stream_broken = False
+            metrics.ATTACH_RESUMES.labels(self.site.name).inc()
+            self._log.info("attach resumed", action="attach_resumed")
+        state = _state_name(change.state)
+        if state not in {self._state, RunState.ENDED}:
+            self._log.info("run changed its state", action="run_state", from_state=self._state, state=state)
+            self._state = state
+
+    def _note_end(self, ended: agent_pb2.Ended) -> None:
+        outcome = agent_pb2.RunOutcome.Name(ended.outcome).removeprefix("RUN_OUTCOME_")
+        metrics.RUNS_ENDED.labels(self.site.name, outcome).inc()
+        run_ms = ended.ended_at_ms - ended.started_at_ms if ended.started_at_ms else 0
+        self._log.info(
+            "run changed its state",
+            action="run_state",
+            from_state=self._state,
+            state=RunState.ENDED.value,
+            outcome=outcome,
+            exit_code=ended.exit_code,
+            signal=ended.signal,
+            reason=ended.reason or None,
+            run_s=run_ms / 1000,
+        )
 
     async def _deliver_signals(self) -> None:
         """Hand each signal to the agent, in order, until it is stored; then tell the proxy."""
@@ -238,6 +304,7 @@ class Session:
             backoff = Backoff()
             while not await self._is_signal_stored(request):
                 await backoff.wait()
+            metrics.SIGNALS.labels(self.site.name).inc()
             await self._proxy.send(FrameType.SIGNAL_ACK, OFFSET.pack(sequence))
 
     async def _is_job_ending(self) -> bool:
@@ -255,7 +322,7 @@ class Session:
         except RequestError as error:
             self._log.warning("signal refused", action="signal_refused", signal=request.signal, reason=error.reason)
         except OverspillError as error:
-            self._log.info("signal not delivered yet", action="signal_failed", reason=error.reason)
+            self._log.debug("signal not delivered yet", action="signal_failed", reason=error.reason)
             return False
         return True
 
@@ -266,7 +333,6 @@ class Session:
             await self._end(ending)
             return
         self._is_leaving = self.is_settled = True
-        self._log.warning("job leaves the site", action="job_leaves", how=type(ending).__name__, reason=ending.reason)
         # Slurm ends the proxy as soon as it is asked, which ends this session, but not what is to follow.
         departure = self._surroundings.spawn(self._depart(ending))
         if stays := await asyncio.shield(departure):
@@ -275,16 +341,22 @@ class Session:
     async def _depart(self, ending: Requeue | GoHome) -> EndAs | None:
         """Have Slurm take the job back; return how the job ends if it does not."""
         view, backoff = self._surroundings.view, Backoff()
+        is_told = is_noted = False
         while True:
             try:
                 if isinstance(ending, Requeue):
                     is_leaving = await going_home.requeue(view, self.job)
                 else:
                     is_leaving = await going_home.send_home(view, self.job, self.site.name)
+                if is_leaving and not is_noted:
+                    self._note_return(ending)
+                    is_noted = True
                 if is_leaving and isinstance(ending, GoHome):
                     await going_home.start_soon(view, self.job)
             except TransientError as error:
-                self._log.info("Slurm does not take the job back yet", action="leave_failed", reason=error.reason)
+                log = self._log.debug if is_told else self._log.warning
+                log("Slurm does not take the job back yet", action="leave_failed", reason=error.reason)
+                is_told = True
                 await backoff.wait()
             except OverspillError as error:
                 self._log.warning("Slurm does not take the job back", action="leave_refused", reason=error.reason)
@@ -293,6 +365,16 @@ class Session:
                 # What Slurm is ending is not to be brought back to life.
                 return None if is_leaving else EndAs(signal_number=_ENDED_BY)
 
+    def _note_return(self, ending: Requeue | GoHome) -> None:
+        how = "requeued" if isinstance(ending, Requeue) else "sent_home"
+        metrics.JOBS_RETURNED.labels(self.site.name, how).inc()
+        self._log.info("job left the site", action=f"job_{how}", reason=ending.reason)
+
     async def _end(self, ending: EndAs) -> None:
         self.is_settled = True
         await self._proxy.send(FrameType.END, ending.to_json())
+
+
+def _state_name(state: agent_pb2.RunState.ValueType) -> str:
+    """Return the state's name; a newer agent's unknown one counts as not ended yet."""
+    return agent_pb2.RunState.Name(state).removeprefix("RUN_STATE_") if state in agent_pb2.RunState.values() else ""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from overspill.errors import NotFoundError, UnavailableError, UnrunnableError
+from overspill_sidecar import metrics
 from overspill_sidecar.cluster import Job, Node, Snapshot
 from overspill_sidecar.slurm import queries
 from overspill_sidecar.slurm.batching import BatchedQuestions
@@ -93,5 +94,6 @@ def _checked(argv: Sequence[str], output: Output) -> str:
         UnavailableError: if the command failed, or complained and went on: squeue exits with 0 after a bad format.
     """
     if output.status != 0 or "error" in output.stderr:
+        metrics.SLURM_FAILURES.labels(argv[0]).inc()
         raise UnavailableError(f"{argv[0]}: {output.stderr.strip() or f'exited with {output.status}'}")
     return output.stdout

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from overspill.errors import UnavailableError
+from overspill_sidecar import metrics
 
 #: Times as Unix seconds whatever the zone, array expressions in full length. Source: squeue(1), ENVIRONMENT VARIABLES.
 _SETTINGS = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "LC_ALL": "C"}
@@ -41,11 +42,13 @@ async def run(argv: Sequence[str], deadline_s: float) -> Output:
             env=environment(),
         )
     except OSError as error:
+        metrics.SLURM_FAILURES.labels(argv[0]).inc()
         raise UnavailableError(f"cannot run {argv[0]}: {error.strerror}") from error
     try:
         async with asyncio.timeout(deadline_s):
             stdout, stderr = await process.communicate()
     except TimeoutError:
+        metrics.SLURM_FAILURES.labels(argv[0]).inc()
         raise UnavailableError(f"{argv[0]} gave no answer within {deadline_s:g} s") from None
     finally:
         if process.returncode is None:

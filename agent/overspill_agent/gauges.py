@@ -1,0 +1,73 @@
+"""What the agent holds at the moment it is asked for its metrics."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from overspill.states import RunState
+from overspill_agent.backends.base import Backend
+from overspill_agent.registry import Registry
+from overspill_agent.spool import Reserve
+
+_MIB = 1024 * 1024
+
+
+class AgentGauges(Collector):
+    """Runs, room and disk. Asked on the event loop, where these are written."""
+
+    def __init__(self, registry: Registry, backend: Backend, reserve: Reserve) -> None:
+        self._registry = registry
+        self._backend = backend
+        self._reserve = reserve
+
+    def collect(self) -> Iterator[Metric]:
+        live = self._registry.live()
+        states = Counter(run.run.state for run in live)
+        runs = GaugeMetricFamily(
+            "overspill_runs", "Runs that the clusters have not taken note of as ended, by state.", labels=["state"]
+        )
+        for state in RunState:
+            runs.add_metric([state.value], states[state])
+        yield runs
+        yield GaugeMetricFamily(
+            "overspill_runner_uploads", "Runners that are connected.", sum(run.uploads for run in live)
+        )
+        yield GaugeMetricFamily(
+            "overspill_spool_bytes",
+            "Bytes of runs' streams that are kept on disk.",
+            sum(run.spool.kept_bytes() for run in live),
+        )
+        yield from self._room()
+        yield from self._disk()
+
+    def _room(self) -> Iterator[Metric]:
+        cpus = GaugeMetricFamily(
+            "overspill_capacity_cpus",
+            "CPUs that the site offers, and those promised to runs.",
+            labels=["amount"],
+        )
+        memory = GaugeMetricFamily(
+            "overspill_capacity_memory_bytes",
+            "Memory that the site offers in all, and what is promised to runs.",
+            labels=["amount"],
+        )
+        for amount, value in (("total", self._backend.capacity()), ("promised", self._registry.promised())):
+            cpus.add_metric([amount], value.cpus)
+            memory.add_metric([amount], value.memory_mib * _MIB)
+        yield from (cpus, memory)
+
+    def _disk(self) -> Iterator[Metric]:
+        disk = os.statvfs(self._reserve.directory)
+        yield GaugeMetricFamily(
+            "overspill_disk_free_bytes", "Free space where the agent keeps its store.", disk.f_bavail * disk.f_frsize
+        )
+        yield GaugeMetricFamily(
+            "overspill_disk_reserve_bytes",
+            "Free space below which no new run and no output is taken.",
+            self._reserve.size_bytes,
+        )

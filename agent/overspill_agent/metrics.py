@@ -1,0 +1,51 @@
+"""What the agent counts. Labels are bounded: states, outcomes, configured clusters; never a job, a run or a user."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+REGISTRY: Final = CollectorRegistry()
+
+SUBMITS: Final = Counter(
+    "overspill_submits_total",
+    "Submissions by clusters, by result: accepted, repeated, or the kind of refusal.",
+    ["cluster", "result"],
+    registry=REGISTRY,
+)
+RUNS_ENDED: Final = Counter("overspill_runs_ended_total", "Runs that have ended.", ["outcome"], registry=REGISTRY)
+LAUNCH_SECONDS: Final = Histogram(
+    "overspill_launch_seconds",
+    "Time that the back end took to start a run's runner.",
+    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
+    registry=REGISTRY,
+)
+START_SECONDS: Final = Histogram(
+    "overspill_run_start_seconds",
+    "Time from a run's acceptance until its script ran.",
+    buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200),
+    registry=REGISTRY,
+)
+START_SHORTAGES: Final = Counter(
+    "overspill_start_shortages_total",
+    "Starts that were put off because the site was short of something.",
+    registry=REGISTRY,
+)
+OUTPUT_BYTES: Final = Counter(
+    "overspill_output_bytes_total", "Bytes of output that runners have delivered.", ["stream"], registry=REGISTRY
+)
+LEASE_EXPIRIES: Final = Counter(
+    "overspill_lease_expiries_total",
+    "Runs that their runner stopped because it had heard nothing of the agent for a lease.",
+    registry=REGISTRY,
+)
+STORE_SECONDS: Final = Histogram(
+    "overspill_store_seconds",
+    "Time that a read or a durable write of the store took, with the wait for its turn.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5),
+    registry=REGISTRY,
+)
+STORE_FAILURES: Final = Counter(
+    "overspill_store_failures_total", "Reads and writes that the store did not take.", registry=REGISTRY
+)

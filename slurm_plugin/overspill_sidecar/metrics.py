@@ -1,0 +1,92 @@
+"""What the sidecar counts. Labels are bounded: sites, verdicts and words of ours; never a job or a user."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY: Final = CollectorRegistry()
+
+# The router
+
+DECISIONS: Final = Counter(
+    "overspill_decisions_total",
+    "Submissions that were decided, by answer and by the word that says why.",
+    ["verdict", "reason"],
+    registry=REGISTRY,
+)
+DECISION_SECONDS: Final = Histogram(
+    "overspill_decision_seconds",
+    "Time that the router took for one decision.",
+    buckets=(50e-6, 100e-6, 200e-6, 300e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3),
+    registry=REGISTRY,
+)
+
+# Slurm
+
+SNAPSHOT_SECONDS: Final = Histogram(
+    "overspill_snapshot_seconds",
+    "Time that one picture of the whole queue took, questions and preparation together.",
+    buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
+    registry=REGISTRY,
+)
+SLURM_FAILURES: Final = Counter(
+    "overspill_slurm_query_failures_total",
+    "Questions to Slurm that were not answered, or not in time.",
+    ["command"],
+    registry=REGISTRY,
+)
+
+# The relay
+
+SESSIONS: Final = Gauge("overspill_sessions", "Diverted jobs whose local process is connected.", registry=REGISTRY)
+RELAYED_BYTES: Final = Counter(
+    "overspill_relayed_bytes_total",
+    "Bytes of jobs' standard streams that went through the relay.",
+    ["site", "stream"],
+    registry=REGISTRY,
+)
+SIGNALS: Final = Counter(
+    "overspill_signals_total", "Signals of jobs that a site has stored.", ["site"], registry=REGISTRY
+)
+SUBMIT_SECONDS: Final = Histogram(
+    "overspill_submit_seconds",
+    "Time from a job's start on its virtual node until its site had stored the run.",
+    ["site"],
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
+    registry=REGISTRY,
+)
+SUBMITS_REFUSED: Final = Counter(
+    "overspill_submits_refused_total",
+    "Runs that a site does not take, by the kind of refusal.",
+    ["site", "reason"],
+    registry=REGISTRY,
+)
+RUNS_ENDED: Final = Counter(
+    "overspill_site_runs_ended_total", "Runs whose end the relay has seen.", ["site", "outcome"], registry=REGISTRY
+)
+JOBS_RETURNED: Final = Counter(
+    "overspill_jobs_returned_total",
+    "Jobs that left a site before their end: sent home to their own partition, or requeued as after a node failure.",
+    ["site", "how"],
+    registry=REGISTRY,
+)
+ATTACH_RESUMES: Final = Counter(
+    "overspill_attach_resumes_total",
+    "Times that the relay had to follow a run anew after a break.",
+    ["site"],
+    registry=REGISTRY,
+)
+CONNECTIONS_REFUSED: Final = Counter(
+    "overspill_connections_refused_total",
+    "Connections to the relay's socket that were no job's, or not as they must be.",
+    ["reason"],
+    registry=REGISTRY,
+)
+ORPHANS: Final = Counter(
+    "overspill_orphans_total",
+    "Runs that no job of Slurm's belongs to any more, found by comparing both.",
+    ["site", "what"],
+    registry=REGISTRY,
+)
