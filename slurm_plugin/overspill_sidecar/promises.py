@@ -47,6 +47,14 @@ class Promises:
             self._drop(oldest.decision_id)
         return self._sums
 
+    def open_at(self, now: float) -> Mapping[str, Amount]:
+        """Return what is promised of each site without changing anything: any thread may ask."""
+        sums: dict[str, Amount] = {}
+        for promise in list(self._open.values()):
+            if promise.made_at + self._time_to_live_s > now:
+                sums[promise.site] = sums.get(promise.site, Amount()) + promise.amount
+        return sums
+
     def _drop(self, decision_id: str) -> None:
         promise = self._open.pop(decision_id, None)
         if promise is not None:

@@ -100,4 +100,4 @@ async def _do(action: Awaitable[None]) -> None:
     try:
         await action
     except RequestError as error:
-        _log.info("not to be done", action="reconcile_refused", reason=error.reason)
+        _log.debug("not to be done", action="reconcile_refused", reason=error.reason)

@@ -86,8 +86,8 @@ class Router(RouterServicer):
         return _to_response(decision_id, decision)
 
     def promised(self) -> Mapping[str, Amount]:
-        """Return what is promised of each site now to jobs that no snapshot shows yet."""
-        return self._promises.by_site(time.monotonic())
+        """Return what is promised of each site now to jobs that no snapshot shows yet; any thread may ask."""
+        return self._promises.open_at(time.monotonic())
 
     def _current_picture(self, now: float) -> Picture | None:
         """Return the fresh picture; when it is a new one, bring promises and model up to this moment."""

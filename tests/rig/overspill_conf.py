@@ -11,6 +11,10 @@ ROUTER_SOCKET = "/run/overspill/router.sock"
 RELAY_SOCKET = "/run/overspill/relay.sock"
 SIDECAR_CONF = "/etc/overspill/sidecar.toml"
 AGENT_CONF = "/etc/overspill/agent.toml"
+#: Each on its own host's loopback; the relay's is used where it is a process of its own.
+SIDECAR_METRICS_PORT = 9465
+RELAY_METRICS_PORT = 9466
+AGENT_METRICS_PORT = 9467
 TLS_DIRECTORY = "/etc/overspill/tls"
 
 
@@ -27,6 +31,10 @@ socket = "{ROUTER_SOCKET}"
 socket = "{RELAY_SOCKET}"
 unreachable_grace_s = 5.0
 reconcile_s = 30.0
+
+[metrics]
+listen = "127.0.0.1:{SIDECAR_METRICS_PORT}"
+relay_listen = "127.0.0.1:{RELAY_METRICS_PORT}"
 
 [[sites]]
 name = "site-a"
@@ -62,6 +70,9 @@ memory_mib = 16384
 private = {_strings(private)}
 shared = {_strings(["/home"] if shared_home else [])}
 python = "/usr/bin/python3"
+
+[metrics]
+listen = "127.0.0.1:{AGENT_METRICS_PORT}"
 
 [accounts.rig]
 {accounts}

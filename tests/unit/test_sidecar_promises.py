@@ -32,4 +32,5 @@ def test_what_is_promised_is_what_was_given_within_the_time_to_live(
         promises.add(Promise(str(number), site, Amount(cpus, 0), made_at))
     for site in "ab":
         alive = sum(cpus for name, cpus, made_at in given_away if name == site and made_at + 30 > now)
+        assert promises.open_at(now).get(site, Amount()).cpus == alive
         assert promises.by_site(now).get(site, Amount()).cpus == alive

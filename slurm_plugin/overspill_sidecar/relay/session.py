@@ -260,8 +260,8 @@ class Session:
 
     def _note_break(self, error: OverspillError) -> None:
         """Tell of a break once, however often the stream cannot be opened again."""
-        log = self._log.debug if self._is_stream_broken else self._log.info
-        log("attach broke", action="attach_broke", reason=error.reason)
+        inform = self._log.debug if self._is_stream_broken else self._log.info
+        inform("attach broke", action="attach_broke", reason=error.reason)
         self._is_stream_broken = True
 
     def _note_state(self, change: agent_pb2.StateChange) -> None:
@@ -366,9 +366,11 @@ class Session:
                 return None if is_leaving else EndAs(signal_number=_ENDED_BY)
 
     def _note_return(self, ending: Requeue | GoHome) -> None:
-        how = "requeued" if isinstance(ending, Requeue) else "sent_home"
-        metrics.JOBS_RETURNED.labels(self.site.name, how).inc()
-        self._log.info("job left the site", action=f"job_{how}", reason=ending.reason)
+        is_requeue = isinstance(ending, Requeue)
+        metrics.JOBS_RETURNED.labels(self.site.name, "requeued" if is_requeue else "sent_home").inc()
+        self._log.info(
+            "job left the site", action="job_requeued" if is_requeue else "job_sent_home", reason=ending.reason
+        )
 
     async def _end(self, ending: EndAs) -> None:
         self.is_settled = True

@@ -1,0 +1,44 @@
+"""The events: what our daemons log at level info, one line for each change of state, by the key `action`.
+
+What has to do with one job carries `slurm_cluster`, `slurm_job_id`, `restart_count` and `run_id` on both sides, and at
+the cluster `site`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: What the cluster's sidecar tells.
+SIDECAR_EVENTS: Final[dict[str, str]] = {
+    "started": "the sidecar serves",
+    "stopping": "the sidecar was told to stop",
+    "stopped": "the sidecar has stopped",
+    "hangup": "SIGHUP came; there is nothing to reload",
+    "metrics_served": "Prometheus may ask",
+    "slurm_reachable": "slurmctld answers again",
+    "policy_changed": "the policy words in slurm.conf have changed",
+    "site_reachable": "a site's agent answers",
+    "run_accepted": "a site has stored the run of a job",
+    "run_resumed": "a job's proxy has come back, after a restart of the relay say",
+    "run_state": "a run has changed its state",
+    "attach_broke": "a run's stream broke; told once for each outage",
+    "attach_resumed": "the stream goes on where it broke",
+    "proxy_died": "a job's local process is gone; its run is being stopped",
+    "job_sent_home": "a job that its site did not take goes back to its own partition",
+    "job_requeued": "Slurm starts a job again whose run was lost",
+    "leave_cancelled": "a job was cancelled on its way home",
+    "run_settled": "the site may forget the run: its end is the job's",
+    "orphan_released": "an ended run was found that belongs to no job any more",
+}
+
+#: What the site's agent tells.
+AGENT_EVENTS: Final[dict[str, str]] = {
+    "agent_started": "the agent serves",
+    "agent_stopping": "the agent was told to stop; its runs go on",
+    "agent_stopped": "the agent has stopped",
+    "metrics_served": "Prometheus may ask",
+    "run_accepted": "a run is stored",
+    "runner_started": "a runner was started for the run",
+    "run_state": "a run has changed its state",
+    "run_settled": "the cluster has taken note of the run's end",
+}
