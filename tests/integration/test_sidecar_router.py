@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -200,12 +201,11 @@ def test_a_socket_that_a_dead_router_left_is_cleared_away(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("is_alive", [True, False])
-def test_another_users_socket_is_cleared_away_only_if_nobody_is_behind_it(tmp_path: Path, *, is_alive: bool) -> None:
-    path = tmp_path / "router.sock"
-    os.chown(tmp_path, 2001, 2001)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
-    with socket.socket(socket.AF_UNIX) as other:
+def test_another_users_socket_is_cleared_away_only_if_nobody_is_behind_it(*, is_alive: bool) -> None:
+    # pytest's own directories are closed to other users.
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as other:
+        path = Path(directory, "router.sock")
+        os.chown(directory, 2001, 2001)
         other.bind(str(path))
         other.listen()
         path.chmod(0o700)
