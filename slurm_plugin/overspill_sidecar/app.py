@@ -19,8 +19,11 @@ from overspill import __version__
 from overspill.daemon import raise_open_files
 from overspill.metrics import MetricsServer, describe_process
 from overspill_sidecar import metrics
+from overspill_sidecar.admin import RelayAdmin, RouterAdmin, serve_relay_admin, serve_router_admin
 from overspill_sidecar.config import SidecarConfig
 from overspill_sidecar.gauges import PromiseGauges, WatchGauges
+from overspill_sidecar.journal import Journal
+from overspill_sidecar.ledger import Ledger
 from overspill_sidecar.listening import SocketPath
 from overspill_sidecar.reconcile import Reconciler
 from overspill_sidecar.relay import Relay
@@ -88,13 +91,24 @@ class Sidecar:
         gauges.register(WatchGauges(self._watch, sites))
         if self._role in {Role.ROUTER, Role.ALL}:
             path = stack.enter_context(SocketPath(self._config.router.socket)).path
-            router = Router(self._watch, sites, self._config.router.promise_s)
+            ledger = stack.enter_context(Ledger(self._config.router.records, self._config.router.keep_records))
+            router = Router(self._watch, sites, self._config.router.promise_s, ledger)
             gauges.register(PromiseGauges(router.promised))
             server = await serve(router, path)
             stack.push_async_callback(server.stop, _DRAIN_S)
+            path = stack.enter_context(SocketPath(self._config.router.admin_path)).path
+            admin = await serve_router_admin(RouterAdmin(router, self._watch, sites, ledger), path)
+            stack.push_async_callback(admin.stop, _DRAIN_S)
+            tasks["decision records"] = ledger.run
         if self._role in {Role.RELAY, Role.ALL}:
             path = stack.enter_context(SocketPath(self._config.relay.socket)).path
+            ledger = stack.enter_context(Ledger(self._config.relay.records, self._config.relay.keep_records))
+            stack.enter_context(Journal(ledger))
             relay = Relay(self._watch, self._view, sites, self._config.relay)
+            admin_path = stack.enter_context(SocketPath(self._config.relay.admin_path)).path
+            admin = await serve_relay_admin(RelayAdmin(sites, ledger, relay.count_jobs), admin_path)
+            stack.push_async_callback(admin.stop, _DRAIN_S)
+            tasks["event records"] = ledger.run
             self._listening.append(asyncio.Event())
             tasks["relay"] = functools.partial(relay.run, path, self._listening[-1])
             tasks["reconcile"] = Reconciler(self._watch, sites, self._config.relay.reconcile_s).run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Self
@@ -13,6 +14,10 @@ from overspill.metrics import MetricsSection
 from overspill.metrics.section import ListenAddress
 from overspill.tls import TlsFiles
 from overspill_sidecar.slurm_text import expand_hosts
+
+DEFAULT_PATH = Path("/etc/overspill/sidecar.toml")
+#: Names another file than `DEFAULT_PATH`.
+PATH_VARIABLE = "OVERSPILL_SIDECAR_CONFIG"
 
 
 def _must_be_absolute(path: Path) -> Path:
@@ -36,15 +41,33 @@ class SlurmConfig(_Section):
 
 class RouterConfig(_Section):
     socket: _AbsolutePath = Path("/run/overspill/router.sock")
+    #: Where `overspill status` and `overspill explain` ask; by default `router-admin.sock` beside `socket`.
+    admin_socket: _AbsolutePath | None = None
+    #: The file that remembers decisions, and how many.
+    records: _AbsolutePath = Path("/var/lib/overspill/decisions.db")
+    keep_records: int = Field(default=100_000, ge=100)
     #: How long capacity stays promised to a decision whose job does not appear.
     promise_s: float = Field(default=30.0, gt=0, le=600)
+
+    @property
+    def admin_path(self) -> Path:
+        return self.admin_socket or self.socket.with_name("router-admin.sock")
 
 
 class RelayConfig(_Section):
     socket: _AbsolutePath = Path("/run/overspill/relay.sock")
+    #: Where `overspill jobs` and `overspill logs` ask; by default `relay-admin.sock` beside `socket`.
+    admin_socket: _AbsolutePath | None = None
+    #: The file that remembers what happened to jobs, and how many such events.
+    records: _AbsolutePath = Path("/var/lib/overspill/events.db")
+    keep_records: int = Field(default=100_000, ge=100)
     #: How long a job waits for a site that never answered before it goes home.
     unreachable_grace_s: float = Field(default=60.0, ge=0)
     reconcile_s: float = Field(default=30.0, ge=0.2)
+
+    @property
+    def admin_path(self) -> Path:
+        return self.admin_socket or self.socket.with_name("relay-admin.sock")
 
 
 class TlsConfig(_Section):
@@ -98,6 +121,11 @@ class SidecarConfig(_Section):
             if len(set(values)) < len(values):
                 raise ValueError(f"two sites have the same {what}: give each its own")
         return self
+
+
+def configured_path() -> Path:
+    """Return where the configuration is, as far as this process is told."""
+    return Path(os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
 
 
 def load(path: Path) -> SidecarConfig:

@@ -65,6 +65,8 @@ class Decision:
     own_partitions: tuple[str, ...] = ()
     estimate: WaitEstimate | None = None
     would_be: Verdict | None = None
+    #: By site: why it did not take the job, one stable word each. Sites after the chosen one were not asked.
+    refusals: Mapping[str, str] = field(default_factory=dict)
 
 
 def decide(job: DecideRequest, situation: Situation, decision_id: str) -> Decision:
@@ -98,9 +100,10 @@ def _decide_batch_job(job: DecideRequest, named: tuple[str, ...], situation: Sit
     is_forced = policy.mode is Mode.ALWAYS or job.overspill_option == "always"
     if not is_forced and (reason := _why_wait_is_borne(shape, names, situation)):
         return replace(local, reason=reason)
-    site, reason = _choose_site(job, shape, situation, is_forced=is_forced)
+    site, refusals = _choose_site(job, shape, situation, is_forced=is_forced)
+    local = replace(local, refusals=refusals)
     if site is None:
-        return replace(local, reason=reason)
+        return replace(local, reason=next(iter(refusals.values()), "no_site"))
     diverted = replace(
         local,
         verdict=Verdict.DIVERT,
@@ -158,18 +161,18 @@ def _why_wait_is_borne(shape: Shape, names: tuple[str, ...], situation: Situatio
 
 def _choose_site(
     job: DecideRequest, shape: Shape, situation: Situation, *, is_forced: bool
-) -> tuple[SiteView | None, str]:
-    """Return the first site in the policy's order that takes the job, or why the first one does not."""
+) -> tuple[SiteView | None, Mapping[str, str]]:
+    """Return the first site in the policy's order that takes the job, and why those before it do not."""
     by_partition = {site.partition: site for site in situation.sites}
     wanted = situation.policy.to_partitions() or tuple(by_partition)
-    reasons = []
+    refusals: dict[str, str] = {}
     for partition in wanted:
         site = by_partition.get(partition)
         reason = "no_such_site" if site is None else _why_not(site, job, shape, situation, is_forced=is_forced)
         if reason is None:
-            return site, ""
-        reasons.append(reason)
-    return None, reasons[0] if reasons else "no_site"
+            return site, refusals
+        refusals[site.name if site else partition] = reason
+    return None, refusals
 
 
 def _why_not(site: SiteView, job: DecideRequest, shape: Shape, situation: Situation, *, is_forced: bool) -> str | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc.aio
@@ -18,14 +17,16 @@ from overspill.v1.router_pb2_grpc import RouterServicer, add_RouterServicer_to_s
 from overspill_sidecar import metrics
 from overspill_sidecar.capacity import Amount
 from overspill_sidecar.decision import Decision, Situation, Verdict, decide
+from overspill_sidecar.ledger import Entry, Ledger
 from overspill_sidecar.promises import Promise, Promises
+from overspill_sidecar.records import Record, message_of
 from overspill_sidecar.sites import Site
 from overspill_sidecar.wait import QueuedJob, WaitEstimate, WaitModel
 from overspill_sidecar.watch import ClusterWatch, Picture
 
 _log = structlog.get_logger(__name__)
 
-#: Decisions kept for `explain`; some kilobytes each at most, because scripts are no part of a request.
+#: Decisions kept for the wait model: those that no snapshot shows yet.
 _KEPT_DECISIONS = 2_000
 #: gRPC's default is 4 MiB; the request holds no script, but lists of nodes and tasks have no limit of their own.
 _MAX_REQUEST_BYTES = 16 * 1024 * 1024
@@ -40,25 +41,29 @@ _VERDICTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A decision with its inputs."""
-
-    decision_id: str
-    decided_at: float
-    request: router_pb2.DecideRequest
-    decision: Decision
-
-
 class Router(RouterServicer):
     """Decides. All state is what the watch and the sites hold, the open promises, and the last records."""
 
-    def __init__(self, watch: ClusterWatch, sites: Sequence[Site], promise_s: float) -> None:
+    def __init__(
+        self, watch: ClusterWatch, sites: Sequence[Site], promise_s: float, ledger: Ledger | None = None
+    ) -> None:
+        """Represent the router of one cluster.
+
+        Args:
+            watch: the cluster.
+            sites: where jobs may go.
+            promise_s: how long capacity stays promised to a job that does not appear.
+            ledger: remembers decisions for people.
+        """
         self._watch = watch
         self._sites = sites
+        self._ledger = ledger
         self._promises = Promises(promise_s)
         self._picture: Picture | None = None
+        #: The last decisions, for the wait model.
         self.records: deque[Record] = deque(maxlen=_KEPT_DECISIONS)
+        #: Since the start, by verdict and reason.
+        self.counts: Counter[tuple[str, str]] = Counter()
 
     async def Decide(  # noqa: N802 - gRPC's name
         self,
@@ -78,9 +83,11 @@ class Router(RouterServicer):
         now = time.monotonic()
         picture = self._current_picture(now)
         decision_id = secrets.token_hex(8)
-        decision = decide(request, self._situation(picture, now), decision_id)
+        situation = self._situation(picture, now)
+        decision = decide(request, situation, decision_id)
         if not request.is_dry_run:
-            self._take_note(Record(decision_id, now, request, decision), picture)
+            unix_s, policy, sites = situation.unix_time_s, situation.policy, situation.sites
+            self._take_note(Record(decision_id, now, unix_s, request, decision, policy, sites), picture)
             metrics.DECISIONS.labels(decision.verdict, decision.reason).inc()
             metrics.DECISION_SECONDS.observe(time.monotonic() - now)
         return _to_response(decision_id, decision)
@@ -119,6 +126,9 @@ class Router(RouterServicer):
     def _take_note(self, record: Record, picture: Picture | None) -> None:
         decision = record.decision
         self.records.append(record)
+        self.counts[decision.verdict, decision.reason] += 1
+        if self._ledger is not None:
+            self._ledger.add(_entry(record))
         if decision.verdict is Verdict.DIVERT and decision.shape is not None:
             amount = Amount(decision.shape.cpus, decision.shape.memory_mib) * decision.shape.slots
             self._promises.add(Promise(record.decision_id, decision.site, amount, record.decided_at))
@@ -133,6 +143,11 @@ class Router(RouterServicer):
             site=decision.site,
             user_id=record.request.user_id,
         )
+
+
+def _entry(record: Record) -> Entry:
+    at_ms = round(record.decided_at_unix_s * 1000)
+    return Entry(at_ms, record.request.user_id, record.decision_id, lambda: message_of(record).SerializeToString())
 
 
 def _knows_nothing(_: QueuedJob) -> WaitEstimate | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -37,6 +38,24 @@ _SUBMIT_DEADLINE_S = 30.0
 _UNARY_DEADLINE_S = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """What the polls have shown of the way to an agent, for people.
+
+    Attributes:
+        since_unix_s: since when `is_reachable` is what it is.
+        reason: why not.
+        clock_skew_s: the agent's clock less ours, give or take half a round trip; None where it does not tell.
+        version: the agent's; empty where it does not tell.
+    """
+
+    is_reachable: bool
+    since_unix_s: float
+    reason: str = "it has not answered yet"
+    clock_skew_s: float | None = None
+    version: str = ""
+
+
 class Site:
     """One agent.
 
@@ -62,6 +81,7 @@ class Site:
         self._failures = _FAILURES_TO_CLOSE
         self._heard_at = float("-inf")
         self._is_outage_known = False
+        self._contact = Contact(is_reachable=False, since_unix_s=time.time())
 
     @property
     def name(self) -> str:
@@ -72,6 +92,10 @@ class Site:
         silence_s = max(3 * self.config.poll_s, 2 * _CAPACITY_DEADLINE_S)
         is_reachable = self._failures < _FAILURES_TO_CLOSE and now - self._heard_at <= silence_s
         return SiteView(self.name, self.config.partition, is_reachable, self._capacity)
+
+    @property
+    def contact(self) -> Contact:
+        return self._contact
 
     async def run(self) -> None:
         """Poll the capacity until cancelled."""
@@ -85,10 +109,12 @@ class Site:
     async def poll(self, slurm_cluster: str) -> None:
         """Ask for the capacity once and take note of the answer, or of there being none."""
         request = agent_pb2.CapacityRequest(slurm_cluster=slurm_cluster)
+        asked_at_unix_s = time.time()
         try:
             answer = await _ask(self._agent.Capacity, request, _CAPACITY_DEADLINE_S)
         except OverspillError as error:
             self._failures += 1
+            self._note_failure(error.reason)
             if self._failures >= _FAILURES_TO_CLOSE and not self._is_outage_known:
                 _log.warning("site is unreachable", action="site_unreachable", site=self.name, reason=error.reason)
                 self._is_outage_known = True
@@ -99,6 +125,18 @@ class Site:
         self._is_outage_known = False
         self._heard_at = time.monotonic()
         self._capacity = SiteCapacity(_amount(answer.total), _amount(answer.free), _amount(answer.largest_free))
+        self._note_answer(answer, asked_at_unix_s)
+
+    def _note_failure(self, reason: str) -> None:
+        if self._failures >= _FAILURES_TO_CLOSE:
+            since = time.time() if self._contact.is_reachable else self._contact.since_unix_s
+            self._contact = replace(self._contact, is_reachable=False, since_unix_s=since, reason=reason)
+
+    def _note_answer(self, answer: agent_pb2.CapacityResponse, asked_at_unix_s: float) -> None:
+        now = time.time()
+        since = self._contact.since_unix_s if self._contact.is_reachable else now
+        skew = answer.now_ms / 1000 - (asked_at_unix_s + now) / 2 if answer.now_ms else None
+        self._contact = Contact(True, since, "", skew, answer.version)
 
     async def is_connected(self, timeout_s: float) -> bool:
         """Wait for the channel to connect. After False, no request has left this host."""

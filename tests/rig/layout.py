@@ -21,6 +21,7 @@ _CLUSTER_DIRECTORIES = {
     "run/munge": ("munge", 0o755),
     "run/overspill": ("slurm", 0o755),
     "var/lib/munge": ("munge", 0o711),
+    "var/lib/overspill": ("slurm", 0o700),
     "var/lib/slurm": ("slurm", 0o755),
     "var/lib/slurm/slurmctld": ("slurm", 0o700),
     "var/log/munge": ("munge", 0o700),

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import structlog
 
+from overspill import __version__
 from overspill.errors import InvalidRequestError, NotFoundError, OverspillError, TransientError, UnrunnableError
 from overspill.tls import peer_names
 from overspill.v1 import agent_pb2 as pb
@@ -141,7 +142,9 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         check_caller(request.slurm_cluster, peer_names(context))
         total = self._backend.capacity()
         free = resources_message(total.less(self._registry.promised()))
-        return pb.CapacityResponse(total=resources_message(total), free=free, largest_free=free)
+        return pb.CapacityResponse(
+            total=resources_message(total), free=free, largest_free=free, now_ms=now_ms(), version=__version__
+        )
 
     async def _kill(self, live: LiveRun) -> bool:
         """Kill a run whose stop cannot be stored, as with a full disk that it may have filled; False if none lives."""

@@ -837,6 +837,13 @@ class CapacityResponse(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     FREE_FIELD_NUMBER: _builtins.int
     LARGEST_FREE_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    now_ms: _builtins.int
+    """The agent's clock, Unix milliseconds, and its version: what `overspill check` compares. 0 and empty from an agent
+    that does not tell.
+    """
+    version: _builtins.str
     @_builtins.property
     def total(self) -> Global___Resources:
         """All that the site offers to this cluster."""
@@ -855,10 +862,12 @@ class CapacityResponse(_message.Message):
         total: Global___Resources | None = ...,
         free: Global___Resources | None = ...,
         largest_free: Global___Resources | None = ...,
+        now_ms: _builtins.int = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "largest_free", b"largest_free", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "largest_free", b"largest_free", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "largest_free", b"largest_free", "now_ms", b"now_ms", "total", b"total", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

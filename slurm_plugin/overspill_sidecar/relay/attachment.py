@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import grpc.aio
+import structlog
 
 from overspill.errors import UnavailableError, from_rpc_error
 from overspill.proxy_framing import OFFSET, STDERR, STDOUT, FrameType
@@ -49,6 +50,7 @@ class Attachment:
         progress: Progress,
         *,
         has_stdin: bool,
+        log: structlog.typing.FilteringBoundLogger,
         on_state: Callable[[agent_pb2.StateChange], None],
     ) -> None:
         """Begin to connect.
@@ -58,9 +60,11 @@ class Attachment:
             proxy: who takes its output.
             progress: where to go on; moved on here.
             has_stdin: the proxy has standard input that the agent may lack.
+            log: names the job.
             on_state: told the run's state, first of all the one that it is in.
         """
         self._call: AttachCall = site.attach()
+        self._log = log
         self._proxy = proxy
         self._progress = progress
         self._wants_stdin = has_stdin
@@ -142,6 +146,8 @@ class Attachment:
         if chunk.offset != self._progress.sent[stream]:
             raise UnavailableError(f"output at {chunk.offset} came where {self._progress.sent[stream]} is due")
         data = chunk.data
+        if chunk.offset == 0 and data:
+            self._log.info("first output", action="first_output", stream=stream)
         await self._proxy.send_output(stream, chunk.offset, data)
         self._progress.sent[stream] += len(data)
         self._relayed[stream].inc(len(data))

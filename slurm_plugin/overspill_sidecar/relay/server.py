@@ -48,6 +48,10 @@ class Relay:
         self._surroundings = Surroundings(view, spawn, config.unreachable_grace_s, time.time())
         self._is_closing = False
 
+    def count_jobs(self) -> int:
+        """Return how many jobs' proxies are connected."""
+        return len(self._sessions)
+
     async def run(self, path: Path, started: asyncio.Event) -> None:
         """Serve on `path`, which the caller holds, until cancelled; sets `started` once proxies may connect.
 
@@ -99,6 +103,7 @@ class Relay:
                 job, site = await self._verify(hello, user_id, snapshot)
             with self._admission.opening(job.slurm_job_id):
                 payload = await proxy.read_payload()
+        _log.info("proxy admitted", action="proxy_admitted", slurm_job_id=job.slurm_job_id, site=site.name)
         request_id = request_id_of(job, snapshot.config.cluster_name)
         request = submit_request(request_id, job, hello, payload, snapshot.config.kill_wait_s)
         return Session(proxy, job, site, request, hello, self._surroundings), str(request_id)

@@ -242,7 +242,12 @@ class Session:
         backoff = Backoff()
         while True:
             self._attachment = Attachment(
-                self.site, self._proxy, self._progress, has_stdin=self._has_stdin, on_state=self._note_state
+                self.site,
+                self._proxy,
+                self._progress,
+                has_stdin=self._has_stdin,
+                log=self._log,
+                on_state=self._note_state,
             )
             before = dict(self._progress.sent)
             try:
@@ -272,7 +277,9 @@ class Session:
             self._log.info("attach resumed", action="attach_resumed")
         state = _state_name(change.state)
         if state not in {self._state, RunState.ENDED}:
-            self._log.info("run changed its state", action="run_state", from_state=self._state, state=state)
+            self._log.info(
+                "run changed its state", action="run_state", from_state=self._state, state=state, at_ms=change.at_ms
+            )
             self._state = state
 
     def _note_end(self, ended: agent_pb2.Ended) -> None:
@@ -305,6 +312,7 @@ class Session:
             while not await self._is_signal_stored(request):
                 await backoff.wait()
             metrics.SIGNALS.labels(self.site.name).inc()
+            self._log.info("signal stored", action="signal_stored", signal=remote_number)
             await self._proxy.send(FrameType.SIGNAL_ACK, OFFSET.pack(sequence))
 
     async def _is_job_ending(self) -> bool:

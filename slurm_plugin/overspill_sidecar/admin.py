@@ -1,0 +1,197 @@
+"""What the sidecar tells people: the services behind `overspill status`, `jobs`, `explain` and `logs`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import grpc.aio
+
+from overspill import __version__
+from overspill.errors import OverspillError
+from overspill.v1 import agent_pb2
+from overspill.v1 import sidecar_pb2 as pb
+from overspill.v1.sidecar_pb2_grpc import (
+    RelayAdminServicer,
+    RouterAdminServicer,
+    add_RelayAdminServicer_to_server,
+    add_RouterAdminServicer_to_server,
+)
+from overspill_sidecar.capacity import Amount
+from overspill_sidecar.ledger import Ledger, Search
+from overspill_sidecar.policy import Policy
+from overspill_sidecar.router import Router
+from overspill_sidecar.sites import Site
+from overspill_sidecar.watch import ClusterWatch
+
+_FOREVER_MS = 2**62
+_USUAL_LIMIT = 100
+_MOST_EVENTS = 1_000
+
+
+class RouterAdmin(RouterAdminServicer):
+    """`overspill.v1.RouterAdmin`."""
+
+    def __init__(self, router: Router, watch: ClusterWatch, sites: Sequence[Site], ledger: Ledger) -> None:
+        self._router = router
+        self._watch = watch
+        self._sites = sites
+        self._ledger = ledger
+        self._started_at_ms = _now_ms()
+
+    async def Status(  # noqa: N802 - gRPC's name
+        self,
+        _request: pb.RouterStatusRequest,
+        _context: grpc.aio.ServicerContext[pb.RouterStatusRequest, pb.RouterStatusResponse],
+    ) -> pb.RouterStatusResponse:
+        now, watch = time.monotonic(), self._watch
+        response = pb.RouterStatusResponse(
+            version=__version__,
+            started_at_ms=self._started_at_ms,
+            slurm_cluster=watch.slurm_cluster() or "",
+            mode=watch.policy.mode.value,
+            words=_words(watch.policy),
+            problems=map(str, watch.problems),
+            is_queue_fresh=watch.fresh(now) is not None,
+            sites=_site_statuses(self._sites, self._router.promised()),
+            decisions=[
+                pb.DecisionCount(verdict=verdict, reason=reason, count=count)
+                for (verdict, reason), count in self._router.counts.most_common()
+            ],
+            records=str(self._ledger.path or ""),
+            records_problem=self._ledger.problem,
+        )
+        if watch.picture is not None:
+            response.queue_age_s = now - watch.picture.snapshot.asked_at
+        return response
+
+    async def ListDecisions(  # noqa: N802 - gRPC's name
+        self,
+        request: pb.ListDecisionsRequest,
+        _context: grpc.aio.ServicerContext[pb.ListDecisionsRequest, pb.ListDecisionsResponse],
+    ) -> pb.ListDecisionsResponse:
+        found = await self._ledger.find(
+            Search(
+                owner=request.user_id if request.HasField("user_id") else None,
+                name=request.decision_id or None,
+                from_ms=request.from_ms,
+                to_ms=request.to_ms or _FOREVER_MS,
+                limit=request.limit or _USUAL_LIMIT,
+            )
+        )
+        return pb.ListDecisionsResponse(decisions=map(pb.DecisionRecord.FromString, found))
+
+
+class RelayAdmin(RelayAdminServicer):
+    """`overspill.v1.RelayAdmin`."""
+
+    def __init__(self, sites: Sequence[Site], ledger: Ledger, count_jobs: Callable[[], int]) -> None:
+        self._sites = sites
+        self._ledger = ledger
+        self._count_jobs = count_jobs
+        self._started_at_ms = _now_ms()
+
+    async def Status(  # noqa: N802 - gRPC's name
+        self,
+        _request: pb.RelayStatusRequest,
+        _context: grpc.aio.ServicerContext[pb.RelayStatusRequest, pb.RelayStatusResponse],
+    ) -> pb.RelayStatusResponse:
+        return pb.RelayStatusResponse(
+            version=__version__,
+            started_at_ms=self._started_at_ms,
+            sites=_site_statuses(self._sites, {}),
+            jobs=self._count_jobs(),
+            records=str(self._ledger.path or ""),
+            records_problem=self._ledger.problem,
+        )
+
+    async def ListSiteRuns(  # noqa: N802 - gRPC's name
+        self,
+        _request: pb.ListSiteRunsRequest,
+        _context: grpc.aio.ServicerContext[pb.ListSiteRunsRequest, pb.ListSiteRunsResponse],
+    ) -> pb.ListSiteRunsResponse:
+        response = pb.ListSiteRunsResponse()
+        for site in self._sites:
+            try:
+                response.runs.extend(_site_run(site.name, run) for run in await site.list_runs())
+            except OverspillError as error:
+                response.problems.append(f"{site.name}: {error.reason}")
+        return response
+
+    async def ListEvents(  # noqa: N802 - gRPC's name
+        self,
+        request: pb.ListEventsRequest,
+        _context: grpc.aio.ServicerContext[pb.ListEventsRequest, pb.ListEventsResponse],
+    ) -> pb.ListEventsResponse:
+        found = await self._ledger.find(Search(owner=request.slurm_job_id, limit=_MOST_EVENTS))
+        return pb.ListEventsResponse(events=map(pb.JobEvent.FromString, reversed(found)))
+
+
+async def serve_router_admin(service: RouterAdmin, path: Path) -> grpc.aio.Server:
+    """Start to answer on `path`, which only our own user and root may open. The caller holds its `SocketPath`."""
+    server = grpc.aio.server()
+    add_RouterAdminServicer_to_server(service, server)
+    return await _started(server, path)
+
+
+async def serve_relay_admin(service: RelayAdmin, path: Path) -> grpc.aio.Server:
+    """Start to answer on `path`, which only our own user and root may open. The caller holds its `SocketPath`."""
+    server = grpc.aio.server()
+    add_RelayAdminServicer_to_server(service, server)
+    return await _started(server, path)
+
+
+async def _started(server: grpc.aio.Server, path: Path) -> grpc.aio.Server:
+    server.add_insecure_port(f"unix:{path}")
+    await server.start()
+    path.chmod(0o600)  # noqa: ASYNC240 - a socket file's mode, once
+    return server
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _words(policy: Policy) -> list[pb.PolicyWord]:
+    return [pb.PolicyWord(word=str(key), value=_shown(value)) for key, value in sorted(policy.words.items())]
+
+
+def _shown(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _site_statuses(sites: Sequence[Site], promised: Mapping[str, Amount]) -> list[pb.SiteStatus]:
+    now = time.monotonic()
+    return [_site_status(site, promised.get(site.name, Amount()), now) for site in sites]
+
+
+def _site_status(site: Site, promised: Amount, now: float) -> pb.SiteStatus:
+    view, contact = site.view(now), site.contact
+    status = pb.SiteStatus(
+        name=site.name,
+        partition=view.partition,
+        agent=site.config.agent,
+        is_reachable=view.is_reachable,
+        since_ms=round(contact.since_unix_s * 1000),
+        reason="" if view.is_reachable else contact.reason or "it has not answered for a while",
+        promised_cpus=promised.cpus,
+        promised_memory_mib=promised.memory_mib,
+        version=contact.version,
+    )
+    if view.capacity is not None:
+        status.total_cpus, status.total_memory_mib = view.capacity.total.cpus, view.capacity.total.memory_mib
+        status.free_cpus, status.free_memory_mib = view.capacity.free.cpus, view.capacity.free.memory_mib
+    if contact.clock_skew_s is not None:
+        status.clock_skew_ms = round(contact.clock_skew_s * 1000)
+    return status
+
+
+def _site_run(site: str, run: agent_pb2.RunSummary) -> pb.SiteRun:
+    return pb.SiteRun(
+        site=site,
+        run_id=run.run_id,
+        slurm_job_id=run.request_id.slurm_job_id,
+        restart_count=run.request_id.restart_count,
+        state=agent_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_"),
+    )

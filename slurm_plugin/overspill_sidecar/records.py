@@ -1,0 +1,68 @@
+"""A decision and what it rested on, in the form in which it is kept and shown. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from overspill.v1 import router_pb2
+from overspill.v1.sidecar_pb2 import DecisionRecord, SiteAnswer
+from overspill_sidecar.capacity import SiteView
+from overspill_sidecar.decision import Decision
+from overspill_sidecar.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A decision with its inputs."""
+
+    decision_id: str
+    #: On the monotonic clock.
+    decided_at: float
+    decided_at_unix_s: float
+    request: router_pb2.DecideRequest
+    decision: Decision
+    policy: Policy
+    sites: Sequence[SiteView]
+
+
+def message_of(record: Record) -> DecisionRecord:
+    """Return the record as it is kept."""
+    request, decision, estimate = record.request, record.decision, record.decision.estimate
+    message = DecisionRecord(
+        decision_id=record.decision_id,
+        decided_at_ms=round(record.decided_at_unix_s * 1000),
+        user_id=request.user_id,
+        job_name=request.job_name,
+        partition=request.partition,
+        verdict=decision.verdict.value,
+        reason=decision.reason,
+        site=decision.site,
+        would_be=decision.would_be.value if decision.would_be else "",
+        own_partitions=decision.own_partitions,
+        mode=record.policy.mode.value,
+        overspill_option=request.overspill_option,
+        sites=[_site_answer(site, decision) for site in record.sites],
+        array=request.array,
+    )
+    if estimate is not None and not math.isinf(estimate.median_s):
+        message.wait_s = estimate.median_s
+        message.is_wait_upper_bound = estimate.is_upper_bound
+    if decision.own_partitions:
+        message.wait_limit_s = max(record.policy.wait_s(name) for name in decision.own_partitions)
+    if decision.shape is not None:
+        message.cpus, message.memory_mib = decision.shape.cpus, decision.shape.memory_mib
+        message.slots, message.time_limit_s = decision.shape.slots, decision.shape.time_limit_s or 0
+    return message
+
+
+def _site_answer(site: SiteView, decision: Decision) -> SiteAnswer:
+    capacity = site.capacity
+    return SiteAnswer(
+        name=site.name,
+        is_reachable=site.is_reachable,
+        free_cpus=capacity.free.cpus if capacity else 0,
+        free_memory_mib=capacity.free.memory_mib if capacity else 0,
+        reason=decision.refusals.get(site.name, ""),
+    )
