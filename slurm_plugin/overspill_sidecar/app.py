@@ -27,7 +27,7 @@ from overspill_sidecar.ledger import Ledger
 from overspill_sidecar.listening import SocketPath
 from overspill_sidecar.reconcile import Reconciler
 from overspill_sidecar.relay import Relay
-from overspill_sidecar.router import Router, serve
+from overspill_sidecar.router import Router, server_of
 from overspill_sidecar.sites import Site
 from overspill_sidecar.slurm import CommandLineView
 from overspill_sidecar.watch import ClusterWatch
@@ -36,10 +36,10 @@ _log = structlog.get_logger(__name__)
 
 _Loop = Callable[[], Coroutine[None, None, None]]
 
-#: What shutdown may take: decisions under way end, sockets close.
+#: What shutdown may take: calls under way end, sockets close.
 _DRAIN_S = 3.0
-#: Parsing a long queue happens in a thread; a decision must not wait 5 ms, Python's default, for its turn.
-_THREAD_SWITCH_S = 0.0005
+#: Parsing a long queue happens in a thread; a decision must not wait 5 ms, Python's default, for each of its turns.
+_THREAD_SWITCH_S = 0.0001
 
 
 class Role(StrEnum):
@@ -94,8 +94,8 @@ class Sidecar:
             ledger = stack.enter_context(Ledger(self._config.router.records, self._config.router.keep_records))
             router = Router(self._watch, sites, self._config.router.promise_s, ledger)
             gauges.register(PromiseGauges(router.promised))
-            server = await serve(router, path)
-            stack.push_async_callback(server.stop, _DRAIN_S)
+            self._listening.append(asyncio.Event())
+            tasks["router"] = functools.partial(server_of(router, path).run, self._listening[-1])
             path = stack.enter_context(SocketPath(self._config.router.admin_path)).path
             admin = await serve_router_admin(RouterAdmin(router, self._watch, sites, ledger), path)
             stack.push_async_callback(admin.stop, _DRAIN_S)

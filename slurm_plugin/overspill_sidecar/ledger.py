@@ -77,7 +77,7 @@ class Ledger:
         self._connection = self._open()
 
     def add(self, entry: Entry) -> None:
-        """Take an entry; costs an append."""
+        """Take an entry, from whatever thread; costs an append."""
         self._unwritten.append(entry)
 
     async def run(self) -> None:
@@ -89,9 +89,10 @@ class Ledger:
     async def write(self) -> None:
         """Write what was taken. What cannot be written is kept for the next time."""
         async with self._lock:
-            batch, self._unwritten = self._unwritten, deque(maxlen=_MOST_UNWRITTEN)
+            batch = [self._unwritten.popleft() for _ in range(len(self._unwritten))]
             if batch and not await asyncio.to_thread(self._write, batch):
-                self._unwritten = deque([*batch, *self._unwritten], maxlen=_MOST_UNWRITTEN)
+                room = _MOST_UNWRITTEN - len(self._unwritten)
+                self._unwritten.extendleft(reversed(batch[-room:] if room else ()))
 
     async def find(self, search: Search) -> list[bytes]:
         """Return the bodies of entries, newest first; includes what was taken a moment ago."""

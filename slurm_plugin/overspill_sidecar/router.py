@@ -9,11 +9,11 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 
+from overspill.errors import InvalidRequestError
 from overspill.v1 import router_pb2
-from overspill.v1.router_pb2_grpc import RouterServicer, add_RouterServicer_to_server
 from overspill_sidecar import metrics
 from overspill_sidecar.capacity import Amount
 from overspill_sidecar.decision import Decision, Situation, Verdict, decide
@@ -21,6 +21,7 @@ from overspill_sidecar.ledger import Entry, Ledger
 from overspill_sidecar.promises import Promise, Promises
 from overspill_sidecar.records import Record, message_of
 from overspill_sidecar.sites import Site
+from overspill_sidecar.unary import UnaryServer
 from overspill_sidecar.wait import QueuedJob, WaitEstimate, WaitModel
 from overspill_sidecar.watch import ClusterWatch, Picture
 
@@ -28,9 +29,8 @@ _log = structlog.get_logger(__name__)
 
 #: Decisions kept for the wait model: those that no snapshot shows yet.
 _KEPT_DECISIONS = 2_000
-#: gRPC's default is 4 MiB; the request holds no script, but lists of nodes and tasks have no limit of their own.
-_MAX_REQUEST_BYTES = 16 * 1024 * 1024
 
+_SERVICE = router_pb2.DESCRIPTOR.services_by_name["Router"]
 #: What fits the wire: 136 years.
 _MAX_WAIT_S = 2**32 - 1
 
@@ -41,8 +41,12 @@ _VERDICTS = {
 }
 
 
-class Router(RouterServicer):
-    """Decides. All state is what the watch and the sites hold, the open promises, and the last records."""
+class Router:
+    """Decides. All state is what the watch and the sites hold, the open promises, and the last records.
+
+    Runs in the server's one thread, beside the event loop: of what the loop's tasks change, it reads each thing once
+    (the watch's picture and policy are swapped in whole). Promises and records are its own.
+    """
 
     def __init__(
         self, watch: ClusterWatch, sites: Sequence[Site], promise_s: float, ledger: Ledger | None = None
@@ -65,18 +69,23 @@ class Router(RouterServicer):
         #: Since the start, by verdict and reason.
         self.counts: Counter[tuple[str, str]] = Counter()
 
-    async def Decide(  # noqa: N802 - gRPC's name
-        self,
-        request: router_pb2.DecideRequest,
-        _context: grpc.aio.ServicerContext[router_pb2.DecideRequest, router_pb2.DecideResponse],
-    ) -> router_pb2.DecideResponse:
-        """Answer; whatever goes wrong here, the answer is "local"."""
+    def decide(self, message: bytes) -> bytes:
+        """Answer an encoded DecideRequest; whatever goes wrong here, the answer is "local".
+
+        Raises:
+            InvalidRequestError: if it is none.
+        """
         try:
-            return self.answer(request)
+            request = router_pb2.DecideRequest.FromString(message)
+        except DecodeError as error:
+            raise InvalidRequestError(f"no DecideRequest: {error}") from error
+        try:
+            response = self.answer(request)
         except Exception:  # noqa: BLE001 - the RPC's edge; logged with its traceback
             _log.exception("decision failed", action="decide_failed")
             metrics.DECISIONS.labels(Verdict.LOCAL, "router_error").inc()
-            return router_pb2.DecideResponse(verdict=router_pb2.DecideResponse.VERDICT_LOCAL, reason="router_error")
+            response = router_pb2.DecideResponse(verdict=router_pb2.DecideResponse.VERDICT_LOCAL, reason="router_error")
+        return response.SerializeToString()
 
     def answer(self, request: router_pb2.DecideRequest) -> router_pb2.DecideResponse:
         """Decide and, unless it is a dry run, promise what was given away and record the decision."""
@@ -181,11 +190,6 @@ def _to_response(decision_id: str, decision: Decision) -> router_pb2.DecideRespo
     return response
 
 
-async def serve(router: Router, path: Path) -> grpc.aio.Server:
-    """Start to answer on `path`, which only our own user may open. The caller holds its `SocketPath`."""
-    server = grpc.aio.server(options=(("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),))
-    add_RouterServicer_to_server(router, server)
-    server.add_insecure_port(f"unix:{path}")
-    await server.start()
-    path.chmod(0o600)  # noqa: ASYNC240 - a socket file's mode, once
-    return server
+def server_of(router: Router, path: Path) -> UnaryServer:
+    """Return the server that answers for `router` on `path`, which only our own user may open."""
+    return UnaryServer(path, {f"/{_SERVICE.full_name}/Decide": router.decide})

@@ -22,7 +22,7 @@ from overspill.v1 import router_pb2
 from overspill.v1.router_pb2_grpc import RouterStub
 from overspill_sidecar.cluster import Trail
 from overspill_sidecar.listening import SocketPath
-from overspill_sidecar.router import Router, serve
+from overspill_sidecar.router import Router, server_of
 from overspill_sidecar.sites import Site
 from overspill_sidecar.slurm import InMemoryView
 from overspill_sidecar.watch import ClusterWatch
@@ -75,9 +75,12 @@ async def _desk(tmp_path: Path) -> AsyncIterator[Desk]:
     await desk.agent.start()
     await desk.refresh()
     with SocketPath(desk.path):
-        server = await serve(desk.router, desk.path)
+        listening = asyncio.Event()
+        serving = asyncio.create_task(server_of(desk.router, desk.path).run(listening))
+        await listening.wait()
         yield desk
-        await server.stop(None)
+        serving.cancel()
+        await asyncio.wait([serving])
         await desk.close()
 
 
