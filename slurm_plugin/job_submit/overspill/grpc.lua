@@ -23,9 +23,15 @@ local AFTER_PATH = hpack.literal("te", "trailers")
   .. hpack.literal("content-type", "application/grpc")
   .. hpack.literal("user-agent", "overspill-job-submit")
 
-local function header_block(method, left_s)
-  local timeout = string.format("%du", math.max(1, math.floor(left_s * 1e6)))
-  return BEFORE_PATH .. hpack.path(method) .. AFTER_PATH .. hpack.literal("grpc-timeout", timeout)
+-- In whole milliseconds, rounded up: nearly all calls have the same headers then, to the byte, which a server that
+-- remembers them need not take apart.
+local function header_block(self, method, left_s)
+  local timeout = string.format("%dm", math.max(1, math.ceil(left_s * 1e3)))
+  if self.headers_for ~= method .. timeout then
+    self.headers_for = method .. timeout
+    self.headers = BEFORE_PATH .. hpack.path(method) .. AFTER_PATH .. hpack.literal("grpc-timeout", timeout)
+  end
+  return self.headers
 end
 
 -- Takes the one message out of a finished answer.
@@ -51,7 +57,7 @@ local function exchange(self, method, message, deadline)
   end
   self.connection = self.connection or Connection.open(self.new_socket, self.path, deadline)
   local body = "\0" .. http2.uint32(#message) .. message
-  return self.connection:exchange(header_block(method, deadline:left_s()), body, deadline)
+  return self.connection:exchange(header_block(self, method, deadline:left_s()), body, deadline)
 end
 
 function Client:close()
