@@ -45,7 +45,7 @@ def sent_by(connection: Connection) -> list[frames.Frame]:
 def status_of(connection: Connection) -> str:
     (end,) = [frame for frame in sent_by(connection) if frame.type == frames.HEADERS]
     assert end.flags & frames.END_STREAM
-    return dict(hpack.Decoder().decode(end.payload))["grpc-status"]
+    return dict(hpack.Decoder().decode(end.payload, raw=True))[b"grpc-status"].decode()
 
 
 @given(cuts=st.lists(st.integers(1, 400), max_size=30), contents=st.lists(st.binary(max_size=80), max_size=5))
