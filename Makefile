@@ -3,12 +3,12 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 APT_PACKAGES := python3 python3-venv gcc libc6-dev make lua5.1 lua-socket slurmctld slurmd slurm-client libslurm-dev \
-	munge bubblewrap iproute2 iptables util-linux procps
+	munge bubblewrap iproute2 iptables util-linux procps debootstrap rpm lowdown man-db lintian
 POLICY ?= overspill_mode=on,overspill_wait=00:01:00
 # Not `?=`: make itself predefines AS, as the assembler.
 AS := alice
 
-.PHONY: help setup proto proto-check lint unit test bench demo up down status exec lock
+.PHONY: help setup proto proto-check lint unit test bench demo up down status exec packages lock
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -75,6 +75,14 @@ exec: export RIG_COMMAND = $(value CMD)
 exec: .venv/.ready ## Execute a command in the cluster: make exec CMD='squeue' [AS=alice]; without CMD a login shell
 	@$(PY) -m tests.rig exec --as $(AS) -- $${RIG_COMMAND:+"$$RIG_COMMAND"}
 
+# The time that every file in a package has: the last commit's, so that the same source makes the same package.
+packages: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
+packages: setup ## Build dist/*.deb and dist/*.rpm for this machine's Slurm: make packages [SLURM_INCLUDE=/opt/slurm/include]
+	@PYTHONPATH=packaging $(PY) -m overspill_packages $(if $(SLURM_INCLUDE),--slurm-include $(SLURM_INCLUDE))
+
+# packaging/requirements.lock is what the packages bring along: the same versions without the tools for development.
 lock: .venv/.ready ## Resolve the dependencies anew into requirements.lock (hashes, no host names)
 	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
+	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --constraint requirements.lock --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file packaging/requirements.lock

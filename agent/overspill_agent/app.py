@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import structlog
 from prometheus_client import CollectorRegistry
 
-from overspill.daemon import raise_open_files
+from overspill.daemon import raise_open_files, tell_ready
 from overspill.errors import AdminError
 from overspill.metrics import MetricsServer, describe_process
 from overspill_agent import metrics
@@ -71,6 +71,7 @@ async def _serve(config: AgentConfig) -> None:
     await runners.start()
     await relays.start()
     log.info("agent started", action="agent_started", listen=config.server.listen, runs=len(registry.live()))
+    tell_ready()
     gauges = CollectorRegistry()
     gauges.register(AgentGauges(registry, backend, reserve))
     measuring = asyncio.create_task(_serve_metrics(config, gauges), name="metrics")

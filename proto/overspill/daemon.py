@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
+import socket
 import sys
 
 import structlog
@@ -44,3 +46,16 @@ def raise_open_files() -> None:
     """Allow as many open files as the system lets us: each job costs some, and 1024 is the usual soft limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def tell_ready() -> None:
+    """Tell systemd that we serve, if it wants to know. Children are not told where: they are not the service.
+
+    Source: sd_notify(3).
+    """
+    address = os.environ.pop("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
+        manager.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+        manager.send(b"READY=1")

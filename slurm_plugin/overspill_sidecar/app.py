@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from overspill import __version__
-from overspill.daemon import raise_open_files
+from overspill.daemon import raise_open_files, tell_ready
 from overspill.metrics import MetricsServer, describe_process
 from overspill_sidecar import metrics
 from overspill_sidecar.admin import RelayAdmin, RouterAdmin, serve_relay_admin, serve_router_admin
@@ -134,6 +134,7 @@ class Sidecar:
             for listening in self._listening:
                 await listening.wait()
             _log.info("started", action="started", version=__version__, role=self._role, sites=len(self._config.sites))
+            tell_ready()
             await self._stop.wait()
             _log.info("stopping", action="stopping")
             for task in running:

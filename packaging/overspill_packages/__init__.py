@@ -1,0 +1,1 @@
+"""Builds the .deb and .rpm packages that `packaging/packages.toml` describes."""

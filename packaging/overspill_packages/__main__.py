@@ -1,0 +1,88 @@
+"""`make packages`: builds dist/*.deb and dist/*.rpm."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from overspill_packages import deb, environment, facts, manuals, rpm, tree
+from overspill_packages.description import Facts, Format, load
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+#: The proxy starts once per job on another interpreter than the services: its packages lie apart from theirs.
+_PROXY_PACKAGES = {"overspill": "proto/overspill", "overspill_proxy": "slurm_plugin/overspill_proxy"}
+_PROXY_NEEDS_OF_OVERSPILL = ("__init__.py", "proxy_framing.py")
+_SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=_CHECKOUT / "dist", show_default=True)
+@click.option(
+    "--format", "formats", type=click.Choice([format_.value for format_ in Format]), multiple=True,
+    default=[format_.value for format_ in Format], show_default=True,
+)  # fmt: skip
+@click.option(
+    "--slurm-include", type=click.Path(path_type=Path), default=Path("/usr/include"), show_default=True,
+    help="Directory that holds slurm/spank.h of the Slurm that the plugin is for.",
+)  # fmt: skip
+def main(out: Path, formats: tuple[str, ...], slurm_include: Path) -> None:
+    """Build the packages for this machine's Python, architecture and Slurm."""
+    os.umask(0o022)
+    try:
+        found = facts.find(slurm_include)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    work = _CHECKOUT / "build/packages"
+    shutil.rmtree(work, ignore_errors=True)
+    built = work / "built"
+    built.mkdir(parents=True)
+    out.mkdir(exist_ok=True)
+    _build_contents(built, found, slurm_include)
+    description = load(_CHECKOUT / "packaging/packages.toml")
+    for package_format in map(Format, formats):
+        build = {Format.DEB: deb.build, Format.RPM: rpm.build}[package_format]
+        for package in description.package:
+            root = work / package_format / package.name
+            common = description.common
+            tree.stage(package, common, package_format, checkout=_CHECKOUT, built=built, root=root, facts=found)
+            click.echo(build(package, common, root=root, facts=found, out=out.resolve()))
+
+
+def _build_contents(built: Path, found: Facts, slurm_include: Path) -> None:
+    """Make all that is in the packages and not in the checkout."""
+    environment.build(_CHECKOUT, built / "venv", found)
+    environment.write_launchers(built / "launchers")
+    manuals.build(_CHECKOUT / "docs", built / "man", found)
+    _write_completions(built / "completions")
+    _stage_proxy(built / "proxy")
+    variables = [f"OUT={built}", f"SLURM_INCLUDE={slurm_include}"]
+    make = ["make", "--silent", "-C", str(_CHECKOUT / "slurm_plugin/spank"), *variables]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["strip", "--strip-unneeded", built / "spank_overspill.so"], check=True)
+
+
+def _write_completions(directory: Path) -> None:
+    directory.mkdir()
+    for shell in _SHELLS:
+        overspill = Path(sys.executable).with_name("overspill")
+        script = subprocess.run([overspill, "completion", shell], check=True, capture_output=True).stdout
+        (directory / f"overspill.{shell}").write_bytes(script)
+
+
+def _stage_proxy(directory: Path) -> None:
+    directory.mkdir()
+    for name, source in _PROXY_PACKAGES.items():
+        (directory / name).mkdir()
+        for module in (_CHECKOUT / source).glob("*.py"):
+            if name == "overspill_proxy" or module.name in _PROXY_NEEDS_OF_OVERSPILL:
+                shutil.copyfile(module, directory / name / module.name)
+    environment.compile_all(directory, built_below=directory, installed_below=environment.PREFIX.parent)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""What happens as a package comes and goes. The same for both formats; each calls it in its own way.
+
+Nothing is started that was not: a fresh installation has no certificates yet. An upgrade starts anew what runs; jobs go
+on meanwhile (proxies reconnect to the relay, runs outlive the agent). Configuration and state go with a purge only.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from overspill_packages.description import Package
+
+_IF_SYSTEMD = "if [ -d /run/systemd/system ]; then\n{body}fi\n"
+
+
+def after_installation(package: Package, *, is_upgrade: str) -> str:
+    """Return the lines; `is_upgrade` is the shell's test for an upgrade."""
+    body = "    systemctl daemon-reload\n"
+    if package.services:
+        body += f"    if {is_upgrade}; then systemctl try-restart {' '.join(package.services)}; fi\n"
+    return _IF_SYSTEMD.format(body=body) if package.units else ""
+
+
+def before_removal(package: Package, *, is_removal: str) -> str:
+    """Return the lines that stop what runs; the agent's runs end by themselves when their lease is over."""
+    if not package.services:
+        return ""
+    stop = f"    systemctl --no-reload disable --now {' '.join(package.services)} || true\n"
+    return f"if {is_removal}; then\n{_indented(_IF_SYSTEMD.format(body=stop))}fi\n"
+
+
+def after_removal(package: Package) -> str:
+    return _IF_SYSTEMD.format(body="    systemctl daemon-reload\n") if package.units else ""
+
+
+def purge(package: Package) -> str:
+    """Return the lines that remove what the package's programs have left."""
+    return "".join(f"rm -rf --one-file-system {shlex.quote(directory)}\n" for directory in package.purge)
+
+
+def _indented(text: str) -> str:
+    return "".join(f"    {line}\n" for line in text.splitlines())
