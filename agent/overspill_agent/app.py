@@ -26,6 +26,7 @@ from overspill_agent.reconcile import Reconciler, RunnerAccess
 from overspill_agent.registry import Registry
 from overspill_agent.runs import Resources
 from overspill_agent.service.agent_service import AgentService
+from overspill_agent.service.health import Health
 from overspill_agent.service.runner_channel import RunnerChannel
 from overspill_agent.service.servers import GrpcServer, HttpsServer
 from overspill_agent.spool import Reserve
@@ -66,22 +67,28 @@ async def _serve(config: AgentConfig) -> None:
     channel = RunnerChannel(registry, config.runner_channel.lease_s)
     runners = HttpsServer(channel.app(), config.runner_channel.listen, config.runner_channel.tls.files())
     service = AgentService(registry, backend, config.accounts)
-    relays = GrpcServer(service, config.server.listen, config.server.tls.files())
+    health = Health(registry)
+    relays = GrpcServer(service, health, config.server.listen, config.server.tls.files())
 
+    await health.look()
     await runners.start()
     await relays.start()
     log.info("agent started", action="agent_started", listen=config.server.listen, runs=len(registry.live()))
     tell_ready()
     gauges = CollectorRegistry()
-    gauges.register(AgentGauges(registry, backend, reserve))
-    measuring = asyncio.create_task(_serve_metrics(config, gauges), name="metrics")
+    gauges.register(AgentGauges(registry, backend, reserve, lambda: health.takes_runs))
+    beside = [
+        asyncio.create_task(_serve_metrics(config, gauges), name="metrics"),
+        asyncio.create_task(health.run(), name="health"),
+    ]
     reconciling = asyncio.create_task(reconciler.run(), name="reconcile")
     stopping = asyncio.create_task(stopped.wait(), name="stop")
     await asyncio.wait({reconciling, stopping}, return_when=asyncio.FIRST_COMPLETED)
     log.info("agent stops", action="agent_stopping", runs=len(registry.live()))
     registry.end_waits()
+    for task in beside:
+        await _cancelled(task)
     await asyncio.gather(relays.stop(), runners.stop())
-    await _cancelled(measuring)
     await _cancelled(stopping)
     await _cancelled(reconciling)
     await backend.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -20,12 +20,14 @@ _MIB = 1024 * 1024
 class AgentGauges(Collector):
     """Runs, room and disk. Asked on the event loop, where these are written."""
 
-    def __init__(self, registry: Registry, backend: Backend, reserve: Reserve) -> None:
+    def __init__(self, registry: Registry, backend: Backend, reserve: Reserve, takes_runs: Callable[[], bool]) -> None:
         self._registry = registry
         self._backend = backend
         self._reserve = reserve
+        self._takes_runs = takes_runs
 
     def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("overspill_agent_serving", "1 while new runs are taken.", float(self._takes_runs()))
         live = self._registry.live()
         states = Counter(run.run.state for run in live)
         runs = GaugeMetricFamily(

@@ -108,6 +108,15 @@ class Registry:
             # What was acknowledged was durable, but only the dead agent knew how much that was.
             await asyncio.to_thread(live.spool.sync)
 
+    async def check(self) -> None:
+        """Find out whether a new run could be stored now.
+
+        Raises:
+            TransientError: the disk is full but for its reserve, or the store does not take a write.
+        """
+        self._reserve.check(0)
+        await self._store.check()
+
     def end_waits(self) -> None:
         """Have every stream that waits for a change see that the agent is going down."""
         self.is_closing = True

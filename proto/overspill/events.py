@@ -36,6 +36,7 @@ AGENT_EVENTS: Final[dict[str, str]] = {
     "agent_started": "the agent serves",
     "agent_stopping": "the agent was told to stop; its runs go on",
     "agent_stopped": "the agent has stopped",
+    "agent_serving": "new runs are taken again",
     "metrics_served": "Prometheus may ask",
     "run_accepted": "a run is stored",
     "runner_started": "a runner was started for the run",

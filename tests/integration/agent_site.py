@@ -66,6 +66,7 @@ class Site:
     root: Path
     grpc_port: int = field(default_factory=free_port)
     runner_port: int = field(default_factory=free_port)
+    metrics_port: int = field(default_factory=free_port)
     runner: Path = DEFAULT_RUNNER
     cpus: int = 8
     state_size: str = ""
@@ -134,6 +135,9 @@ python = "/usr/bin/python3"
 runner = "{self.runner}"
 private = ["/home", "/tmp", "/var/tmp", "/dev/shm"]
 shared = ["{SHARED}"]
+[metrics]
+listen = "127.0.0.1:{self.metrics_port}"
+tls = {tls}
 [accounts.{CLUSTER}]
 alice = "alice"
 bob = "bob"

@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
-
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.rig.host import Host
 from tests.rig.overspill_conf import AGENT_METRICS_PORT, RELAY_METRICS_PORT, SIDECAR_METRICS_PORT
 from tests.rig.rig import Rig
+from tests.scraped import Metrics
 
 _FETCH = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=10).read().decode(), end='')"
-
-Sample = tuple[str, Mapping[str, str], float]
-
-
-class Metrics:
-    """One scrape of all daemons."""
-
-    def __init__(self, samples: list[Sample]) -> None:
-        self.samples = samples
-
-    def sum(self, name: str, **labels: str) -> float:
-        """Return the sum of the samples of this name that have these labels; 0 if there is none."""
-        return sum(value for found, has, value in self.samples if found == name and labels.items() <= has.items())
 
 
 def scrape(rig: Rig) -> Metrics:
     """Read the metrics of the sidecar's process or processes and of the agent."""
     ports = [port for port in (SIDECAR_METRICS_PORT, RELAY_METRICS_PORT) if rig.cluster.is_listening(port)]
     texts = [scrape_text(rig.cluster, port) for port in ports] + [scrape_text(rig.site, AGENT_METRICS_PORT)]
-    return Metrics(
-        [
-            (sample.name, sample.labels, sample.value)
-            for text in texts
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        ]
-    )
+    return Metrics(*texts)
 
 
 def scrape_text(host: Host, port: int) -> str:

@@ -16,6 +16,7 @@ from overspill.errors import AdminError, ConfigError
 from overspill.tls import TlsFiles, server_credentials, server_options
 from overspill.v1 import agent_pb2_grpc
 from overspill_agent.service.agent_service import AgentService
+from overspill_agent.service.health import Health
 from overspill_agent.service.interceptor import StatusInterceptor
 from overspill_agent.service.limited_http import LimitedHttpProtocol
 
@@ -24,9 +25,9 @@ DRAIN_S = 2
 
 
 class GrpcServer:
-    """`AgentService` behind mutual TLS."""
+    """`AgentService` and its health behind mutual TLS."""
 
-    def __init__(self, service: AgentService, listen: str, tls: TlsFiles) -> None:
+    def __init__(self, service: AgentService, health: Health, listen: str, tls: TlsFiles) -> None:
         """Bind.
 
         Raises:
@@ -34,6 +35,7 @@ class GrpcServer:
         """
         self._server = grpc.aio.server(interceptors=[StatusInterceptor()], options=server_options())
         agent_pb2_grpc.add_AgentServicer_to_server(service, self._server)
+        health.add_to(self._server)
         try:
             self._server.add_secure_port(listen, server_credentials(tls))
         except RuntimeError as error:

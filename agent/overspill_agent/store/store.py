@@ -33,6 +33,10 @@ class Store:
     def close(self) -> None:
         self._database.close()
 
+    async def check(self) -> None:
+        """Take the right to write and give it back: raises what a write would."""
+        await self._database.run(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
+
     async def open_runs(self) -> list[Run]:
         """Return the runs that are not released or of which something may be left at the backend, oldest first."""
         query = select(runs).where(or_(~runs.c.is_released, ~runs.c.is_cleaned)).order_by(runs.c.accepted_at_ms)
