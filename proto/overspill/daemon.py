@@ -10,6 +10,8 @@ import sys
 
 import structlog
 
+from overspill.log_flood import FloodFilter, FloodGate
+
 LOG_LEVELS = ("debug", "info", "warning")
 
 
@@ -31,7 +33,7 @@ def set_up_logs(level: str) -> None:
     if sys.stderr.isatty():
         renderers = [structlog.dev.ConsoleRenderer()]
     structlog.configure(
-        processors=[*common, *renderers],
+        processors=[FloodGate(), *common, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -39,6 +41,7 @@ def set_up_logs(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=common, processors=[strip, *renderers]))
+    handler.addFilter(FloodFilter())
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING))
 
 

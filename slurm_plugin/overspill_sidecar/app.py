@@ -25,6 +25,7 @@ from overspill_sidecar.gauges import PromiseGauges, WatchGauges
 from overspill_sidecar.journal import Journal
 from overspill_sidecar.ledger import Ledger
 from overspill_sidecar.listening import SocketPath
+from overspill_sidecar.probe import RouterHealth
 from overspill_sidecar.reconcile import Reconciler
 from overspill_sidecar.relay import Relay
 from overspill_sidecar.router import Router, server_of
@@ -95,7 +96,9 @@ class Sidecar:
             router = Router(self._watch, sites, self._config.router.promise_s, ledger)
             gauges.register(PromiseGauges(router.promised))
             self._listening.append(asyncio.Event())
-            tasks["router"] = functools.partial(server_of(router, path).run, self._listening[-1])
+            tasks["router"] = functools.partial(
+                server_of(router, RouterHealth(self._watch), path).run, self._listening[-1]
+            )
             path = stack.enter_context(SocketPath(self._config.router.admin_path)).path
             admin = await serve_router_admin(RouterAdmin(router, self._watch, sites, ledger), path)
             stack.push_async_callback(admin.stop, _DRAIN_S)

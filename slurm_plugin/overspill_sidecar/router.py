@@ -18,6 +18,7 @@ from overspill_sidecar import metrics
 from overspill_sidecar.capacity import Amount
 from overspill_sidecar.decision import Decision, Situation, Verdict, decide
 from overspill_sidecar.ledger import Entry, Ledger
+from overspill_sidecar.probe import CHECK, RouterHealth
 from overspill_sidecar.promises import Promise, Promises
 from overspill_sidecar.records import Record, message_of
 from overspill_sidecar.sites import Site
@@ -190,6 +191,6 @@ def _to_response(decision_id: str, decision: Decision) -> router_pb2.DecideRespo
     return response
 
 
-def server_of(router: Router, path: Path) -> UnaryServer:
-    """Return the server that answers for `router` on `path`, which only our own user may open."""
-    return UnaryServer(path, {f"/{_SERVICE.full_name}/Decide": router.decide})
+def server_of(router: Router, health: RouterHealth, path: Path) -> UnaryServer:
+    """Return the server that answers for `router` and its `health` on `path`, which only our own user may open."""
+    return UnaryServer(path, {f"/{_SERVICE.full_name}/Decide": router.decide, CHECK: health.check})

@@ -16,18 +16,20 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2
 
 from overspill.errors import ConfigError
 from overspill.v1 import router_pb2
 from overspill.v1.router_pb2_grpc import RouterStub
 from overspill_sidecar.cluster import Trail
 from overspill_sidecar.listening import SocketPath
+from overspill_sidecar.probe import RouterHealth
 from overspill_sidecar.router import Router, server_of
 from overspill_sidecar.sites import Site
 from overspill_sidecar.slurm import InMemoryView
 from overspill_sidecar.watch import ClusterWatch
 from tests.integration.sidecar_agent import Certificates, FakeAgent
-from tests.integration.sidecar_road import eventually, in_memory_view, site_config
+from tests.integration.sidecar_road import eventually, eventually_async, in_memory_view, site_config
 from tests.unit.sidecar_cluster import CONFIG, full_batch, job, snapshot
 
 LOCAL = router_pb2.DecideResponse.VERDICT_LOCAL
@@ -76,7 +78,7 @@ async def _desk(tmp_path: Path) -> AsyncIterator[Desk]:
     await desk.refresh()
     with SocketPath(desk.path):
         listening = asyncio.Event()
-        serving = asyncio.create_task(server_of(desk.router, desk.path).run(listening))
+        serving = asyncio.create_task(server_of(desk.router, RouterHealth(desk.watch), desk.path).run(listening))
         await listening.wait()
         yield desk
         serving.cancel()
@@ -263,3 +265,33 @@ def test_a_directory_in_which_others_may_write_is_refused(tmp_path: Path) -> Non
         pass
     with pytest.raises(ConfigError, match="create it"), SocketPath(tmp_path / "absent" / "router.sock"):
         pass
+
+
+async def _health(desk: Desk, service: str) -> int:
+    """Ask as a probe does."""
+    async with grpc.aio.insecure_channel(f"unix:{desk.path}") as channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        response = await check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+    return int(response.status)
+
+
+async def test_a_router_that_knows_the_queue_serves(desk: Desk) -> None:
+    assert await _health(desk, "") == health_pb2.HealthCheckResponse.SERVING
+    assert await _health(desk, "overspill.v1.Router") == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await _health(desk, "overspill.v1.Nobody")
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_router_whose_picture_of_the_queue_is_stale_lives_but_does_not_serve(desk: Desk) -> None:
+    async def is_stale() -> bool:
+        return await _health(desk, "overspill.v1.Router") == health_pb2.HealthCheckResponse.NOT_SERVING
+
+    await eventually_async(is_stale, "the picture is too old")
+    assert await _health(desk, "") == health_pb2.HealthCheckResponse.SERVING
+    await desk.refresh()
+    assert not await is_stale()

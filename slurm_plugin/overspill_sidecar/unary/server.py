@@ -121,7 +121,7 @@ class UnaryServer:
             is_behind = bool(client.unsent)
             self._write(client)
         except (OSError, ProtocolError) as error:
-            _log.info("connection ended", action="client_dropped", reason=str(error))
+            _log.debug("connection ended", action="client_dropped", reason=str(error))
             self._drop(fd, poll)
             return
         if is_behind or client.unsent:
