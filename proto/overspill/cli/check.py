@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 import click
 
 from overspill.cli.finding import Finding, Level, Side, error
-from overspill.cli.output import json_option, print_json, print_line, styled
+from overspill.cli.output import count, json_option, print_json, print_line, styled
 
 _CHECKS = "overspill.checks"
 _WORST_FIRST = (Level.ERROR, Level.WARNING, Level.OK)
@@ -79,8 +79,4 @@ def _print(findings: Sequence[Finding], counts: dict[Level, int]) -> None:
         if finding.remedy:
             print_line(f"        -> {finding.remedy}")
     errors, warnings = counts[Level.ERROR], counts[Level.WARNING]
-    print_line(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}, {counts[Level.OK]} ok")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+    print_line(f"{count(errors, 'error')}, {count(warnings, 'warning')}, {counts[Level.OK]} ok")

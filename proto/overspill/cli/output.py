@@ -12,9 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import click
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 Cell = str | Text
@@ -51,24 +49,16 @@ def print_line(text: Cell = "") -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Print rows under their headings; through a pipe in columns two blanks apart, nothing cut."""
-    if sys.stdout.isatty():
-        console().print(table(columns, rows))
-        return
-    lines = [list(columns), *([_plain(cell) for cell in row] for row in rows)]
+    """Print rows under their headings, in columns two blanks apart; nothing is cut or folded."""
+    lines = [[styled(name, "bold") for name in columns], *([_text(cell) for cell in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
-    """Return the rows as a table of rich's."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for name in columns:
-        made.add_column(name, overflow="fold")
-    for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
-    return made
+        row = Text()
+        for cell, width in zip(line, widths, strict=True):
+            cell.pad_right(width + 2 - len(cell))
+            row.append_text(cell)
+        row.rstrip()
+        print_line(row)
 
 
 def print_facts(facts: Mapping[str, Cell]) -> None:
@@ -76,7 +66,7 @@ def print_facts(facts: Mapping[str, Cell]) -> None:
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
         line = Text(f"{name.ljust(width)}  ")
-        line.append_text(value if isinstance(value, Text) else Text(printable(value)))
+        line.append_text(_text(value))
         print_line(line)
 
 
@@ -97,5 +87,15 @@ def duration(seconds: float) -> str:
     return " ".join(f"{value} {unit}" for unit, value in units[first : first + 2] if value)
 
 
-def _plain(cell: Cell) -> str:
-    return cell.plain if isinstance(cell, Text) else printable(cell)
+def whole_duration(seconds: float) -> str:
+    """Return a duration of which fractions of a second mean nothing: "0 s", "12 min 5 s"."""
+    return duration(round(seconds)) if seconds >= 10 else f"{seconds:.0f} s"  # noqa: PLR2004 - where `duration` shows whole seconds
+
+
+def count(number: int, what: str) -> str:
+    """Return "no jobs", "1 job", "2 jobs"."""
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+
+
+def _text(cell: Cell) -> Text:
+    return cell.copy() if isinstance(cell, Text) else Text(printable(cell))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from overspill.cli.output import duration, json_option, local_time, print_json, print_line, print_table, styled
+from overspill.cli.output import json_option, local_time, print_json, print_line, print_table, styled, whole_duration
 from overspill.errors import NotPermittedError, OverspillError
 from overspill.v1 import sidecar_pb2 as pb
 from overspill_sidecar.cluster import Job
@@ -123,7 +123,7 @@ def _cells(row: Mapping[str, object]) -> Sequence[str]:
         str(row["site"]),
         str(row["state"]),
         local_time(since if isinstance(since, int) else None),
-        duration(wait_s) if isinstance(wait_s, int) else "-",
+        whole_duration(wait_s) if isinstance(wait_s, int) else "-",
         str(row["run_id"] or "-"),
         str(row["run_state"] or "-"),
     ]

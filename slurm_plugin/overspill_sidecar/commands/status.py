@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict
 
 from overspill.cli.output import (
     Cell,
+    count,
     duration,
     json_option,
     print_facts,
@@ -20,7 +21,7 @@ from overspill.cli.output import (
     print_table,
     styled,
 )
-from overspill.errors import OverspillError
+from overspill.errors import NotPermittedError, OverspillError
 from overspill.v1 import sidecar_pb2 as pb
 from overspill_sidecar.cluster import Job, Node, Snapshot
 from overspill_sidecar.commands import cluster as slurm
@@ -38,10 +39,14 @@ class _Picture:
     relay: pb.RelayStatusResponse | None = None
     snapshot: Snapshot | None = None
     problems: list[str] = field(default_factory=list)
+    #: What the caller may not see.
+    notes: list[str] = field(default_factory=list)
 
     def learn(self, what: Callable[[], None]) -> None:
         try:
             what()
+        except NotPermittedError as error:
+            self.notes.append(error.reason)
         except OverspillError as error:
             self.problems.append(error.reason)
 
@@ -104,7 +109,10 @@ def _look() -> _Picture:
         picture.learn(ask)
     if picture.router is not None:
         picture.problems += _router_problems(picture.router)
-    picture.problems += [f"node {node.name} of {site}: takes no job" for site, node in _unusable(picture)]
+    picture.problems += [
+        f"node {node.name} of {site} takes no job: {node.reason or 'sinfo -R says why'}"
+        for site, node in _unusable(picture)
+    ]
     return picture
 
 
@@ -137,6 +145,8 @@ def _print(picture: _Picture) -> None:
         print_line()
         for problem in picture.problems:
             print_line(styled(f"! {problem}", "yellow"))
+    for note in picture.notes:
+        print_line(styled(f"  {note}", "dim"))
 
 
 def _facts(picture: _Picture) -> dict[str, Cell]:
@@ -150,10 +160,10 @@ def _facts(picture: _Picture) -> dict[str, Cell]:
         age = f"queue seen {duration(router.queue_age_s)} ago" if router.HasField("queue_age_s") else "queue never seen"
         facts["router"] = f"{router.version}, up {_since(router.started_at_ms)}, {age}"
     if (relay := picture.relay) is not None:
-        facts["relay"] = f"{relay.version}, up {_since(relay.started_at_ms)}, {relay.jobs} jobs connected"
+        facts["relay"] = f"{relay.version}, up {_since(relay.started_at_ms)}, {count(relay.jobs, 'job')} connected"
     if picture.snapshot is not None:
         states = Counter("pending" if job.is_pending else job.state.lower() for job in picture.diverted)
-        facts["diverted"] = ", ".join(f"{count} {state}" for state, count in states.most_common()) or "no job now"
+        facts["diverted"] = ", ".join(f"{jobs} {state}" for state, jobs in states.most_common()) or "no job now"
     if picture.router is not None:
         facts["decisions"] = _decisions(picture.router)
     return facts
@@ -163,10 +173,10 @@ def _decisions(router: pb.RouterStatusResponse) -> str:
     """Return how many decisions of each verdict there were, with the most frequent reasons."""
     parts = []
     for verdict, name in (("DIVERT", "diverted"), ("LOCAL", "local"), ("REFUSE", "refused")):
-        counts = [count for count in router.decisions if count.verdict == verdict]
-        if counts:
-            reasons = ", ".join(f"{count.reason} {count.count}" for count in counts[:_MOST_REASONS])
-            parts.append(f"{sum(count.count for count in counts)} {name} ({reasons})")
+        made = [decision for decision in router.decisions if decision.verdict == verdict]
+        if made:
+            reasons = ", ".join(f"{decision.reason} {decision.count}" for decision in made[:_MOST_REASONS])
+            parts.append(f"{sum(decision.count for decision in made)} {name} ({reasons})")
     return "; ".join(parts) or "none since the router's start"
 
 
@@ -180,12 +190,12 @@ def _print_sites(router: pb.RouterStatusResponse) -> None:
             _state(is_good=site.is_reachable, good="reachable", bad="unreachable"),
             _since(site.since_ms),
             f"{site.free_cpus} of {site.total_cpus}",
-            f"{site.free_memory_mib} of {site.total_memory_mib}",
+            f"{site.free_memory_mib // 1024} of {site.total_memory_mib // 1024} GiB",
             str(site.promised_cpus),
         ]
         for site in router.sites
     ]
-    print_table(["SITE", "PARTITION", "AGENT", "STATE", "SINCE", "CPUS FREE", "MIB FREE", "CPUS PROMISED"], rows)
+    print_table(["SITE", "PARTITION", "AGENT", "STATE", "FOR", "CPUS FREE", "MEMORY FREE", "CPUS PROMISED"], rows)
 
 
 def _state(*, is_good: bool, good: str, bad: str) -> Cell:
@@ -219,6 +229,7 @@ def _as_json(picture: _Picture) -> dict[str, object]:
             for it in (router.decisions if router else ())
         ],
         "problems": picture.problems,
+        "notes": picture.notes,
     }
 
 

@@ -1,0 +1,76 @@
+"""What the stable words of decisions mean, in sentences for people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_DIVERTED: Mapping[str, str] = {
+    "wait_above_threshold": "it would have waited longer at home than the policy allows, and a site could start it now",
+    "mode_always": "overspill_mode=always sends every job away that may go",
+    "option_always": "the user asked for it with --overspill=always",
+}
+_LOCAL: Mapping[str, str] = {
+    "mode_off": "Overspill is off: overspill_mode=off, or there is no overspill word in slurm.conf",
+    "queue_unknown": "the router had no fresh picture of the queue; in doubt a job runs locally",
+    "router_error": "the router failed on it; its log says why (action decide_failed)",
+    "overspill_partition_named": "the user named an overspill partition himself, so there was nothing to decide",
+    "partition_unknown": "it names a partition that slurmctld does not know",
+    "partition_not_in_from": "the policy diverts nothing from its partition: overspill_from does not name it",
+    "wait_below_threshold": "it was likely to start at home within the time that the policy lets it wait",
+    "wait_unknown": "nobody could tell how long it would wait; in doubt a job runs locally",
+    "larger_than_own_partition": "it is larger than its whole partition, so its wait says nothing",
+    "no_site": "no site is configured",
+    "defaults_differ": "its partitions have different defaults, so they cannot be kept at a site",
+    "default_is_all_memory": "without --mem it gets the whole memory of its node at home: set DefMemPerCPU",
+    "array_unreadable": "its array expression could not be read",
+}
+_JOB: Mapping[str, str] = {
+    "interactive": "only batch scripts are diverted, not srun and salloc",
+    "option_never": "the user forbade it with --overspill=never",
+    "option_unknown": "its --overspill has a value that is none: auto, never or always",
+    "heterogeneous": "heterogeneous jobs are never diverted",
+    "scrontab": "scrontab's jobs are never diverted",
+    "held": "it was submitted held; that wait is its own",
+    "begin_time": "it waits for its begin time",
+    "dependency": "it waits for another job",
+    "reservation": "it asks for a reservation",
+    "node_list": "it names or excludes nodes",
+    "burst_buffer": "it asks for a burst buffer",
+    "licence": "it asks for licences",
+    "feature": "it asks for node features (--constraint)",
+    "gres": "it asks for generic resources (GPUs)",
+    "container": "it asks for a container",
+    "exclusive": "it takes whole nodes (--exclusive, or its partition does so)",
+    "all_memory": "it asks for all memory of its nodes (--mem=0)",
+    "odd_option": "it uses an option that a site cannot honour",
+    "several_nodes": "it needs several nodes",
+}
+_SITE: Mapping[str, str] = {
+    "no_such_site": "overspill_to names a partition that no site has",
+    "site_unreachable": "the agent did not answer",
+    "capacity_unknown": "the agent had not told what it has",
+    "no_free_slot": "nothing that is large enough was free there",
+    "larger_than_node": "the job is larger than any virtual node",
+    "larger_than_site": "the job is larger than the site",
+    "target_unknown": "slurmctld does not know the site's partition",
+    "target_nodes_down": "all its virtual nodes are down or drained",
+    "target_down": "its partition is down",
+    "target_restricted": "its partition is restricted or exclusive",
+    "target_account": "its partition does not take the job's account",
+    "target_qos": "its partition does not take the job's QOS",
+    "target_time_limit": "the job's time limit is above its partition's",
+    "target_time_default": "the job has no time limit, but its partition gives one",
+    "target_memory_limit": "the job wants more memory than its partition allows",
+    "target_cpu_limit": "the job wants more CPUs than its partition allows",
+    "target_nodes_limit": "its partition takes no job (MaxNodes=0)",
+}
+_ALL = {**_DIVERTED, **_LOCAL, **_JOB, **_SITE}
+
+
+def sentence(reason: str) -> str:
+    """Return what a decision's reason means. A word of a newer version is returned in words."""
+    if reason.startswith("shadow_"):
+        return (
+            f"overspill_mode=shadow keeps it; otherwise it would have gone: {sentence(reason.removeprefix('shadow_'))}"
+        )
+    return _ALL.get(reason, reason.replace("_", " "))

@@ -1,0 +1,72 @@
+"""What the cluster's commands make of Slurm's words and the router's records."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import replace
+
+import pytest
+
+from overspill.errors import NotFoundError
+from overspill.v1.sidecar_pb2 import DecisionRecord
+from overspill_sidecar import capacity, decision, eligibility, reasons, shape
+from overspill_sidecar.cluster import Job
+from overspill_sidecar.commands.cluster import check_job_id, parse_shown_job, trail_facts
+from overspill_sidecar.commands.explain import matching
+from overspill_sidecar.reasons import sentence
+from tests.unit.test_sidecar_queries import JOBS
+
+
+def _job(**changes: object) -> Job:
+    return replace(JOBS[0], **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1;2", "1_", "1_[1-3]", "--json"])
+def test_what_is_no_job_id_never_reaches_slurm(text: str) -> None:
+    with pytest.raises(NotFoundError, match="is no job id"):
+        check_job_id(text)
+
+
+def test_a_job_cannot_forge_the_path_of_its_output() -> None:
+    shown = parse_shown_job(
+        "JobId=7 ArrayJobId=5 ArrayTaskId=1 JobName=x StdOut=/etc/passwd\n   StdOut=/etc/shadow\n   UserId=alice(2001)\n"
+        "   Comment=a\n   StdOut=/etc/group\n   WorkDir=/home/alice\n   StdOut=/home/alice/slurm 7=1.out\n   Power=\n"
+    )
+    assert shown["StdOut"] == "/home/alice/slurm 7=1.out"
+    assert shown["JobName"] == "x StdOut=/etc/passwd"
+
+
+@pytest.mark.parametrize("comment", ["", "text", "[1]", '{"overspill": 3}', '{"theirs": {}}'])
+def test_an_admin_comment_of_somebody_elses_is_no_trail(comment: str) -> None:
+    assert trail_facts(comment) == {}
+
+
+def test_a_local_jobs_decision_is_one_of_its_name_and_partition_the_nearest_first() -> None:
+    job = _job(partitions=("batch",), submit_time_s=1000)
+    records = [
+        DecisionRecord(decision_id="late", verdict="LOCAL", job_name="x", decided_at_ms=1_001_500),
+        DecisionRecord(decision_id="near", verdict="LOCAL", job_name="x", partition="batch", decided_at_ms=999_900),
+        DecisionRecord(decision_id="other name", verdict="LOCAL", job_name="y", decided_at_ms=1_000_000),
+        DecisionRecord(
+            decision_id="elsewhere", verdict="LOCAL", job_name="x", partition="long", decided_at_ms=1_000_000
+        ),
+        DecisionRecord(decision_id="diverted", verdict="DIVERT", job_name="x", decided_at_ms=1_000_000),
+    ]
+    assert [record.decision_id for record in matching(records, job, "x")] == ["near", "late"]
+
+
+def test_every_reason_in_the_code_has_a_sentence() -> None:
+    words = {reason for reason, _ in eligibility._NEVER_DIVERTED}  # noqa: SLF001 - the table is the truth
+    for module in (decision, capacity, shape):
+        source = inspect.getsource(module)
+        words |= set(re.findall(r'StaysLocal\("(\w+)"\)', source))
+        words |= set(re.findall(r'(?:return|reason = |\() ?"([a-z]+_[a-z_]+)"[,\n ]', source))
+    words -= {"stays_local"}
+    unexplained = {word for word in words if word not in reasons._ALL and "_" in word}  # noqa: SLF001
+    assert not unexplained
+
+
+def test_a_shadowed_decision_says_what_would_have_been() -> None:
+    assert "otherwise it would have gone" in sentence("shadow_wait_above_threshold")
+    assert sentence("some_newer_word") == "some newer word"
