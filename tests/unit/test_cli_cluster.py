@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,11 +16,12 @@ from overspill_sidecar.cluster import Job
 from overspill_sidecar.commands.cluster import check_job_id, parse_shown_job, trail_facts
 from overspill_sidecar.commands.explain import matching
 from overspill_sidecar.reasons import sentence
-from tests.unit.test_sidecar_queries import JOBS
+from overspill_sidecar.slurm import queries
 
 
 def _job(**changes: object) -> Job:
-    return replace(JOBS[0], **changes)  # type: ignore[arg-type]
+    recorded = Path(__file__).parent / "slurm_22_05/job.txt"
+    return replace(queries.parse_jobs(recorded.read_bytes().decode())[0], **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1;2", "1_", "1_[1-3]", "--json"])
@@ -30,8 +32,8 @@ def test_what_is_no_job_id_never_reaches_slurm(text: str) -> None:
 
 def test_a_job_cannot_forge_the_path_of_its_output() -> None:
     shown = parse_shown_job(
-        "JobId=7 ArrayJobId=5 ArrayTaskId=1 JobName=x StdOut=/etc/passwd\n   StdOut=/etc/shadow\n   UserId=alice(2001)\n"
-        "   Comment=a\n   StdOut=/etc/group\n   WorkDir=/home/alice\n   StdOut=/home/alice/slurm 7=1.out\n   Power=\n"
+        "JobId=7 ArrayJobId=5 ArrayTaskId=1 JobName=x StdOut=/etc/passwd\n   StdOut=/etc/shadow\n"
+        "   UserId=alice(2001)\n   Comment=a\n   StdOut=/etc/group\n   WorkDir=/home/alice\n   StdOut=/home/alice/slurm 7=1.out\n   Power=\n"
     )
     assert shown["StdOut"] == "/home/alice/slurm 7=1.out"
     assert shown["JobName"] == "x StdOut=/etc/passwd"
