@@ -31,10 +31,17 @@ def test_what_is_no_job_id_never_reaches_slurm(text: str) -> None:
 
 
 def test_a_job_cannot_forge_the_path_of_its_output() -> None:
-    shown = parse_shown_job(
-        "JobId=7 ArrayJobId=5 ArrayTaskId=1 JobName=x StdOut=/etc/passwd\n   StdOut=/etc/shadow\n"
-        "   UserId=alice(2001)\n   Comment=a\n   StdOut=/etc/group\n   WorkDir=/home/alice\n   StdOut=/home/alice/slurm 7=1.out\n   Power=\n"
-    )
+    lines = [
+        "JobId=7 ArrayJobId=5 ArrayTaskId=1 JobName=x StdOut=/etc/passwd",
+        "   StdOut=/etc/shadow",
+        "   UserId=alice(2001)",
+        "   Comment=a",
+        "   StdOut=/etc/group",
+        "   WorkDir=/home/alice",
+        "   StdOut=/home/alice/slurm 7=1.out",
+        "   Power=",
+    ]
+    shown = parse_shown_job("\n".join(lines))
     assert shown["StdOut"] == "/home/alice/slurm 7=1.out"
     assert shown["JobName"] == "x StdOut=/etc/passwd"
 
