@@ -22,12 +22,14 @@ from overspill_sidecar import metrics
 from overspill_sidecar.admin import RelayAdmin, RouterAdmin, serve_relay_admin, serve_router_admin
 from overspill_sidecar.config import SidecarConfig
 from overspill_sidecar.gauges import PromiseGauges, WatchGauges
+from overspill_sidecar.health import HealthRecord, NodeKeeper
 from overspill_sidecar.journal import Journal
 from overspill_sidecar.ledger import Ledger
 from overspill_sidecar.listening import SocketPath
 from overspill_sidecar.probe import RouterHealth
 from overspill_sidecar.reconcile import Reconciler
 from overspill_sidecar.relay import Relay
+from overspill_sidecar.relay.stranded import Strandings
 from overspill_sidecar.router import Router, server_of
 from overspill_sidecar.sites import Site
 from overspill_sidecar.slurm import CommandLineView
@@ -107,13 +109,16 @@ class Sidecar:
             path = stack.enter_context(SocketPath(self._config.relay.socket)).path
             ledger = stack.enter_context(Ledger(self._config.relay.records, self._config.relay.keep_records))
             stack.enter_context(Journal(ledger))
-            relay = Relay(self._watch, self._view, sites, self._config.relay)
+            health = HealthRecord(self._config.health.first_pause_s)
+            relay = Relay(self._watch, self._view, sites, self._config.relay, health)
             admin_path = stack.enter_context(SocketPath(self._config.relay.admin_path)).path
             admin = await serve_relay_admin(RelayAdmin(sites, ledger, relay.count_jobs), admin_path)
             stack.push_async_callback(admin.stop, _DRAIN_S)
             tasks["event records"] = ledger.run
             self._listening.append(asyncio.Event())
             tasks["relay"] = functools.partial(relay.run, path, self._listening[-1])
+            tasks["virtual nodes"] = NodeKeeper(self._watch, self._view, sites, health, self._config.health).run
+            tasks["stranded jobs"] = Strandings(self._watch, self._view, sites, self._config.relay).run
             tasks["reconcile"] = Reconciler(self._watch, sites, self._config.relay.reconcile_s).run
         if listen := self._metrics_address():
             tls = self._config.metrics.tls

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -70,6 +71,15 @@ class RelayConfig(_Section):
         return self.admin_socket or self.socket.with_name("relay-admin.sock")
 
 
+class HealthConfig(_Section):
+    """When a site's virtual nodes are drained, and when they are used again."""
+
+    drain_after_s: float = Field(default=10.0, ge=0)
+    resume_after_s: float = Field(default=10.0, ge=0)
+    #: How long a site that fails its jobs is left alone at first; after each try that fails twice as long, up to 1 h.
+    first_pause_s: float = Field(default=60.0, gt=0)
+
+
 class TlsConfig(_Section):
     certificate: _AbsolutePath
     private_key: _AbsolutePath
@@ -97,6 +107,10 @@ class SiteConfig(_Section):
         expand_hosts(value)
         return value
 
+    def virtual_nodes(self, nodes_of_partition: Iterable[str]) -> tuple[str, ...]:
+        """Return the names of this site's virtual nodes: those in `nodes`, or else all of its partition."""
+        return expand_hosts(self.nodes) if self.nodes else tuple(nodes_of_partition)
+
 
 class MetricsConfig(MetricsSection):
     """`listen` is the router's, or that of the one process that is both; `relay_listen` a relay's of its own."""
@@ -111,6 +125,7 @@ class SidecarConfig(_Section):
     slurm: SlurmConfig = SlurmConfig()
     router: RouterConfig = RouterConfig()
     relay: RelayConfig = RelayConfig()
+    health: HealthConfig = HealthConfig()
     metrics: MetricsConfig = MetricsConfig()
     sites: tuple[SiteConfig, ...] = Field(min_length=1)
 

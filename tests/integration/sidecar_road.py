@@ -15,7 +15,8 @@ from typing import Any
 from overspill.proxy_framing import HEADER, OFFSET, OFFSETS, OUTPUT, SIGNAL, FrameType, decode_header, encode
 from overspill.tls import TlsFiles
 from overspill_sidecar.cluster import Job, Trail
-from overspill_sidecar.config import RelayConfig, SiteConfig, TlsConfig
+from overspill_sidecar.config import HealthConfig, RelayConfig, SiteConfig, TlsConfig
+from overspill_sidecar.health import HealthRecord, NodeKeeper
 from overspill_sidecar.listening import SocketPath
 from overspill_sidecar.reconcile import Reconciler
 from overspill_sidecar.relay import Relay
@@ -163,6 +164,7 @@ class Road:
     reconciler: Reconciler
     relay: asyncio.Task[None]
     config: RelayConfig
+    health: HealthRecord
     proxies: list[Proxy] = field(default_factory=list)
 
     async def proxy(self) -> Proxy:
@@ -183,7 +185,19 @@ class Road:
 
     async def restart_relay(self) -> None:
         await self.stop_relay()
-        self.relay = await _start(Relay(self.watch, self.view, [self.site], self.config), self.path)
+        self.relay = await _start(Relay(self.watch, self.view, [self.site], self.config, self.health), self.path)
+
+    @asynccontextmanager
+    async def nodes_kept(self) -> AsyncIterator[asyncio.Task[None]]:
+        """Have the virtual nodes looked after by a relay that knows nothing yet, with short times."""
+        config = HealthConfig(drain_after_s=0.2, resume_after_s=0.2)
+        keeper = NodeKeeper(self.watch, self.view, [self.site], self.health, config)
+        task = asyncio.create_task(keeper.run())
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
     async def stop_relay(self) -> None:
         self.relay.cancel()
@@ -216,10 +230,13 @@ async def road(
     watch = ClusterWatch(view, refresh_s=0.2)
     site = Site(site_config(agent, certificate or certificates.files("cluster", "rig")), watch.slurm_cluster)
     config = RelayConfig(socket=directory / "relay.sock", unreachable_grace_s=grace_s)
+    health = HealthRecord(first_pause_s=60.0)
     loops = [asyncio.create_task(watch.run()), asyncio.create_task(site.run())]
     with SocketPath(config.socket):
-        relay = await _start(Relay(watch, view, [site], config), config.socket)
-        on_the_way = Road(agent, view, watch, site, config.socket, Reconciler(watch, [site], 0.2), relay, config)
+        relay = await _start(Relay(watch, view, [site], config, health), config.socket)
+        on_the_way = Road(
+            agent, view, watch, site, config.socket, Reconciler(watch, [site], 0.2), relay, config, health
+        )
         try:
             yield on_the_way
         finally:

@@ -36,6 +36,11 @@ reconcile_s = 30.0
 listen = "127.0.0.1:{SIDECAR_METRICS_PORT}"
 relay_listen = "127.0.0.1:{RELAY_METRICS_PORT}"
 
+[health]
+drain_after_s = 2.0
+resume_after_s = 2.0
+first_pause_s = 10.0
+
 [[sites]]
 name = "site-a"
 partition = "{OVERSPILL_PARTITION}"

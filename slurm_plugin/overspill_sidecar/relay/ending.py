@@ -33,14 +33,14 @@ class EndAs:
 
 @dataclass(frozen=True, slots=True)
 class Requeue:
-    """Slurm is to start the job again, as after a node failure."""
+    """Slurm is to start the job again, as after a node failure: at home, if it has one, and after the usual pause."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class GoHome:
-    """The job is to run where the user sent it: nothing of it ever ran at the site."""
+    """The job is to run where the user sent it, and soon: nothing of it ever ran at the site."""
 
     reason: str
 
@@ -50,7 +50,7 @@ Ending = EndAs | Requeue | GoHome
 
 def ending_of(ended: agent_pb2.Ended, job: Job, site: str) -> Ending:
     """Return what becomes of `job` now that its run has ended so."""
-    outcome = _outcome(ended.outcome)
+    outcome = outcome_of(ended.outcome)
     reason = _sentence(site, outcome, ended.reason)
     match outcome:
         case Outcome.COMPLETED:
@@ -73,7 +73,7 @@ def goes_home(job: Job) -> bool:
     return job.trail is not None and bool(job.trail.partition)
 
 
-def _outcome(value: agent_pb2.RunOutcome.ValueType) -> Outcome:
+def outcome_of(value: agent_pb2.RunOutcome.ValueType) -> Outcome:
     """Return the outcome; one that this relay does not know tells nothing about the script."""
     try:
         return Outcome(agent_pb2.RunOutcome.Name(value).removeprefix("RUN_OUTCOME_"))

@@ -35,7 +35,7 @@ async def send_home(view: ClusterView, job: Job, site: str) -> bool:
         return False
     try:
         await view.update(job.name, Partition=job.trail.partition)
-        await view.update(job.name, AdminComment=_marked_as_refused(job.admin_comment, site))
+        await view.update(job.name, AdminComment=marked_as_refused(job.admin_comment, site))
     except NotFoundError:
         _log.info("job cancelled on its way home", action="leave_cancelled", **_names(job))
     return True
@@ -93,7 +93,7 @@ def _names(job: Job) -> dict[str, int]:
     return {"slurm_job_id": job.slurm_job_id}
 
 
-def _marked_as_refused(admin_comment: str, site: str) -> str:
+def marked_as_refused(admin_comment: str, site: str) -> str:
     """Return the admin_comment with `site` among those that this job is not to be sent to again."""
     whole = json.loads(admin_comment)
     ours = whole["overspill"]

@@ -17,6 +17,7 @@ from overspill_sidecar import metrics
 from overspill_sidecar.backoff import Backoff
 from overspill_sidecar.cluster import Job, Snapshot
 from overspill_sidecar.config import RelayConfig
+from overspill_sidecar.health import HealthRecord
 from overspill_sidecar.relay.admission import Admission, RefusalLog
 from overspill_sidecar.relay.connection import Hello, ProxyConnection, ProxyGoneError
 from overspill_sidecar.relay.session import Session, Surroundings
@@ -36,7 +37,14 @@ _READ_BUFFER_BYTES = 512 * 1024
 class Relay:
     """Serves proxies. Keeps nothing that it cannot lose: the agent knows the runs, Slurm knows the jobs."""
 
-    def __init__(self, watch: ClusterWatch, view: ClusterView, sites: Sequence[Site], config: RelayConfig) -> None:
+    def __init__(
+        self,
+        watch: ClusterWatch,
+        view: ClusterView,
+        sites: Sequence[Site],
+        config: RelayConfig,
+        health: HealthRecord,
+    ) -> None:
         self._watch = watch
         self._view = view
         self._sites = {site.config.partition: site for site in sites}
@@ -45,7 +53,7 @@ class Relay:
         self._refusals = RefusalLog()
         self._group = asyncio.TaskGroup()
         spawn = functools.partial(self._group.create_task, name="departure")
-        self._surroundings = Surroundings(view, spawn, config.unreachable_grace_s, time.time())
+        self._surroundings = Surroundings(view, spawn, config.unreachable_grace_s, health, time.time())
         self._is_closing = False
 
     def count_jobs(self) -> int:
@@ -104,6 +112,7 @@ class Relay:
             with self._admission.opening(job.slurm_job_id):
                 payload = await proxy.read_payload()
         _log.info("proxy admitted", action="proxy_admitted", slurm_job_id=job.slurm_job_id, site=site.name)
+        self._surroundings.health.note_hand_over(job.batch_host)
         request_id = request_id_of(job, snapshot.config.cluster_name)
         request = submit_request(request_id, job, hello, payload, snapshot.config.kill_wait_s)
         return Session(proxy, job, site, request, hello, self._surroundings), str(request_id)

@@ -32,10 +32,11 @@ from overspill.v1 import agent_pb2
 from overspill_sidecar import metrics
 from overspill_sidecar.backoff import Backoff
 from overspill_sidecar.cluster import Job
+from overspill_sidecar.health import HealthRecord, does_end_speak_for_site, does_refusal_speak_for_site
 from overspill_sidecar.relay import going_home
 from overspill_sidecar.relay.attachment import Attachment, Progress
 from overspill_sidecar.relay.connection import Hello, ProxyConnection, ProxyGoneError
-from overspill_sidecar.relay.ending import EndAs, Ending, GoHome, Requeue, ending_of, goes_home
+from overspill_sidecar.relay.ending import EndAs, Ending, GoHome, Requeue, ending_of, goes_home, outcome_of
 from overspill_sidecar.relay.signals import ENDING, remote_signal
 from overspill_sidecar.sites import Site
 from overspill_sidecar.slurm import ClusterView
@@ -66,6 +67,7 @@ class Surroundings:
     #: Starts a task that outlives its session.
     spawn: Callable[[Coroutine[None, None, EndAs | None]], asyncio.Task[EndAs | None]]
     unreachable_grace_s: float
+    health: HealthRecord
     #: Unix time at which this relay began: an earlier one may have submitted jobs that started before.
     began_at_unix_s: float
 
@@ -183,7 +185,7 @@ class Session:
         """Have the site store the run, and set `run_id`. Return how the job ends if the site does not take it."""
         backoff, give_up_at = Backoff(), time.monotonic() + self._surroundings.unreachable_grace_s
         while True:
-            is_connected = await self.site.is_connected(_CONNECT_S)
+            is_connected, is_failing = await self.site.is_connected(_CONNECT_S), False
             reason = f"the agent of {self.site.name} cannot be reached"
             try:
                 if is_connected:
@@ -191,13 +193,15 @@ class Session:
                     return None
             except RequestError as error:
                 metrics.SUBMITS_REFUSED.labels(self.site.name, error.kind).inc()
-                return self._turned_down(error.reason)
+                return self._turned_down(error)
             except OverspillError as error:
                 reason = error.reason
+                is_failing = not isinstance(error, ExhaustedError)
             self._log.debug("submit failed", action="submit_failed", reason=reason)
             if not self._may_run_already and self._ending_signal:
                 return EndAs(signal_number=self._ending_signal)
             if not self._may_run_already and time.monotonic() >= give_up_at and goes_home(self.job):
+                self._surroundings.health.note_end(self.site.name, speaks_for_site=False if is_failing else None)
                 return GoHome(reason)
             if is_connected:
                 await backoff.wait()
@@ -230,11 +234,13 @@ class Session:
             submit_s=round(submit_s, 3),
         )
 
-    def _turned_down(self, reason: str) -> Ending:
-        self._log.warning("site turned the job down", action="submit_refused", reason=reason)
+    def _turned_down(self, error: RequestError) -> Ending:
+        self._log.warning("site turned the job down", action="submit_refused", reason=error.reason)
+        health, site = self._surroundings.health, self.site.name
+        health.note_end(site, speaks_for_site=does_refusal_speak_for_site(error))
         if goes_home(self.job):
-            return GoHome(reason)
-        return EndAs(exit_code=1, message=f"{self.site.name} does not take the job: {reason}")
+            return GoHome(error.reason)
+        return EndAs(exit_code=1, message=f"{site} does not take the job: {error.reason}")
 
     async def _follow(self) -> agent_pb2.Ended:
         """Attach, again after each break, until the run has ended."""
@@ -285,6 +291,8 @@ class Session:
     def _note_end(self, ended: agent_pb2.Ended) -> None:
         outcome = agent_pb2.RunOutcome.Name(ended.outcome).removeprefix("RUN_OUTCOME_")
         metrics.RUNS_ENDED.labels(self.site.name, outcome).inc()
+        speaks = does_end_speak_for_site(outcome_of(ended.outcome), has_started=ended.started_at_ms > 0)
+        self._surroundings.health.note_end(self.site.name, speaks_for_site=speaks)
         run_ms = ended.ended_at_ms - ended.started_at_ms if ended.started_at_ms else 0
         self._log.info(
             "run changed its state",
@@ -352,13 +360,13 @@ class Session:
         is_told = is_noted = False
         while True:
             try:
-                if isinstance(ending, Requeue):
-                    is_leaving = await going_home.requeue(view, self.job)
-                else:
+                if goes_home(self.job):
                     is_leaving = await going_home.send_home(view, self.job, self.site.name)
                 if is_leaving and not is_noted:
                     self._note_return(ending)
                     is_noted = True
+                else:
+                    is_leaving = await going_home.requeue(view, self.job)
                 if is_leaving and isinstance(ending, GoHome):
                     await going_home.start_soon(view, self.job)
             except TransientError as error:

@@ -8,7 +8,6 @@ from overspill.v1 import agent_pb2
 from overspill_sidecar.cluster import Job, Snapshot
 from overspill_sidecar.config import SiteConfig
 from overspill_sidecar.relay.connection import Hello, Payload
-from overspill_sidecar.slurm_text import expand_hosts
 
 _UNLIMITED = 2**64 - 1
 
@@ -41,10 +40,8 @@ def check_is_ours(job: Job | None, user_id: int, hello: Hello, site: SiteConfig 
 
 
 def _virtual_nodes(site: SiteConfig, snapshot: Snapshot) -> tuple[str, ...]:
-    if site.nodes:
-        return expand_hosts(site.nodes)
     partition = snapshot.partitions.get(site.partition)
-    return partition.nodes if partition else ()
+    return site.virtual_nodes(partition.nodes if partition else ())
 
 
 def request_id_of(job: Job, slurm_cluster: str) -> RequestId:
