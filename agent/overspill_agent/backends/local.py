@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -82,6 +83,11 @@ def _find(program: str, package: str) -> str:
     return path
 
 
+_SHORTAGES = frozenset(
+    {errno.EAGAIN, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC}
+)
+
+
 class LocalBackend:
     """`Backend` on this host. Needs root: runs are other users' processes.
 
@@ -113,12 +119,13 @@ class LocalBackend:
         """Start the runner, unless this attempt has been started before.
 
         Raises:
-            ExhaustedError, UnavailableError: the host is short of disk, memory or processes; nothing was started.
+            ExhaustedError: the host is short of disk, memory or processes; nothing was started.
+            AdminError: something on it is missing or closed to the agent; likewise.
         """
         try:
             process = await asyncio.to_thread(self._start, launch)
         except OSError as error:
-            raise _shortage(error) from error
+            raise _start_error(error) from error
         if process is not None:
             self._watch(launch.run_id, process)
 
@@ -278,7 +285,8 @@ def _make_control(control: Path, launch: Launch, runner: Path) -> None:
     os.chown(control, account.uid, account.gid, follow_symlinks=False)
 
 
-def _shortage(error: OSError) -> ExhaustedError | UnavailableError:
-    if isinstance(error, FileNotFoundError):
-        return UnavailableError(f"cannot start a run: {error.filename} is missing")
-    return ExhaustedError(f"cannot start a run: {error.strerror}")
+def _start_error(error: OSError) -> ExhaustedError | AdminError:
+    """Return what ends by itself as a shortage; anything else is wrong with this host until somebody mends it."""
+    where = f"{error.filename}: " if error.filename else ""
+    reason = f"cannot start a run: {where}{error.strerror}"
+    return ExhaustedError(reason) if error.errno in _SHORTAGES else AdminError(reason)
