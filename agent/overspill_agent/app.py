@@ -101,6 +101,7 @@ async def _serve_metrics(config: AgentConfig, gauges: CollectorRegistry) -> None
     section = config.metrics
     if section.listen is None:
         return
+    metrics.begin_at_zero(config.accounts)
     own = section.tls.files if section.tls else None
     served = [config.server.tls.files(), config.runner_channel.tls.files(), *([own] if own else [])]
     describe_process(gauges, (path for tls in served for path in (tls.certificate, tls.ca)))

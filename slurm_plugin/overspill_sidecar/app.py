@@ -122,6 +122,7 @@ class Sidecar:
             tasks["reconcile"] = Reconciler(self._watch, sites, self._config.relay.reconcile_s).run
         if listen := self._metrics_address():
             tls = self._config.metrics.tls
+            metrics.begin_at_zero(site.name for site in sites)
             describe_process(gauges, self._certificates())
             server_of_metrics = MetricsServer((metrics.REGISTRY, gauges), listen, tls.files if tls else None)
             tasks["metrics"] = server_of_metrics.run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -90,3 +91,13 @@ ORPHANS: Final = Counter(
     ["site", "what"],
     registry=REGISTRY,
 )
+
+
+def begin_at_zero(sites: Iterable[str]) -> None:
+    """Have what alerts look for be there from the start: the first of a series that appears is no increase to them."""
+    DECISIONS.labels("LOCAL", "router_error")
+    for site in sites:
+        for kind in ("invalid_request", "not_permitted", "not_found", "unrunnable"):
+            SUBMITS_REFUSED.labels(site, kind)
+        for how in ("requeued", "sent_home"):
+            JOBS_RETURNED.labels(site, how)

@@ -64,4 +64,7 @@ class Health:
             return f"the agent's store gives no answer within {_DEADLINE_S:g} s"
         except OverspillError as error:
             return error.reason
+        except Exception:
+            log.exception("the agent cannot tell its health", action="health_failed")
+            return "a defect in the agent; its log says more"
         return ""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cryptography import x509
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, disable_created_metrics
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -15,6 +15,8 @@ from overspill import __version__
 
 def describe_process(registry: CollectorRegistry, certificates: Iterable[Path]) -> None:
     """Have `registry` tell of this process and of the certificates in these PEM files."""
+    # A second series for each, with the time of its first count: nobody asks for it.
+    disable_created_metrics()
     build = Gauge("overspill_build_info", "Always 1; the version is a label.", ["version"], registry=registry)
     build.labels(__version__).set(1)
     ProcessCollector(registry=registry)

@@ -61,6 +61,8 @@ class MetricsServer:
                         reason=error.strerror or str(error),
                     )
                 is_told = True
+            except Exception:  # noqa: BLE001 - the loop's edge; logged with its traceback
+                _log.exception("metrics are not served", action="metrics_failed")
             await asyncio.sleep(_RETRY_S)
 
     async def _serve(self) -> None:

@@ -111,11 +111,12 @@ class Relay:
                 job, site = await self._verify(hello, user_id, snapshot)
             with self._admission.opening(job.slurm_job_id):
                 payload = await proxy.read_payload()
-        _log.info("proxy admitted", action="proxy_admitted", slurm_job_id=job.slurm_job_id, site=site.name)
         self._surroundings.health.note_hand_over(job.batch_host)
         request_id = request_id_of(job, snapshot.config.cluster_name)
         request = submit_request(request_id, job, hello, payload, snapshot.config.kill_wait_s)
-        return Session(proxy, job, site, request, hello, self._surroundings), str(request_id)
+        session = Session(proxy, job, site, request, hello, self._surroundings)
+        _log.info("proxy admitted", action="proxy_admitted", **session.names())
+        return session, str(request_id)
 
     async def _verify(self, hello: Hello, user_id: int, snapshot: Snapshot) -> tuple[Job, Site]:
         job = await self._view.job(hello.slurm_job_id)
