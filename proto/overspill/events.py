@@ -29,6 +29,8 @@ SIDECAR_EVENTS: Final[dict[str, str]] = {
     "proxy_died": "a job's local process is gone; its run is being stopped",
     "job_sent_home": "a job that its site did not take goes back to its own partition",
     "job_requeued": "Slurm starts a job again whose run was lost",
+    "stranded_home": "a job that waited in vain for its closed site goes back to its own partition",
+    "nodes_undrained": "a site's virtual nodes may be used again",
     "leave_cancelled": "a job was cancelled on its way home",
     "run_settled": "the site may forget the run: its end is the job's",
     "orphan_released": "an ended run was found that belongs to no job any more",

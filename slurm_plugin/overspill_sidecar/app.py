@@ -21,7 +21,7 @@ from overspill.metrics import MetricsServer, describe_process
 from overspill_sidecar import metrics
 from overspill_sidecar.admin import RelayAdmin, RouterAdmin, serve_relay_admin, serve_router_admin
 from overspill_sidecar.config import SidecarConfig
-from overspill_sidecar.gauges import PromiseGauges, WatchGauges
+from overspill_sidecar.gauges import BreakerGauges, PromiseGauges, WatchGauges
 from overspill_sidecar.health import HealthRecord, NodeKeeper
 from overspill_sidecar.journal import Journal
 from overspill_sidecar.ledger import Ledger
@@ -110,6 +110,7 @@ class Sidecar:
             ledger = stack.enter_context(Ledger(self._config.relay.records, self._config.relay.keep_records))
             stack.enter_context(Journal(ledger))
             health = HealthRecord(self._config.health.first_pause_s)
+            gauges.register(BreakerGauges(health, sites))
             relay = Relay(self._watch, self._view, sites, self._config.relay, health)
             admin_path = stack.enter_context(SocketPath(self._config.relay.admin_path)).path
             admin = await serve_relay_admin(RelayAdmin(sites, ledger, relay.count_jobs), admin_path)

@@ -9,10 +9,14 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from overspill_sidecar.capacity import Amount
+from overspill_sidecar.health.breaker import Phase
+from overspill_sidecar.health.record import HealthRecord
+from overspill_sidecar.health.wanted import OURS
 from overspill_sidecar.sites import Site
 from overspill_sidecar.watch import ClusterWatch, Picture
 
 _MIB = 1024 * 1024
+_OPENNESS = {Phase.CLOSED: 0.0, Phase.HALF_OPEN: 0.5, Phase.OPEN: 1.0}
 
 
 class WatchGauges(Collector):
@@ -34,7 +38,7 @@ class WatchGauges(Collector):
             "overspill_policy_problems", "Policy words in slurm.conf that are wrong and ignored.", problems
         )
         yield from self._sites_now(now)
-        yield self._unusable_nodes(picture)
+        yield from self._virtual_nodes(picture)
 
     def _sites_now(self, now: float) -> Iterator[Metric]:
         reachable = GaugeMetricFamily("overspill_site_reachable", "1 while the site's agent answers.", labels=["site"])
@@ -55,17 +59,43 @@ class WatchGauges(Collector):
                     memory.add_metric([site.name, amount], value.memory_mib * _MIB)
         yield from (reachable, cpus, memory)
 
-    def _unusable_nodes(self, picture: Picture | None) -> Metric:
+    def _virtual_nodes(self, picture: Picture | None) -> Iterator[Metric]:
         unusable = GaugeMetricFamily(
             "overspill_virtual_nodes_unusable",
-            "Virtual nodes that Slurm starts no job on: drained, down or not answering.",
+            "Virtual nodes that Slurm starts no job on, whoever drained them: drained, down or not answering.",
+            labels=["site"],
+        )
+        drained = GaugeMetricFamily(
+            "overspill_virtual_nodes_drained",
+            "Virtual nodes that Overspill has drained and will undrain by itself.",
             labels=["site"],
         )
         if picture is not None:
             for site in self._sites:
-                nodes = picture.snapshot.nodes_of(site.config.partition)
+                seen = {node.name: node for node in picture.snapshot.nodes_of(site.config.partition)}
+                nodes = [seen[name] for name in site.config.virtual_nodes(seen) if name in seen]
                 unusable.add_metric([site.name], sum(not node.is_usable for node in nodes))
-        return unusable
+                drained.add_metric([site.name], sum(node.is_drained and node.reason.startswith(OURS) for node in nodes))
+        yield from (unusable, drained)
+
+
+class BreakerGauges(Collector):
+    """Which sites the relay has closed because their runs fail."""
+
+    def __init__(self, record: HealthRecord, sites: Sequence[Site]) -> None:
+        self._record = record
+        self._sites = sites
+
+    def collect(self) -> Iterator[Metric]:
+        opened = GaugeMetricFamily(
+            "overspill_site_breaker_open",
+            "1 while the site is not used because its runs failed; one half while it is tried again.",
+            labels=["site"],
+        )
+        for site in self._sites:
+            phase = self._record.site(site.name).phase(time.monotonic())
+            opened.add_metric([site.name], _OPENNESS[phase])
+        yield opened
 
 
 class PromiseGauges(Collector):

@@ -69,7 +69,7 @@ RUNS_ENDED: Final = Counter(
 )
 JOBS_RETURNED: Final = Counter(
     "overspill_jobs_returned_total",
-    "Jobs that left a site before their end: sent home to their own partition, or requeued as after a node failure.",
+    "Jobs that left a site before their end: sent home, requeued as after a node failure, or stranded before it began.",
     ["site", "how"],
     registry=REGISTRY,
 )
@@ -99,5 +99,5 @@ def begin_at_zero(sites: Iterable[str]) -> None:
     for site in sites:
         for kind in ("invalid_request", "not_permitted", "not_found", "unrunnable"):
             SUBMITS_REFUSED.labels(site, kind)
-        for how in ("requeued", "sent_home"):
+        for how in ("requeued", "sent_home", "stranded"):
             JOBS_RETURNED.labels(site, how)

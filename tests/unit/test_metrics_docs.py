@@ -20,7 +20,8 @@ from overspill_agent.registry import Registry
 from overspill_agent.spool import Reserve
 from overspill_agent.store import Store
 from overspill_sidecar import metrics as sidecar_metrics
-from overspill_sidecar.gauges import PromiseGauges, WatchGauges
+from overspill_sidecar.gauges import BreakerGauges, PromiseGauges, WatchGauges
+from overspill_sidecar.health.record import HealthRecord
 from overspill_sidecar.watch import ClusterWatch
 from tests.integration.sidecar_road import in_memory_view
 
@@ -35,6 +36,7 @@ def _of_the_sidecar() -> Iterator[Metric]:
     yield from sidecar_metrics.REGISTRY.collect()
     yield from WatchGauges(ClusterWatch(in_memory_view(), 1.0), []).collect()
     yield from PromiseGauges(dict).collect()
+    yield from BreakerGauges(HealthRecord(1.0), []).collect()
 
 
 def _of_the_agent(directory: Path) -> Iterator[Metric]:

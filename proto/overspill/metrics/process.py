@@ -16,7 +16,7 @@ from overspill import __version__
 def describe_process(registry: CollectorRegistry, certificates: Iterable[Path]) -> None:
     """Have `registry` tell of this process and of the certificates in these PEM files."""
     # A second series for each, with the time of its first count: nobody asks for it.
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # its stubs forget the return type
     build = Gauge("overspill_build_info", "Always 1; the version is a label.", ["version"], registry=registry)
     build.labels(__version__).set(1)
     ProcessCollector(registry=registry)

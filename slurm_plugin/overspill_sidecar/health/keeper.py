@@ -133,7 +133,8 @@ class SiteNodes:
             todo = wanted.changes(nodes.values(), closure, resting)
             if todo.drain and closure is not None:
                 await self._view.drain(todo.drain, closure.reason)
-                _log.warning("virtual nodes drained", action="nodes_drained", nodes=todo.drain, reason=closure.reason)
+                facts = {"nodes": todo.drain, "site": self.name, "reason": closure.reason}
+                _log.warning("virtual nodes drained", action="nodes_drained", **facts)
             if todo.undrain:
                 await self._view.undrain(todo.undrain)
                 self._handed_back.difference_update(todo.undrain)

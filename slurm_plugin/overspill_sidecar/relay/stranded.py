@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 import structlog
 
 from overspill.errors import NotFoundError, OverspillError, TransientError
+from overspill_sidecar import metrics
 from overspill_sidecar.cluster import Job, Snapshot
 from overspill_sidecar.config import RelayConfig
 from overspill_sidecar.relay.ending import goes_home
@@ -97,4 +98,5 @@ class Strandings:
             self._refused.add(job.slurm_job_id)
             _log.warning("job is not moved home", action="stranded_refused", reason=error.reason, **facts)
         else:
+            metrics.JOBS_RETURNED.labels(site, "stranded").inc()
             _log.info("job goes home: its site takes none", action="stranded_home", **facts)
