@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,8 @@ from overspill.runner_protocol import KEEPALIVE_S
 from overspill.tls import TlsFiles
 
 DEFAULT_PATH = Path("/etc/overspill/agent.toml")
+#: Names another file than `DEFAULT_PATH`.
+PATH_VARIABLE = "OVERSPILL_AGENT_CONFIG"
 DEFAULT_RUNNER = Path(__file__).resolve().parent.parent / "overspill_runner" / "runner.py"
 
 
@@ -156,6 +159,11 @@ def parse(text: str, source: str) -> AgentConfig:
         raise ConfigError(f"{source}: not TOML: {error}") from error
     except ValidationError as error:
         raise ConfigError("\n".join(f"{source}: {line}" for line in _explain(error))) from error
+
+
+def configured_path() -> Path:
+    """Return where the configuration is, as far as this process is told."""
+    return Path(os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
 
 
 def load(path: Path) -> AgentConfig:

@@ -1,0 +1,76 @@
+"""The site's side as a whole."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from overspill.cli.certificates import check_certificates
+from overspill.cli.finding import Finding, Side, error, ok, warning
+from overspill.errors import OverspillError
+from overspill_agent.backends.accounts import resolve_account
+from overspill_agent.checks import host
+from overspill_agent.config import AgentConfig, configured_path, load
+
+
+def look(path: Path) -> Iterator[Finding]:
+    """Look at everything on this side."""
+    if os.geteuid() != 0:
+        yield warning("rights", "without root's rights not everything can be seen", "run overspill check as root")
+    config = yield from _configuration(path)
+    if config is None:
+        return
+    yield from _certificates(config)
+    yield from _accounts(config)
+    yield from host.directories(config)
+    yield from host.disk(config)
+    yield from host.listening(config)
+    yield from host.sandbox(config)
+
+
+SITE = Side("site", configured_path, look)
+
+
+def _configuration(path: Path) -> Generator[Finding, None, AgentConfig | None]:
+    try:
+        config = load(path)
+        mode = path.stat().st_mode
+    except OverspillError as failure:
+        for reason in failure.reason.splitlines():
+            yield error("agent.toml", reason, "see packaging/examples/agent.toml")
+        return None
+    except OSError as failure:
+        yield error("agent.toml", f"cannot look at {path}: {failure.strerror}")
+        return None
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        what = f"{path} is writable for others, who could map themselves to any account"
+        yield error("agent.toml", what, f"chmod go-w {path}")
+    else:
+        yield ok("agent.toml", f"{path} is valid")
+    return config
+
+
+def _certificates(config: AgentConfig) -> Iterator[Finding]:
+    owners = {0}
+    yield from check_certificates("relays' service", config.server.tls.files(), set(), owners)
+    host_name = urlsplit(config.runner_channel.url).hostname or ""
+    yield from check_certificates("runners' service", config.runner_channel.tls.files(), {host_name}, owners)
+
+
+def _accounts(config: AgentConfig) -> Iterator[Finding]:
+    pairs = [(cluster, user, account) for cluster, users in config.accounts.items() for user, account in users.items()]
+    problems = []
+    for cluster, user, account in pairs:
+        try:
+            resolve_account(account)
+        except OverspillError as failure:
+            what = f"{cluster}'s {user} is mapped to {account}: {failure.reason}"
+            problems.append(error(f"accounts: {cluster}", what, f"correct [accounts.{cluster}], or add the user"))
+    if not pairs:
+        what = "no user of any cluster is mapped to an account, so every run is refused"
+        yield error("accounts", what, "add [accounts.CLUSTER] with user = account lines")
+    else:
+        yield from problems or [ok("accounts", f"{len(pairs)} users are mapped to accounts that may have runs")]

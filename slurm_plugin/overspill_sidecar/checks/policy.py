@@ -1,0 +1,35 @@
+"""The policy words in slurm.conf, against the partitions and the sites that there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from overspill.cli.finding import Finding, error, ok, warning
+from overspill_sidecar.checks.slurm import Slurm
+from overspill_sidecar.config import SidecarConfig
+from overspill_sidecar.policy import Mode, parse_policy, unknown_partitions
+
+_SUBJECT = "slurm.conf: policy"
+
+
+def look(slurm: Slurm, config: SidecarConfig) -> Iterator[Finding]:
+    """Look at each word."""
+    policy, problems = parse_policy(slurm.snapshot.config.parameters)
+    for problem in (*problems, *unknown_partitions(policy, slurm.snapshot.partitions)):
+        yield error(f"slurm.conf: {problem.word}", f"{problem.reason}; the word is ignored", "correct it, reconfigure")
+    mode = policy.mode
+    if mode is Mode.OFF:
+        remedy = "set overspill_mode=shadow, or on, in SlurmctldParameters and scontrol reconfigure"
+        yield warning(_SUBJECT, "the mode is off: no job is diverted", remedy)
+    elif mode is Mode.SHADOW:
+        yield warning(
+            _SUBJECT, "the mode is shadow: Overspill decides and records, but diverts nothing", "on, when ready"
+        )
+    else:
+        words = " ".join(f"{key}" for key in sorted(policy.words))
+        yield ok(_SUBJECT, f"the mode is {mode}, from {' '.join(policy.from_partitions) or 'no partition'} ({words})")
+    partitions = {site.partition for site in config.sites}
+    for name in policy.to_partitions():
+        if name not in partitions:
+            what = f"{name} is no site's partition: sidecar.toml has {', '.join(sorted(partitions))}"
+            yield error("slurm.conf: overspill_to", what, "name a site's partition, or add the site to sidecar.toml")
