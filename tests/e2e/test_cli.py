@@ -101,7 +101,7 @@ def test_what_went_where_is_still_known_after_a_restart_of_the_sidecar(new_rig: 
     wait_until_diverting(rig)
     diverted, local = submit_diverted(rig, _HELLO), rig.sbatch(_HELLO, "--exclusive")
     rig.wait_for_state(diverted, "COMPLETED", timeout_s=60)
-    rig.cluster.daemon("sidecar").kill()
+    rig.cluster.daemon("sidecar").stop()
     stopped = overspill(rig, "explain", str(diverted))
     assert "the router's records cannot be seen" in stopped.stdout
     assert "given to site-a by decision" in stopped.stdout
@@ -114,7 +114,7 @@ def test_what_went_where_is_still_known_after_a_restart_of_the_sidecar(new_rig: 
 def test_with_parts_down_each_command_says_which(new_rig: Callable[..., Rig]) -> None:
     rig = new_rig(policy="overspill_mode=always")
     wait_until_diverting(rig)
-    rig.site.daemon("agent").kill()
+    rig.site.daemon("agent").stop()
     wait_until(
         lambda: any("site-a" in problem for problem in overspill_json(rig, "status")["problems"]),
         timeout_s=60,
@@ -122,10 +122,10 @@ def test_with_parts_down_each_command_says_which(new_rig: Callable[..., Rig]) ->
     )
     assert _errors(rig) == {"site site-a: agent": "nobody listens on site:7443"}
     assert "nobody listens on 0.0.0.0:7443" in overspill(rig, "check", at="site").stdout
-    rig.cluster.daemon("sidecar").kill()
+    rig.cluster.daemon("sidecar").stop()
     assert {"router", "relay"} < set(_errors(rig))
     assert overspill(rig, "jobs").returncode == 0
-    rig.cluster.daemon("slurmctld").kill()
+    rig.cluster.daemon("slurmctld").stop()
     assert "slurmctld" in _errors(rig)
     for command in (["jobs"], ["explain", "1"], ["logs", "1"]):
         done = overspill(rig, *command)
