@@ -8,12 +8,14 @@ import shutil
 from collections.abc import Iterator
 
 from tests.rig import daemons
-from tests.rig.daemons import Daemon
+from tests.rig.accounts import USERS
+from tests.rig.daemons import DATABASE_OPTIONS, Daemon
 from tests.rig.errors import RigError
 from tests.rig.host import Host
 from tests.rig.options import RigOptions
 from tests.rig.parts import Part
 from tests.rig.progress import Progress
+from tests.rig.slurm_conf import ACCOUNT
 from tests.rig.waiting import poll
 
 _PROGRAMS = (
@@ -44,12 +46,15 @@ def plain_umask() -> Iterator[None]:
 def define_daemons(cluster: Host, site: Host, options: RigOptions) -> None:
     """Tell each host its daemons; none is started."""
     specs = [daemons.munged(), daemons.slurmctld()]
+    if options.cluster.accounting:
+        specs[1:1] = [daemons.mariadbd(), daemons.slurmdbd()]
     specs += [daemons.slurmd(node, port) for node, port in options.cluster.node_ports.items()]
     if Part.SIDECAR in options.parts:
         specs.append(daemons.sidecar())
     cluster.daemons = {spec.name: Daemon(spec, cluster) for spec in specs}
     if Part.AGENT in options.parts:
-        site.daemons = {spec.name: Daemon(spec, site) for spec in [daemons.agent()]}
+        agents = [daemons.agent(), *([daemons.second_agent()] if options.cluster.has_second_site else [])]
+        site.daemons = {spec.name: Daemon(spec, site) for spec in agents}
 
 
 def start_daemons(cluster: Host, site: Host, progress: Progress) -> None:
@@ -65,9 +70,11 @@ def start_daemons(cluster: Host, site: Host, progress: Progress) -> None:
     by_name = dict(cluster.daemons)
     sidecar = by_name.pop("sidecar", None)
     # slurmctld dies without munged, and slurmd waits long before it tries an absent slurmctld again.
-    for name in ("munged", "slurmctld"):
-        progress(f"start {name}")
-        by_name.pop(name).start()
+    for name in ("munged", "mariadbd", "slurmdbd", "slurmctld"):
+        if name in by_name:
+            progress(f"start {name}")
+            _prepare(name, cluster)
+            by_name.pop(name).start()
     progress(f"start {', '.join(by_name)}")
     for daemon in by_name.values():
         daemon.launch()
@@ -79,6 +86,23 @@ def start_daemons(cluster: Host, site: Host, progress: Progress) -> None:
         sidecar.start()
     progress("all daemons accept connections; waiting for idle nodes")
     _wait_for_idle_nodes(cluster)
+
+
+def _prepare(name: str, cluster: Host) -> None:
+    """Do what has to be done once before the daemon `name` is started."""
+    if name == "mariadbd":
+        # Whoever is the user slurm of this host is the database's root: no password anywhere.
+        install = ("mariadb-install-db", *DATABASE_OPTIONS, "--auth-root-socket-user=slurm", "--skip-test-db")
+        cluster.run(install, user="slurm", cwd="/", check=True, timeout=60)
+    elif name == "slurmctld" and "slurmdbd" in cluster.daemons:
+        _associate_users(cluster)
+
+
+def _associate_users(cluster: Host) -> None:
+    """Tell slurmdbd the cluster, one account, and the rig's users in it; slurmctld must find them when it starts."""
+    names = ",".join(user.name for user in USERS)
+    for what in (["cluster", "rig"], ["account", ACCOUNT, "cluster=rig"], ["user", names, f"account={ACCOUNT}"]):
+        cluster.run(["sacctmgr", "--immediate", "add", *what], cwd="/", check=True, timeout=60)
 
 
 def _wait_for_idle_nodes(cluster: Host) -> None:

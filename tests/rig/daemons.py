@@ -15,12 +15,19 @@ from tests.rig.overspill_conf import (
     RELAY_SOCKET,
     ROUTER_SOCKET,
     RUNNER_PORT,
+    SECOND_AGENT_CONF,
+    SECOND_AGENT_PORT,
+    SECOND_RUNNER_PORT,
     SIDECAR_CONF,
 )
-from tests.rig.slurm_conf import CONTROLLER_PORT
+from tests.rig.slurm_conf import ACCOUNTING_PORT, CONTROLLER_PORT
 from tests.rig.waiting import poll
 
 _LOG_TAIL_LINES = 25
+#: Where libmariadb looks for the socket.
+_DATABASE_SOCKET = "/run/mysqld/mysqld.sock"
+#: Neither this machine's configuration, nor more memory than a few tables need.
+DATABASE_OPTIONS = ("--no-defaults", "--datadir=/var/lib/mysql", "--innodb-buffer-pool-size=16M")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +167,27 @@ def slurmctld() -> DaemonSpec:
     )
 
 
+def mariadbd() -> DaemonSpec:
+    """Describe the database of slurmdbd, reached by its socket only; it belongs to slurm, as whom slurmdbd runs."""
+    return _background_daemon(
+        "mariadbd",
+        "slurm",
+        "/var/log/overspill/mariadbd.log",
+        (_DATABASE_SOCKET,),
+        ("/usr/sbin/mariadbd", *DATABASE_OPTIONS, "--skip-networking", f"--socket={_DATABASE_SOCKET}"),
+    )
+
+
+def slurmdbd() -> DaemonSpec:
+    return DaemonSpec(
+        name="slurmdbd",
+        argv=("slurmdbd",),
+        pid_file="/run/slurmdbd.pid",
+        log_file="/var/log/slurm/slurmdbd.log",
+        listens_on=(ACCOUNTING_PORT,),
+    )
+
+
 def slurmd(node: str, port: int) -> DaemonSpec:
     return DaemonSpec(
         name=f"slurmd@{node}",
@@ -171,26 +199,43 @@ def slurmd(node: str, port: int) -> DaemonSpec:
 
 
 def sidecar() -> DaemonSpec:
-    return _python_daemon("sidecar", "overspill_sidecar", SIDECAR_CONF, "slurm", (ROUTER_SOCKET, RELAY_SOCKET))
+    return _overspill_daemon("sidecar", "overspill_sidecar", SIDECAR_CONF, "slurm", (ROUTER_SOCKET, RELAY_SOCKET))
 
 
 def agent() -> DaemonSpec:
-    return _python_daemon("agent", "overspill_agent", AGENT_CONF, "root", (AGENT_PORT, RUNNER_PORT))
+    return _overspill_daemon("agent", "overspill_agent", AGENT_CONF, "root", (AGENT_PORT, RUNNER_PORT))
 
 
-def _python_daemon(
+def second_agent() -> DaemonSpec:
+    ports = (SECOND_AGENT_PORT, SECOND_RUNNER_PORT)
+    return _overspill_daemon("agent-b", "overspill_agent", SECOND_AGENT_CONF, "root", ports)
+
+
+def _overspill_daemon(
     name: str, module: str, configuration: str, user: str, listens_on: tuple[int | str, ...]
 ) -> DaemonSpec:
+    program = ("/opt/overspill/venv/bin/python", "-m", module, "run", "--config", configuration)
+    return _background_daemon(
+        name, user, f"/var/log/overspill/{name}.log", listens_on, program, {"PYTHONPATH": "/opt/overspill/lib"}
+    )
+
+
+def _background_daemon(
+    name: str,
+    user: str,
+    log_file: str,
+    listens_on: tuple[int | str, ...],
+    program: tuple[str, ...],
+    env: Mapping[str, str] | None = None,
+) -> DaemonSpec:
     """Describe a program that stays in the foreground; start-stop-daemon puts it into the background."""
-    pid_file, log_file = f"/run/{name}.pid", f"/var/log/overspill/{name}.log"
+    pid_file = f"/run/{name}.pid"
     background = ("start-stop-daemon", "--start", "--background", "--make-pidfile", "--pidfile", pid_file)
-    program = ("--output", log_file, "--chuid", user, "--startas", "/opt/overspill/venv/bin/python", "--")
-    arguments = ("-m", module, "run", "--config", configuration)
     return DaemonSpec(
         name=name,
-        argv=(*background, *program, *arguments),
+        argv=(*background, "--output", log_file, "--chuid", user, "--startas", program[0], "--", *program[1:]),
         pid_file=pid_file,
         log_file=log_file,
         listens_on=listens_on,
-        env={"PYTHONPATH": "/opt/overspill/lib"},
+        env=env or {},
     )

@@ -20,7 +20,9 @@ _CLUSTER_DIRECTORIES = {
     "etc/slurm": ("root", 0o755),
     "run/munge": ("munge", 0o755),
     "run/overspill": ("slurm", 0o755),
+    "run/mysqld": ("slurm", 0o755),
     "var/lib/munge": ("munge", 0o711),
+    "var/lib/mysql": ("slurm", 0o700),
     "var/lib/overspill": ("slurm", 0o700),
     "var/lib/slurm": ("slurm", 0o755),
     "var/lib/slurm/slurmctld": ("slurm", 0o700),
@@ -31,6 +33,7 @@ _CLUSTER_DIRECTORIES = {
 _SITE_DIRECTORIES = {
     "etc/overspill/tls": ("root", 0o755),
     "var/lib/overspill-agent": ("root", 0o700),
+    "var/lib/overspill-agent-b": ("root", 0o700),
 }
 
 
@@ -40,7 +43,7 @@ def build_cluster(root: Path, options: RigOptions, certificates: Certificates) -
     write_slurm_conf(root, options)
     _write(root / "etc/munge/munge.key", secrets.token_bytes(_MUNGE_KEY_BYTES), owner="munge", mode=0o400)
     _write_tls(root, "cluster", "rig", owner="slurm", certificates=certificates)
-    _write(root / overspill_conf.SIDECAR_CONF.lstrip("/"), overspill_conf.sidecar_toml().encode())
+    _write(root / overspill_conf.SIDECAR_CONF.lstrip("/"), overspill_conf.sidecar_toml(options.cluster).encode())
     local_share = root.with_name("cluster-local-share")
     local_share.mkdir()
     if Part.JOB_SUBMIT in options.parts:
@@ -48,6 +51,8 @@ def build_cluster(root: Path, options: RigOptions, certificates: Certificates) -
     if Part.SPANK in options.parts:
         parts.stage_spank(root / "opt/overspill")
         _write(root / "etc/slurm/plugstack.conf", slurm_conf.plugstack_conf().encode())
+    if options.cluster.accounting:
+        _write(root / "etc/slurm/slurmdbd.conf", slurm_conf.slurmdbd_conf().encode(), owner="slurm", mode=0o600)
     return [*system_mounts(root, private_local_share=local_share), *_overspill_mounts(root)]
 
 
@@ -55,8 +60,11 @@ def build_site(root: Path, options: RigOptions, certificates: Certificates) -> l
     """Write the site's files under `root`; return the mounts that complete them."""
     build_tree(root, directories=_SITE_DIRECTORIES)
     _write_tls(root, "site", "site", owner="root", certificates=certificates)
-    agent_toml = overspill_conf.agent_toml(shared_home=options.has_shared_home)
-    _write(root / overspill_conf.AGENT_CONF.lstrip("/"), agent_toml.encode())
+    for path, is_second in ((overspill_conf.AGENT_CONF, False), (overspill_conf.SECOND_AGENT_CONF, True)):
+        agent_toml = overspill_conf.agent_toml(
+            shared_home=options.has_shared_home, gpus=options.cluster.gpus, is_second=is_second
+        )
+        _write(root / path.lstrip("/"), agent_toml.encode())
     mounts = [*system_mounts(root), *_overspill_mounts(root)]
     if options.has_shared_home:
         mounts.append(bind(root.with_name("cluster") / "home", root / "home", is_writable=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Self, TypedDict
+from typing import Any, Self, TypedDict
 
 from tests.rig.parts import ALL_PARTS, Part
 from tests.rig.slurm_conf import ClusterOptions, policy_words
@@ -15,7 +15,7 @@ class _Stored(TypedDict):
     policy: str
     has_shared_home: bool
     parts: list[str]
-    cluster: dict[str, int]
+    cluster: dict[str, Any]
     more_lines: list[str]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from tests.rig.accounts import USERS
-from tests.rig.slurm_conf import OVERSPILL_PARTITION, VIRTUAL_NODE
+from tests.rig.slurm_conf import ClusterOptions
 
 AGENT_PORT = 7443
 RUNNER_PORT = 7444
+SECOND_AGENT_PORT = 7445
+SECOND_RUNNER_PORT = 7446
 ROUTER_SOCKET = "/run/overspill/router.sock"
 RELAY_SOCKET = "/run/overspill/relay.sock"
 SIDECAR_CONF = "/etc/overspill/sidecar.toml"
@@ -15,11 +17,15 @@ AGENT_CONF = "/etc/overspill/agent.toml"
 SIDECAR_METRICS_PORT = 9465
 RELAY_METRICS_PORT = 9466
 AGENT_METRICS_PORT = 9467
+SECOND_AGENT_METRICS_PORT = 9468
+SECOND_AGENT_CONF = "/etc/overspill/agent-b.toml"
 TLS_DIRECTORY = "/etc/overspill/tls"
 
 
-def sidecar_toml() -> str:
+def sidecar_toml(cluster: ClusterOptions) -> str:
     """Return sidecar.toml; it asks Slurm more often than in production, so that tests wait less."""
+    sites = zip(("site-a", "site-b"), (AGENT_PORT, SECOND_AGENT_PORT), cluster.virtual_nodes.items(), strict=False)
+    sections = "".join(_site_section(name, port, *where) for name, port, where in sites)
     return f"""\
 [slurm]
 refresh_s = 1.0
@@ -41,43 +47,52 @@ drain_after_s = 2.0
 resume_after_s = 2.0
 first_pause_s = 10.0
 
+{sections}"""
+
+
+def _site_section(name: str, port: int, partition: str, node: str) -> str:
+    return f"""\
 [[sites]]
-name = "site-a"
-partition = "{OVERSPILL_PARTITION}"
-agent = "site:{AGENT_PORT}"
-nodes = "{VIRTUAL_NODE}"
+name = "{name}"
+partition = "{partition}"
+agent = "site:{port}"
+nodes = "{node}"
 tls = {_tls("cluster")}
+
 """
 
 
-def agent_toml(*, shared_home: bool) -> str:
+def agent_toml(*, shared_home: bool, gpus: int = 0, is_second: bool = False) -> str:
     """Return agent.toml; with `shared_home` a run sees the cluster's /home instead of an empty private one."""
+    port, runner_port = (SECOND_AGENT_PORT, SECOND_RUNNER_PORT) if is_second else (AGENT_PORT, RUNNER_PORT)
+    state = "/var/lib/overspill-agent-b" if is_second else "/var/lib/overspill-agent"
     private = ["/tmp", "/var/tmp", "/dev/shm"] if shared_home else ["/home", "/tmp", "/var/tmp", "/dev/shm"]
     accounts = "\n".join(f'{user.name} = "{user.name}"' for user in USERS)
     return f"""\
 [server]
-listen = "0.0.0.0:{AGENT_PORT}"
+listen = "0.0.0.0:{port}"
 tls = {_tls("site")}
 
 [runner_channel]
-listen = "0.0.0.0:{RUNNER_PORT}"
-url = "https://site:{RUNNER_PORT}"
+listen = "0.0.0.0:{runner_port}"
+url = "https://site:{runner_port}"
 lease_s = 90
 tls = {_tls("site")}
 
 [store]
-path = "/var/lib/overspill-agent/agent.db"
+path = "{state}/agent.db"
 
 [local]
-directory = "/var/lib/overspill-agent/runs"
+directory = "{state}/runs"
 cpus = 8
 memory_mib = 16384
+gpus = {gpus}
 private = {_strings(private)}
 shared = {_strings(["/home"] if shared_home else [])}
 python = "/usr/bin/python3"
 
 [metrics]
-listen = "127.0.0.1:{AGENT_METRICS_PORT}"
+listen = "127.0.0.1:{SECOND_AGENT_METRICS_PORT if is_second else AGENT_METRICS_PORT}"
 
 [accounts.rig]
 {accounts}

@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CONTROLLER_PORT = 6817
+ACCOUNTING_PORT = 6819
 REAL_NODES_PARTITION = "batch"
 OVERSPILL_PARTITION = "overspill"
 VIRTUAL_NODE = "ovs1"
+SECOND_PARTITION = "overspill-b"
+SECOND_VIRTUAL_NODE = "ovs2"
+#: The account of all users where there is accounting.
+ACCOUNT = "hpc"
 _FIRST_NODE_PORT = 17001
 
 
@@ -21,14 +26,26 @@ class ClusterOptions:
     virtual_node_cpus: int = 64
     virtual_node_memory_mib: int = 256_000
     kill_wait_s: int = 5
+    #: AccountingStorageEnforce: brings a database and slurmdbd, in which all users have the account `hpc`; empty: none.
+    accounting: str = ""
+    #: A second site with its own agent, partition `overspill-b` and virtual node.
+    has_second_site: bool = False
+    #: GPUs of each virtual node and each site.
+    gpus: int = 0
     #: Further lines for the end of slurm.conf.
     more_lines: tuple[str, ...] = ()
 
     @property
     def node_ports(self) -> dict[str, int]:
         """Each node's name and the port of its slurmd."""
-        names = [*(f"c{i}" for i in range(1, self.real_nodes + 1)), VIRTUAL_NODE]
+        names = [*(f"c{i}" for i in range(1, self.real_nodes + 1)), *self.virtual_nodes.values()]
         return {name: _FIRST_NODE_PORT + index for index, name in enumerate(names)}
+
+    @property
+    def virtual_nodes(self) -> dict[str, str]:
+        """The virtual node of each overspill partition."""
+        second = {SECOND_PARTITION: SECOND_VIRTUAL_NODE} if self.has_second_site else {}
+        return {OVERSPILL_PARTITION: VIRTUAL_NODE} | second
 
 
 def slurm_conf(options: ClusterOptions, policy_words: tuple[str, ...], *, job_submit: bool, spank: bool) -> str:
@@ -36,18 +53,19 @@ def slurm_conf(options: ClusterOptions, policy_words: tuple[str, ...], *, job_su
     o = options
     cluster_name = "rig"
     plugins = [
+        *(["GresTypes=gpu"] if o.gpus else []),
         *(["JobSubmitPlugins=lua"] if job_submit else []),
         *(["PlugStackConfig=/etc/slurm/plugstack.conf"] if spank else []),
         *([f"SlurmctldParameters={','.join(policy_words)}"] if policy_words else []),
     ]
     nodes = []
     for name, port in o.node_ports.items():
-        is_virtual = name == VIRTUAL_NODE
+        is_virtual = name in o.virtual_nodes.values()
         cpus = o.virtual_node_cpus if is_virtual else o.real_node_cpus
         memory_mib = o.virtual_node_memory_mib if is_virtual else o.real_node_memory_mib
         nodes.append(
             f"NodeName={name} NodeHostname=cluster NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory={memory_mib}"
-            f"{' Features=overspill' if is_virtual else ''} State=UNKNOWN"
+            f"{f' Gres=gpu:{o.gpus}' if o.gpus else ''}{' Features=overspill' if is_virtual else ''} State=UNKNOWN"
         )
     # Without time limits Slurm's start estimates lie in the year 10193; without DefMemPerCPU a job takes a whole node.
     limits = "DefaultTime=00:10:00 MaxTime=1-00:00:00 DefMemPerCPU=1000 State=UP"
@@ -75,7 +93,7 @@ SwitchType=switch/none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
+{_accounting(o)}
 JobCompType=jobcomp/filetxt
 JobCompLoc=/var/log/slurm/jobcomp.log
 SchedulerType=sched/backfill
@@ -94,8 +112,35 @@ InactiveLimit=0
 Waittime=0
 {_joined(plugins)}{_joined(nodes)}\
 PartitionName={REAL_NODES_PARTITION} Nodes=c[1-{o.real_nodes}] Default=YES {limits}
-PartitionName={OVERSPILL_PARTITION} Nodes={VIRTUAL_NODE} Default=NO MaxNodes=1 {limits}
+{_joined([f"PartitionName={name} Nodes={node} MaxNodes=1 {limits}" for name, node in o.virtual_nodes.items()])}\
 {_joined(list(o.more_lines))}"""
+
+
+def slurmdbd_conf() -> str:
+    """Return slurmdbd.conf: the database is reached through its Unix socket, by the name of the user."""
+    return """\
+DbdHost=cluster
+DbdAddr=127.0.0.1
+SlurmUser=slurm
+AuthType=auth/munge
+PidFile=/run/slurmdbd.pid
+LogFile=/var/log/slurm/slurmdbd.log
+DebugLevel=info
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=slurm
+StorageLoc=slurm_acct_db
+"""
+
+
+def _accounting(options: ClusterOptions) -> str:
+    if not options.accounting:
+        return "AccountingStorageType=accounting_storage/none"
+    return f"""\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStorageEnforce={options.accounting}
+{"AccountingStorageTRES=gres/gpu" if options.gpus else ""}"""
 
 
 def plugstack_conf() -> str:
