@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from overspill_sidecar.cluster import Node, Partition, Snapshot
 from overspill_sidecar.shape import Shape
@@ -12,22 +12,34 @@ from overspill_sidecar.shape import Shape
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """CPUs and MiB. Differences stop at nothing."""
+    """CPUs, MiB and GPUs. Differences stop at nothing."""
 
     cpus: int = 0
     memory_mib: int = 0
+    gpus: int = 0
 
     def __add__(self, other: Amount) -> Amount:
-        return Amount(self.cpus + other.cpus, self.memory_mib + other.memory_mib)
+        return Amount(self.cpus + other.cpus, self.memory_mib + other.memory_mib, self.gpus + other.gpus)
 
     def __sub__(self, other: Amount) -> Amount:
-        return Amount(max(0, self.cpus - other.cpus), max(0, self.memory_mib - other.memory_mib))
+        return Amount(
+            max(0, self.cpus - other.cpus), max(0, self.memory_mib - other.memory_mib), max(0, self.gpus - other.gpus)
+        )
 
     def __mul__(self, factor: int) -> Amount:
-        return Amount(self.cpus * factor, self.memory_mib * factor)
+        return Amount(self.cpus * factor, self.memory_mib * factor, self.gpus * factor)
 
     def holds(self, wanted: Amount) -> bool:
-        return wanted.cpus <= self.cpus and wanted.memory_mib <= self.memory_mib
+        return wanted.cpus <= self.cpus and wanted.memory_mib <= self.memory_mib and wanted.gpus <= self.gpus
+
+    def share(self, parts: int) -> Amount:
+        """Return what one of `parts` equal parts needs at most."""
+        return Amount(-(-self.cpus // parts), -(-self.memory_mib // parts), -(-self.gpus // parts))
+
+
+def amount_of(shape: Shape) -> Amount:
+    """Return what one slot takes."""
+    return Amount(shape.cpus, shape.memory_mib, shape.gpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,10 @@ class Room:
     free_nodes: tuple[Amount, ...]
     #: What jobs competing for these nodes take as soon as Slurm looks at them.
     waiting: Amount
+    #: Jobs and array tasks that run here, or that compete for these nodes among others.
+    jobs: int = 0
+    #: What all its nodes have.
+    features: frozenset[str] = frozenset()
 
     @property
     def free(self) -> Amount:
@@ -71,27 +87,36 @@ class Room:
 def rooms_in(snapshot: Snapshot) -> Mapping[str, Room]:
     """Return every partition's room: one walk over the queue, so that a decision needs none."""
     waiting: defaultdict[str, Amount] = defaultdict(Amount)
+    jobs: Counter[str] = Counter()
     for job in snapshot.jobs:
         if job.is_competing:
             for name in job.partitions:
-                waiting[name] += Amount(job.cpus, job.memory_mib) * job.tasks
-    return {name: _room(snapshot, partition, waiting[name]) for name, partition in snapshot.partitions.items()}
+                waiting[name] += Amount(job.cpus, job.memory_mib, job.gpus) * job.tasks
+        if job.is_competing or job.is_active:
+            jobs.update(dict.fromkeys(job.partitions, job.tasks))
+    return {
+        name: _room(snapshot, partition, waiting[name], jobs[name]) for name, partition in snapshot.partitions.items()
+    }
 
 
-def _room(snapshot: Snapshot, partition: Partition, waiting: Amount) -> Room:
+def _room(snapshot: Snapshot, partition: Partition, waiting: Amount, jobs: int) -> Room:
     nodes = tuple(snapshot.nodes_of(partition.name))
     usable = [node for node in nodes if node.is_usable]
     return Room(
         partition=partition,
         whole=sum((_size(node) for node in nodes), Amount()),
         nodes=tuple(_size(node) for node in usable),
-        free_nodes=tuple(_size(node) - Amount(node.cpus_allocated, node.memory_allocated_mib) for node in usable),
+        free_nodes=tuple(
+            _size(node) - Amount(node.cpus_allocated, node.memory_allocated_mib, node.gpus_allocated) for node in usable
+        ),
         waiting=waiting,
+        jobs=jobs,
+        features=frozenset.intersection(*(node.features for node in nodes)) if nodes else frozenset(),
     )
 
 
 def _size(node: Node) -> Amount:
-    return Amount(node.cpus, node.memory_mib)
+    return Amount(node.cpus, node.memory_mib, node.gpus)
 
 
 def why_never_fits(shape: Shape, site: SiteView, room: Room) -> str | None:
@@ -100,8 +125,8 @@ def why_never_fits(shape: Shape, site: SiteView, room: Room) -> str | None:
         return "capacity_unknown"
     if not room.nodes:
         return "target_nodes_down"
-    slot = Amount(shape.cpus, shape.memory_mib)
-    if not any(node.holds(slot) for node in room.nodes):
+    slot = amount_of(shape)
+    if not _have_nodes(room.nodes, shape):
         return "larger_than_node"
     if not site.capacity.total.holds(_as_counted_by(site.capacity, slot)):
         return "larger_than_site"
@@ -116,45 +141,21 @@ def can_start_now(shape: Shape, site: SiteView, room: Room, promised: Amount) ->
     if site.capacity is None:
         return False
     claimed = promised + room.waiting
-    slot = Amount(shape.cpus, shape.memory_mib)
+    slot = amount_of(shape)
     everything = slot * shape.slots
     return (
-        any(node.holds(slot) for node in room.free_nodes)
+        _have_nodes(room.free_nodes, shape)
         and (room.free - claimed).holds(everything)
         and (site.capacity.largest_free - claimed).holds(_as_counted_by(site.capacity, slot))
         and (site.capacity.free - claimed).holds(_as_counted_by(site.capacity, everything))
     )
 
 
+def _have_nodes(nodes: Sequence[Amount], shape: Shape) -> bool:
+    """Tell whether as many of the nodes as the job wants hold its part each."""
+    part = amount_of(shape).share(shape.nodes)
+    return sum(node.holds(part) for node in nodes) >= shape.nodes
+
+
 def _as_counted_by(capacity: SiteCapacity, wanted: Amount) -> Amount:
-    return wanted if capacity.total.memory_mib else Amount(wanted.cpus)
-
-
-def why_partition_refuses(shape: Shape, target: Partition, account: str, qos: str) -> str | None:
-    """Return the stable reason why Slurm would reject the job in `target` or let it pend there; None if it would not.
-
-    What only slurmdbd could tell (the user's default account, say) counts as a refusal: in doubt, local.
-    """
-    refusals = (
-        ("target_down", not target.is_up),
-        ("target_restricted", target.is_restricted or target.is_exclusive),
-        ("target_account", _is_refused(account, target.allow_accounts, target.deny_accounts)),
-        ("target_qos", _is_refused(qos, target.allow_qos, target.deny_qos)),
-        ("target_time_limit", _exceeds(shape.time_limit_s, target.max_time_s)),
-        # No limit is nothing that could be pinned: the target must give the same by itself.
-        ("target_time_default", shape.time_limit_s is None and target.given_time_s is not None),
-        ("target_memory_limit", _exceeds(shape.memory_mib, target.max_memory_per_node_mib or None)),
-        ("target_cpu_limit", _exceeds(shape.cpus, target.max_cpus_per_node or None)),
-        ("target_nodes_limit", target.max_nodes == 0),
-    )
-    return next((reason for reason, holds in refusals if holds), None)
-
-
-def _is_refused(name: str, allowed: Sequence[str], denied: Sequence[str]) -> bool:
-    if not name:
-        return bool(allowed or denied)
-    return name in denied or (bool(allowed) and name not in allowed)
-
-
-def _exceeds(wanted: int | None, maximum: int | None) -> bool:
-    return maximum is not None and (wanted is None or wanted > maximum)
+    return wanted if capacity.total.memory_mib else replace(wanted, memory_mib=0)

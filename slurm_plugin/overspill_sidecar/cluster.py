@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from overspill_sidecar.accounting import Accounting
+
 #: States in which a job holds its nodes, `squeue`'s long names. COMPLETING is included: its processes may still live.
 _PENDING_STATES = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 _ENDED_STATES = frozenset(
@@ -111,6 +113,14 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuDefaults:
+    """What a job gets for each GPU if it does not say (JobDefaults). None: nothing."""
+
+    cpus: int | None = None
+    memory_mib: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Partition:
     """One partition. None in a limit is unlimited; empty `allow_*` admits all."""
 
@@ -125,12 +135,21 @@ class Partition:
     memory_per_node_mib: int | None
     max_memory_per_node_mib: int | None
     max_cpus_per_node: int | None
+    #: Whole nodes for a job or a user.
     is_exclusive: bool
+    #: AllocNodes or ReqResv: what neither the router nor the shim can judge.
     is_restricted: bool
     allow_accounts: tuple[str, ...]
     deny_accounts: tuple[str, ...]
     allow_qos: tuple[str, ...]
     deny_qos: tuple[str, ...]
+    #: AllowGroups or RootOnly: slurmctld tells the shim for whom.
+    is_for_some_users: bool = False
+    #: The QOS whose limits hold for every job of the partition; empty: none.
+    qos: str = ""
+    min_nodes: int = 0
+    max_memory_per_cpu_mib: int | None = None
+    gpu_defaults: GpuDefaults = GpuDefaults()
 
     @property
     def given_time_s(self) -> int | None:
@@ -151,6 +170,10 @@ class Node:
     is_drained: bool = False
     #: Why it is drained or down, in the words of who did it; empty if it is neither.
     reason: str = ""
+    #: As far as Slurm accounts for them (AccountingStorageTRES=gres/gpu); else a job's own would be unknown, too.
+    gpus: int = 0
+    gpus_allocated: int = 0
+    features: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +187,11 @@ class ClusterConfig:
     memory_per_node_mib: int | None
     #: SlurmctldParameters and SchedulerParameters: where policy words are.
     parameters: tuple[str, ...]
+    max_memory_per_cpu_mib: int | None = None
+    max_memory_per_node_mib: int | None = None
+    gpu_defaults: GpuDefaults = GpuDefaults()
+    #: AccountingStorageEnforce; empty where there is none: then accounts and QOS are free text.
+    enforced: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +205,8 @@ class Snapshot:
     jobs: tuple[Job, ...]
     partitions: Mapping[str, Partition]
     nodes: Mapping[str, Node]
+    #: None where Slurm enforces nothing of it.
+    accounting: Accounting | None = None
 
     @property
     def default_partition(self) -> Partition | None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from overspill.v1.router_pb2 import DecideRequest
-from overspill_sidecar.capacity import Amount, Room, SiteView, can_start_now, why_never_fits, why_partition_refuses
+from overspill_sidecar.accounting import Accounting
+from overspill_sidecar.capacity import Amount, Room, SiteView, can_start_now, why_never_fits
 from overspill_sidecar.cluster import ClusterConfig, Partition
-from overspill_sidecar.eligibility import why_never_diverted
+from overspill_sidecar.eligibility import features_of, why_never_diverted, why_policy_keeps
 from overspill_sidecar.policy import Mode, Policy
 from overspill_sidecar.shape import Pins, Shape, StaysLocal, shape_of
 from overspill_sidecar.slurm_text import names_host
+from overspill_sidecar.target import why_target_refuses
 from overspill_sidecar.wait import QueuedJob, WaitEstimate
 
 
@@ -31,6 +33,8 @@ class Queue:
     config: ClusterConfig
     default_partition: str
     rooms: Mapping[str, Room]
+    #: None where there is none, or where Slurm does not tell.
+    accounting: Accounting | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,10 @@ class Situation:
     promised: Mapping[str, Amount]
     predict: Callable[[QueuedJob], WaitEstimate | None]
     unix_time_s: float
+    #: By site: how many jobs and array tasks these promises are for.
+    promised_jobs: Mapping[str, int] = field(default_factory=dict)
+    #: Of the users whom the policy names.
+    user_ids: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +103,17 @@ def _decide_batch_job(job: DecideRequest, named: tuple[str, ...], situation: Sit
     own = _own_partitions(named, policy, queue)
     shape = shape_of(job, own, queue.config)
     names = tuple(partition.name for partition in own)
+    account = queue.accounting.account_of(job.user_id, job.account) if queue.accounting else job.account
+    if reason := why_policy_keeps(job, shape, names, policy, account, situation.user_ids):
+        raise StaysLocal(reason)
     estimate = _estimate(shape, names, situation)
     local = Decision(Verdict.LOCAL, "", shape=shape, own_partitions=names, estimate=estimate)
     is_forced = policy.mode is Mode.ALWAYS or job.overspill_option == "always"
     if not is_forced and (reason := _why_wait_is_borne(shape, names, situation)):
         return replace(local, reason=reason)
-    site, refusals = _choose_site(job, shape, situation, is_forced=is_forced)
+    if _are_too_many(shape, "", situation.sites, situation):
+        return replace(local, reason="max_jobs")
+    site, refusals = _choose_site(job, shape, own, situation, is_forced=is_forced)
     local = replace(local, refusals=refusals)
     if site is None:
         return replace(local, reason=next(iter(refusals.values()), "no_site"))
@@ -112,6 +125,7 @@ def _decide_batch_job(job: DecideRequest, named: tuple[str, ...], situation: Sit
         partition=site.partition if is_forced else ",".join((*names, site.partition)),
         pins=shape.pins,
         admin_comment=_admin_comment(decision_id, site.name, ",".join(names), estimate),
+        user_message=_notice(site) if any(policy.is_notifying(name) for name in names) else "",
     )
     if policy.mode is Mode.SHADOW:
         return replace(local, reason=f"shadow_{diverted.reason}", site=site.name, would_be=Verdict.DIVERT)
@@ -160,34 +174,67 @@ def _why_wait_is_borne(shape: Shape, names: tuple[str, ...], situation: Situatio
 
 
 def _choose_site(
-    job: DecideRequest, shape: Shape, situation: Situation, *, is_forced: bool
+    job: DecideRequest, shape: Shape, own: Sequence[Partition], situation: Situation, *, is_forced: bool
 ) -> tuple[SiteView | None, Mapping[str, str]]:
     """Return the first site in the policy's order that takes the job, and why those before it do not."""
     by_partition = {site.partition: site for site in situation.sites}
-    wanted = situation.policy.to_partitions() or tuple(by_partition)
     refusals: dict[str, str] = {}
-    for partition in wanted:
+    for partition in _wanted(own, by_partition, situation.policy):
         site = by_partition.get(partition)
-        reason = "no_such_site" if site is None else _why_not(site, job, shape, situation, is_forced=is_forced)
+        reason = "no_such_site" if site is None else _why_not(site, job, shape, own, situation, is_forced=is_forced)
         if reason is None:
             return site, refusals
         refusals[site.name if site else partition] = reason
     return None, refusals
 
 
-def _why_not(site: SiteView, job: DecideRequest, shape: Shape, situation: Situation, *, is_forced: bool) -> str | None:
-    room = situation.queue.rooms.get(site.partition) if situation.queue else None
+def _wanted(own: Sequence[Partition], configured: Iterable[str], policy: Policy) -> Sequence[str]:
+    """Return the overspill partitions to try, in order: of several own partitions, those that each may go to."""
+    orders = [policy.to_partitions(partition.name) or tuple(configured) for partition in own]
+    return [name for name in orders[0] if all(name in order for order in orders)]
+
+
+def _why_not(  # noqa: PLR0911 - one return for each reason
+    site: SiteView,
+    job: DecideRequest,
+    shape: Shape,
+    own: Sequence[Partition],
+    situation: Situation,
+    *,
+    is_forced: bool,
+) -> str | None:
+    queue = situation.queue
+    room = queue.rooms.get(site.partition) if queue else None
     if not site.is_reachable:
         return "site_unreachable"
-    if room is None:
+    if queue is None or room is None:
         return "target_unknown"
     if _excludes(job.excluded_nodes, room.partition):
         return "node_list"
-    reason = why_partition_refuses(shape, room.partition, job.account, job.qos) or why_never_fits(shape, site, room)
+    if not (features_of(job) or frozenset()) <= room.features:
+        return "target_feature"
+    if _are_too_many(shape, site.partition, [site], situation):
+        return "max_jobs"
+    target = room.partition
+    if reason := why_target_refuses(job, shape, own, target, queue.config, queue.accounting):
+        return reason
+    if reason := why_never_fits(shape, site, room):
+        return reason
     promised = situation.promised.get(site.name, Amount())
-    if reason is None and not is_forced and not can_start_now(shape, site, room, promised):
-        return "no_free_slot"
-    return reason
+    return None if is_forced or can_start_now(shape, site, room, promised) else "no_free_slot"
+
+
+def _are_too_many(shape: Shape, partition: str, sites: Iterable[SiteView], situation: Situation) -> bool:
+    """Tell whether the job would be one too many for `overspill_max_jobs`, in `partition` or (empty) in all."""
+    most = situation.policy.max_jobs(partition)
+    if most is None or situation.queue is None:
+        return False
+    rooms = situation.queue.rooms
+    diverted = sum(
+        situation.promised_jobs.get(site.name, 0) + (rooms[site.partition].jobs if site.partition in rooms else 0)
+        for site in sites
+    )
+    return diverted + shape.slots > most
 
 
 def _excludes(excluded: str, partition: Partition) -> bool:
@@ -212,6 +259,13 @@ def _admin_comment(decision_id: str, site: str, partition: str, estimate: WaitEs
         trail["wait_s"] = None if is_endless else round(estimate.median_s)
         trail["wait_is_upper_bound"] = estimate.is_upper_bound
     return json.dumps(trail, separators=(",", ":"))
+
+
+def _notice(site: SiteView) -> str:
+    return (
+        f"overspill: this job may run at {site.name} (partition {site.partition}) if that is sooner; "
+        "--overspill=never keeps it here"
+    )
 
 
 def _refusal(partition: str) -> str:

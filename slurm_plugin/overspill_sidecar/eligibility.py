@@ -1,10 +1,16 @@
-"""Jobs that are never diverted, whatever the queue looks like. Pure."""
+"""Jobs that are never diverted, whatever the queue looks like, and those that the policy keeps. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 from overspill.v1.router_pb2 import DecideRequest
+from overspill_sidecar.policy import Policy
+from overspill_sidecar.shape import Shape, nodes_of
+
+#: Features that a job wants all of. What else --constraint can say (or, counts, groups) is not for one node to answer.
+_ALL_OF = re.compile(r"[\w.:-]+(?:[&,][\w.:-]+)*")
 
 #: (stable reason, whether it holds for the job at Unix time `now_s`). The first that holds is the answer.
 _NEVER_DIVERTED: tuple[tuple[str, Callable[[DecideRequest, float], bool]], ...] = (
@@ -20,13 +26,10 @@ _NEVER_DIVERTED: tuple[tuple[str, Callable[[DecideRequest, float], bool]], ...] 
     ("node_list", lambda job, _: bool(job.required_nodes)),
     ("burst_buffer", lambda job, _: bool(job.burst_buffer)),
     ("licence", lambda job, _: bool(job.licenses)),
-    ("feature", lambda job, _: bool(job.features)),
-    ("gres", lambda job, _: bool(job.tres)),
     ("container", lambda job, _: bool(job.container)),
     ("exclusive", lambda job, _: job.is_exclusive),
     ("all_memory", lambda job, _: job.asks_all_memory),
     ("odd_option", lambda job, _: bool(job.odd_options)),
-    ("several_nodes", lambda job, _: job.min_nodes > 1 or 0 < job.tasks_per_node < job.num_tasks),
 )
 
 
@@ -36,3 +39,44 @@ def why_never_diverted(job: DecideRequest, now_s: float) -> str | None:
     `now_s` is Unix time: a begin time that has passed holds nothing back.
     """
     return next((reason for reason, holds in _NEVER_DIVERTED if holds(job, now_s)), None)
+
+
+def features_of(job: DecideRequest) -> frozenset[str] | None:
+    """Return the features all of which a node must have for the job; None if its request says something else."""
+    if not job.features:
+        return frozenset()
+    return frozenset(re.split("[&,]", job.features)) if _ALL_OF.fullmatch(job.features) else None
+
+
+def why_policy_keeps(
+    job: DecideRequest,
+    shape: Shape,
+    own: Sequence[str],
+    policy: Policy,
+    account: str,
+    user_ids: Mapping[str, int],
+) -> str | None:
+    """Return the stable reason why the admin's words keep this job local, None if they do not.
+
+    Args:
+        job: the request.
+        shape: what it comes down to.
+        own: its own partitions; it must be allowed to leave each of them.
+        policy: the words.
+        account: the account it will have; empty if nobody knows.
+        user_ids: of the users whom words name.
+    """
+    for partition in own:
+        if nodes_of(job) > policy.max_nodes(partition):
+            return "several_nodes"
+        if not policy.allows_user(job.user_id, partition, user_ids):
+            return "policy_user"
+        if not policy.allows_account(account, partition):
+            return "policy_account"
+        max_time_s = policy.max_time_s(partition)
+        if max_time_s is not None and (shape.time_limit_s is None or shape.time_limit_s > max_time_s):
+            return "policy_time"
+        features = features_of(job)
+        if features is None or not all(policy.maps_feature(feature, partition) for feature in features):
+            return "feature"
+    return None

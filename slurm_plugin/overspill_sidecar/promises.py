@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ class Promise:
     decision_id: str
     site: str
     amount: Amount
+    #: Jobs and array tasks that it is for.
+    jobs: int
     #: On the monotonic clock.
     made_at: float
 
@@ -28,10 +31,12 @@ class Promises:
         #: In the order in which they were made, so in that in which they lapse.
         self._open: dict[str, Promise] = {}
         self._sums: dict[str, Amount] = {}
+        self._jobs: Counter[str] = Counter()
 
     def add(self, promise: Promise) -> None:
         self._open[promise.decision_id] = promise
         self._sums[promise.site] = self._sums.get(promise.site, Amount()) + promise.amount
+        self._jobs[promise.site] += promise.jobs
 
     def drop_seen(self, decision_ids: Collection[str]) -> None:
         """Forget the promises of decisions whose jobs count by themselves now."""
@@ -55,7 +60,13 @@ class Promises:
                 sums[promise.site] = sums.get(promise.site, Amount()) + promise.amount
         return sums
 
+    def jobs_by_site(self, now: float) -> Mapping[str, int]:
+        """Return how many jobs and array tasks are promised a place at each site; what has lapsed is forgotten."""
+        self.by_site(now)
+        return self._jobs
+
     def _drop(self, decision_id: str) -> None:
         promise = self._open.pop(decision_id, None)
         if promise is not None:
             self._sums[promise.site] -= promise.amount
+            self._jobs[promise.site] -= promise.jobs

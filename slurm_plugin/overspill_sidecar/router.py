@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from overspill.errors import InvalidRequestError
 from overspill.v1 import router_pb2
 from overspill_sidecar import metrics
-from overspill_sidecar.capacity import Amount
+from overspill_sidecar.capacity import Amount, amount_of
 from overspill_sidecar.decision import Decision, Situation, Verdict, decide
 from overspill_sidecar.ledger import Entry, Ledger
 from overspill_sidecar.probe import CHECK, RouterHealth
@@ -129,6 +129,8 @@ class Router:
             queue=picture.queue if picture else None,
             sites=[site.view(now) for site in self._sites],
             promised=self._promises.by_site(now),
+            promised_jobs=self._promises.jobs_by_site(now),
+            user_ids=self._watch.user_ids,
             predict=picture.model.predict if picture else _knows_nothing,
             unix_time_s=time.time(),
         )
@@ -140,8 +142,9 @@ class Router:
         if self._ledger is not None:
             self._ledger.add(_entry(record))
         if decision.verdict is Verdict.DIVERT and decision.shape is not None:
-            amount = Amount(decision.shape.cpus, decision.shape.memory_mib) * decision.shape.slots
-            self._promises.add(Promise(record.decision_id, decision.site, amount, record.decided_at))
+            amount, slots = amount_of(decision.shape), decision.shape.slots
+            promise = Promise(record.decision_id, decision.site, amount * slots, slots, record.decided_at)
+            self._promises.add(promise)
         if picture is not None:
             _observe(picture.model, decision)
         _log.debug(
@@ -188,6 +191,8 @@ def _to_response(decision_id: str, decision: Decision) -> router_pb2.DecideRespo
         response.time_limit_min = decision.pins.time_limit_min
         response.memory_per_cpu_mib = decision.pins.memory_per_cpu_mib
         response.memory_per_node_mib = decision.pins.memory_per_node_mib
+        response.memory_per_gpu_mib = decision.pins.memory_per_gpu_mib
+        response.cpus_per_gpu = decision.pins.cpus_per_gpu
     return response
 
 

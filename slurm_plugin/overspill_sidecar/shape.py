@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from overspill.v1.router_pb2 import DecideRequest
-from overspill_sidecar.cluster import ClusterConfig, Partition
+from overspill_sidecar.cluster import ClusterConfig, GpuDefaults, Partition
+from overspill_sidecar.gpus import gpu_count, is_readable, per_gpu
 from overspill_sidecar.slurm_text import count_array_tasks
 
 #: INFINITE and NO_VAL of slurm.h, should a shim pass them on: the user asked for no limit, or for nothing.
@@ -29,12 +30,15 @@ class Pins:
     time_limit_min: int = 0
     memory_per_cpu_mib: int = 0
     memory_per_node_mib: int = 0
+    memory_per_gpu_mib: int = 0
+    cpus_per_gpu: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """What one slot must offer, and how many such slots the job takes at once."""
 
+    #: CPUs, memory and GPUs are those of all nodes of one task together.
     cpus: int
     #: 0 where Slurm does not manage memory.
     memory_mib: int
@@ -43,24 +47,52 @@ class Shape:
     #: Array tasks that run at once; 1 for a plain job.
     slots: int
     pins: Pins
+    gpus: int = 0
+    nodes: int = 1
+
+
+def nodes_of(job: DecideRequest) -> int:
+    """Return the least number of nodes that the job asks for, or that its geometry needs."""
+    return max(job.min_nodes, -(-job.num_tasks // job.tasks_per_node) if job.tasks_per_node else 1, 1)
 
 
 def shape_of(job: DecideRequest, own: Sequence[Partition], config: ClusterConfig) -> Shape:
     """Return the job's shape in its own partitions.
 
     Raises:
-        StaysLocal: if its defaults cannot be told or kept: its partitions differ in them, or it would get whole nodes.
+        StaysLocal: if its defaults cannot be told or kept: its partitions differ in them, or it would get whole nodes;
+            or if it asks for generic resources other than a number of GPUs.
     """
-    cpus = _cpus(job)
+    if not is_readable(job):
+        raise StaysLocal("gres")
+    nodes, tasks = nodes_of(job), _tasks(job)
+    gpus = gpu_count(job, nodes, tasks)
+    gpu_defaults = _gpu_defaults(own, config) if gpus else GpuDefaults()
+    cpus, cpus_per_gpu_pin = _cpus(job, tasks, gpus, gpu_defaults)
     time_limit_s, time_pin_min = _time_limit(job, own)
-    memory_mib, per_cpu_pin, per_node_pin = _memory(job, own, config, cpus)
-    pins = Pins(time_pin_min, per_cpu_pin, per_node_pin)
-    return Shape(cpus, memory_mib, time_limit_s, _slots(job.array), pins)
+    if gpus and (memory := _gpu_memory(job, gpus, gpu_defaults)):
+        memory_mib, pins = memory[0], Pins(memory_per_gpu_mib=memory[1])
+    else:
+        memory_mib, per_cpu_pin, per_node_pin = _memory(job, own, config, cpus, nodes)
+        pins = Pins(memory_per_cpu_mib=per_cpu_pin, memory_per_node_mib=per_node_pin)
+    pins = replace(pins, time_limit_min=time_pin_min, cpus_per_gpu=cpus_per_gpu_pin)
+    return Shape(cpus, memory_mib, time_limit_s, _slots(job.array), pins, gpus, nodes)
 
 
-def _cpus(job: DecideRequest) -> int:
-    tasks = job.num_tasks or job.tasks_per_node or 1
-    return max(job.min_cpus, tasks * max(job.cpus_per_task, 1), 1)
+def _tasks(job: DecideRequest) -> int:
+    return job.num_tasks or job.tasks_per_node * max(job.min_nodes, 1) or max(job.min_nodes, 1)
+
+
+def _cpus(job: DecideRequest, tasks: int, gpus: int, defaults: GpuDefaults) -> tuple[int, int]:
+    """Return the CPUs and what to pin for each GPU."""
+    cpus = max(job.min_cpus, tasks * max(job.cpus_per_task, 1), 1)
+    asked = per_gpu(job.cpus_per_tres)
+    if asked or not gpus or not defaults.cpus:
+        return max(cpus, gpus * asked), 0
+    if job.cpus_per_task:
+        # Which of the two Slurm would go by is not documented.
+        raise StaysLocal("gpu_default_unclear")
+    return max(cpus, gpus * defaults.cpus), defaults.cpus
 
 
 def _slots(array: str) -> int:
@@ -85,10 +117,35 @@ def _time_limit(job: DecideRequest, own: Sequence[Partition]) -> tuple[int | Non
     return (None, 0) if limit_s is None else (limit_s, -(-limit_s // 60))
 
 
-def _memory(job: DecideRequest, own: Sequence[Partition], config: ClusterConfig, cpus: int) -> tuple[int, int, int]:
+def _gpu_defaults(own: Sequence[Partition], config: ClusterConfig) -> GpuDefaults:
+    """Return what each GPU brings. A partition's own JobDefaults come before the cluster's, one by one."""
+    given = {
+        GpuDefaults(
+            partition.gpu_defaults.cpus or config.gpu_defaults.cpus,
+            partition.gpu_defaults.memory_mib or config.gpu_defaults.memory_mib,
+        )
+        for partition in own
+    }
+    if len(given) != 1:
+        raise StaysLocal("defaults_differ")
+    return given.pop()
+
+
+def _gpu_memory(job: DecideRequest, gpus: int, defaults: GpuDefaults) -> tuple[int, int] | None:
+    """Return MiB per slot and what to pin per GPU; None if the job's memory does not go by GPUs."""
+    if asked := per_gpu(job.mem_per_tres):
+        return gpus * asked, 0
+    if defaults.memory_mib and not job.memory_per_node_mib and not job.memory_per_cpu_mib:
+        return gpus * defaults.memory_mib, defaults.memory_mib
+    return None
+
+
+def _memory(
+    job: DecideRequest, own: Sequence[Partition], config: ClusterConfig, cpus: int, nodes: int
+) -> tuple[int, int, int]:
     """Return MiB per slot and what to pin per CPU and per node."""
     if job.memory_per_node_mib:
-        return job.memory_per_node_mib, 0, 0
+        return job.memory_per_node_mib * nodes, 0, 0
     if job.memory_per_cpu_mib:
         return job.memory_per_cpu_mib * cpus, 0, 0
     if not config.manages_memory:
@@ -100,7 +157,7 @@ def _memory(job: DecideRequest, own: Sequence[Partition], config: ClusterConfig,
     if per_cpu_mib:
         return per_cpu_mib * cpus, per_cpu_mib, 0
     if per_node_mib:
-        return per_node_mib, 0, per_node_mib
+        return per_node_mib * nodes, 0, per_node_mib
     raise StaysLocal("default_is_all_memory")
 
 

@@ -188,4 +188,4 @@ async def _ask(
 
 
 def _amount(resources: agent_pb2.Resources) -> Amount:
-    return Amount(resources.cpus, resources.memory_mib)
+    return Amount(resources.cpus, resources.memory_mib, resources.gpus)

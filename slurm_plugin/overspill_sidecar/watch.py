@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -13,14 +14,17 @@ from overspill_sidecar import metrics
 from overspill_sidecar.capacity import rooms_in
 from overspill_sidecar.cluster import ClusterConfig, Snapshot
 from overspill_sidecar.decision import Queue
-from overspill_sidecar.policy import Policy, Problem, parse_policy, unknown_partitions, with_last_good
+from overspill_sidecar.policy import Policy, Problem, parse_policy, unknown_partitions, unknown_users, with_last_good
 from overspill_sidecar.slurm import ClusterView
+from overspill_sidecar.users import user_ids
 from overspill_sidecar.wait import PlanModel, WaitModel
 
 _log = structlog.get_logger(__name__)
 
 #: A queue that was not seen for this many intervals is not known any more.
 _STALE_AFTER_INTERVALS = 4
+#: How long it may take until a user whom a word names has a new number.
+_USERS_LIVE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,10 @@ class ClusterWatch:
         self.picture: Picture | None = None
         self.policy = Policy()
         self.problems: tuple[Problem, ...] = ()
+        #: Of the users whom the policy names, as far as this host knows them.
+        self.user_ids: Mapping[str, int] = {}
+        self._looked_up: frozenset[str] = frozenset()
+        self._looked_up_at = float("-inf")
 
     @property
     def config(self) -> ClusterConfig | None:
@@ -93,6 +101,7 @@ class ClusterWatch:
             snapshot = await self._view.snapshot()
             picture = await asyncio.to_thread(_prepare, snapshot)
         self._take_policy(snapshot)
+        await self._look_up_users()
         self.picture = picture
         if self._is_failing:
             _log.info("slurmctld answers again", action="slurm_reachable")
@@ -112,6 +121,18 @@ class ClusterWatch:
                 _log.warning("policy word ignored", action="policy_word_ignored", problem=str(problem))
         self.policy, self.problems = policy, problems
 
+    async def _look_up_users(self) -> None:
+        """Look up the users whom words name, in a thread: a directory service may be slow."""
+        now, names = time.monotonic(), self.policy.user_names
+        if names == self._looked_up and now - self._looked_up_at < _USERS_LIVE_S:
+            return
+        found = await asyncio.to_thread(user_ids, names)
+        # A directory service that is away must not let a user out of a list: who was known stays known.
+        self.user_ids = {name: number for name, number in self.user_ids.items() if name in names} | found
+        self._looked_up, self._looked_up_at = names, now
+        for problem in unknown_users(self.policy, self.user_ids.keys()):
+            _log.warning("policy word names nobody", action="policy_user_unknown", problem=str(problem))
+
     def _note_failure(self, reason: str) -> None:
         if not self._is_failing:
             _log.warning("slurmctld gives no answer", action="slurm_unreachable", reason=reason)
@@ -122,7 +143,7 @@ def _prepare(snapshot: Snapshot) -> Picture:
     default = snapshot.default_partition
     return Picture(
         snapshot=snapshot,
-        queue=Queue(snapshot.config, default.name if default else "", rooms_in(snapshot)),
+        queue=Queue(snapshot.config, default.name if default else "", rooms_in(snapshot), snapshot.accounting),
         model=PlanModel(snapshot),
         seen_decisions=frozenset(job.trail.decision_id for job in snapshot.jobs if job.trail),
     )

@@ -51,9 +51,20 @@ def build_cluster(root: Path, options: RigOptions, certificates: Certificates) -
     if Part.SPANK in options.parts:
         parts.stage_spank(root / "opt/overspill")
         _write(root / "etc/slurm/plugstack.conf", slurm_conf.plugstack_conf().encode())
+    if options.cluster.gpus:
+        _write_gpus(root, options.cluster.gpus)
     if options.cluster.accounting:
         _write(root / "etc/slurm/slurmdbd.conf", slurm_conf.slurmdbd_conf().encode(), owner="slurm", mode=0o600)
     return [*system_mounts(root, private_local_share=local_share), *_overspill_mounts(root)]
+
+
+def _write_gpus(root: Path, count: int) -> None:
+    """Give each node its GPUs. Slurm ignores a GPU without a file, and takes a plain file for the device."""
+    directory = root / "var/lib/gpu"
+    directory.mkdir()
+    for index in range(count):
+        (directory / str(index)).touch()
+    _write(root / "etc/slurm/gres.conf", f"Name=gpu File=/var/lib/gpu/[0-{count - 1}]\n".encode())
 
 
 def build_site(root: Path, options: RigOptions, certificates: Certificates) -> list[list[str]]:

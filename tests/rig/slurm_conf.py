@@ -30,7 +30,7 @@ class ClusterOptions:
     accounting: str = ""
     #: A second site with its own agent, partition `overspill-b` and virtual node.
     has_second_site: bool = False
-    #: GPUs of each virtual node and each site.
+    #: GPUs of each node and each site; a diverted job keeps its GPUs only where there is `accounting`.
     gpus: int = 0
     #: Further lines for the end of slurm.conf.
     more_lines: tuple[str, ...] = ()

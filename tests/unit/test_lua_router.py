@@ -24,7 +24,11 @@ PLAIN_JOB = {
 # What a plain job is to the router; all else is at proto3's default.
 PLAIN_REQUEST = {
     "user_id": 2001, "job_name": "wrap", "has_script": True, "min_cpus": 1, "work_dir": "/home/alice",
+    "open_partitions": ["batch"],
 }  # fmt: skip
+
+
+_LISTS = {"tres", "tres_scopes", "odd_options", "open_partitions"}
 
 
 @pytest.fixture(params=VERSIONS)
@@ -43,10 +47,11 @@ def _job(runtime: Any, changes: dict[str, Any]) -> Any:
 
 def _request(runtime: Any, changes: dict[str, Any]) -> dict[str, Any]:
     """Return the request's fields that are not at their default."""
-    request = module(runtime, "router").request(_job(runtime, changes), "rig")
+    part_list = to_lua(runtime, {"batch": {}})
+    request = module(runtime, "router").request(_job(runtime, changes), "rig", part_list)
     fields = {}
     for name, value in request.items():
-        python_value = list(value.values()) if name in {"tres", "odd_options"} else value
+        python_value = list(value.values()) if name in _LISTS else value
         if python_value not in (0, "", False, []):
             fields[name] = python_value
     return fields
@@ -68,9 +73,13 @@ def _request(runtime: Any, changes: dict[str, Any]) -> dict[str, Any]:
         ({"min_mem_per_node": 200}, {"memory_per_node_mib": 200}),
         ({"min_mem_per_cpu": 50}, {"memory_per_cpu_mib": 50}),
         ({"min_mem_per_node": 0}, {"asks_all_memory": True}),
-        ({"tres_per_node": "gres:gpu:1", "tres_per_task": "gres:gpu:2"}, {"tres": ["gres:gpu:1", "gres:gpu:2"]}),
+        ({"tres_per_node": "gres:gpu:1", "tres_per_task": "gres:gpu:2"},
+         {"tres": ["gres:gpu:1", "gres:gpu:2"], "tres_scopes": ["node", "task"]}),
+        ({"tres_per_job": "gres:gpu:1", "cpus_per_tres": "gres:gpu:2", "mem_per_tres": "gres:gpu:100"},
+         {"tres": ["gres:gpu:1"], "tres_scopes": ["job"], "cpus_per_tres": "gres:gpu:2",
+          "mem_per_tres": "gres:gpu:100"}),
         ({"cpus_per_task": 4, "tres_per_task": "cpu=4"}, {"cpus_per_task": 4}),  # 24.11: --cpus-per-task=4
-        ({"tres_per_task": "cpu:4,gres/gpu:1"}, {"tres": ["gres/gpu:1"]}),
+        ({"tres_per_task": "cpu:4,gres/gpu:1"}, {"tres": ["gres/gpu:1"], "tres_scopes": ["task"]}),
         ({"features": "a&b", "reservation": "r", "licenses": "l:1", "req_nodes": "c1", "exc_nodes": "c2",
           "dependency": "singleton", "array_inx": "1-5%2", "container": "/x"},
          {"features": "a&b", "reservation": "r", "licenses": "l:1", "required_nodes": "c1", "excluded_nodes": "c2",
@@ -92,6 +101,10 @@ def _request(runtime: Any, changes: dict[str, Any]) -> dict[str, Any]:
         ({"core_spec": NO_VAL16}, {}),
         ({"req_switch": 2, "pn_min_tmp_disk": 5, "time_min": 1, "reboot": 1, "contiguous": 1},
          {"odd_options": ["switches", "tmp", "time-min", "reboot", "contiguous"]}),
+        ({"pn_min_cpus": 2, "sockets_per_node": 1, "cores_per_socket": 2, "threads_per_core": 2},
+         {"odd_options": ["mincpus", "sockets-per-node", "cores-per-socket", "threads-per-core"]}),
+        ({"ntasks_per_socket": 1, "ntasks_per_core": 1, "ntasks_per_tres": 1},
+         {"odd_options": ["ntasks-per-socket", "ntasks-per-core", "ntasks-per-gpu"]}),
         ({"clusters": "rig"}, {}),
         ({"clusters": "rig,other"}, {"odd_options": ["clusters"]}),
         ({"cron_job": True}, {"is_cron": True}),
@@ -140,7 +153,9 @@ def test_the_router_is_asked_only_where_its_answer_can_matter(
 def _action(runtime: Any, response: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     router = module(runtime, "router")
     whole = {"verdict": DIVERT, "partition": "batch,overspill", "admin_comment": '{"site":"a"}', "user_message": ""}
-    numbers = {"time_limit_min": 0, "memory_per_cpu_mib": 0, "memory_per_node_mib": 0}
+    numbers = dict.fromkeys(
+        ("time_limit_min", "memory_per_cpu_mib", "memory_per_node_mib", "memory_per_gpu_mib", "cpus_per_gpu"), 0
+    )
     part_list = to_lua(runtime, {"batch": {}, "overspill": {}})
     action = router.action(to_lua(runtime, whole | numbers | response), _job(runtime, changes), part_list)
     return {key: dict(value) if key == "fields" else value for key, value in action.items()}
@@ -166,8 +181,13 @@ def test_a_diversion_sets_the_partition_and_the_comment_and_nothing_else(runtime
         ({"memory_per_cpu_mib": 100}, {"min_mem_per_node": 0}, {}),
         ({"memory_per_cpu_mib": 100}, {"min_mem_per_cpu": 7}, {}),
         ({"memory_per_node_mib": 100}, {"mem_per_tres": "gres:gpu:5"}, {}),
+        ({"memory_per_gpu_mib": 100, "cpus_per_gpu": 2}, {},
+         {"mem_per_tres": "gres:gpu:100", "cpus_per_tres": "gres:gpu:2"}),
+        ({"memory_per_gpu_mib": 100, "cpus_per_gpu": 2}, {"mem_per_tres": "gres:gpu:5", "cpus_per_tres": "gres:gpu:1"},
+         {}),
+        ({"memory_per_gpu_mib": 100}, {"min_mem_per_cpu": 7}, {}),
     ],
-)
+)  # fmt: skip
 def test_a_default_is_pinned_only_where_the_user_asked_for_nothing(
     runtime: Any, response: dict[str, Any], changes: dict[str, Any], pinned: dict[str, Any]
 ) -> None:

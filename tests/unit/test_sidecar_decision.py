@@ -274,6 +274,11 @@ def test_in_doubt_about_queue_or_site_the_job_stays(reason: str, changes: dict[s
         ("target_time_limit", {"max_time_s": 60}),
         ("target_memory_limit", {"max_memory_per_node_mib": 50}),
         ("target_cpu_limit", {"max_cpus_per_node": 1}),
+        ("target_memory_limit", {"max_memory_per_cpu_mib": 99}),
+        ("target_nodes_limit", {"min_nodes": 2}),
+        ("target_nodes_limit", {"max_nodes": 0}),
+        ("target_groups", {"is_for_some_users": True}),
+        ("target_restricted", {"is_exclusive": True}),
     ],
 )
 @pytest.mark.parametrize("mode", ["on", "always"])
@@ -395,3 +400,122 @@ def test_sites_are_taken_in_the_policys_order() -> None:
     assert _decide(situation).site == "site-b"
     situation = replace(situation, sites=[IDLE_SITE, replace(other, is_reachable=False)])
     assert _decide(situation).site == "site-a"
+
+
+def _with(words: str, **changes: Any) -> Situation:
+    """Return the usual situation with more policy words."""
+    return replace(_situation(**changes), policy=parse_policy([f"{_WORDS.format(mode='on')},{words}"])[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "fields", "reason"),
+    [
+        ("overspill_deny_users=alice", {}, "policy_user"),
+        ("overspill_deny_users@batch=alice", {}, "policy_user"),
+        ("overspill_deny_users@long=alice", {}, ""),
+        ("overspill_deny_users=bob", {}, ""),
+        ("overspill_allow_users=bob", {}, "policy_user"),
+        ("overspill_allow_users=bob+alice", {}, ""),
+        ("overspill_allow_accounts=physics", {}, "policy_account"),
+        ("overspill_allow_accounts=physics", {"account": "physics"}, ""),
+        ("overspill_deny_accounts=physics", {"account": "physics"}, "policy_account"),
+        ("overspill_max_time=00:09:59", {}, "policy_time"),
+        ("overspill_max_time=10", {}, ""),
+        ("overspill_max_time=10", {"time_limit_min": 0xFFFFFFFF}, "policy_time"),
+        ("overspill_max_jobs=0", {}, "max_jobs"),
+        ("overspill_max_jobs=1", {}, ""),
+        ("overspill_max_jobs=3", {"array": "1-4"}, "max_jobs"),
+        ("overspill_max_jobs=3", {"array": "1-4%3"}, ""),
+        ("overspill_max_jobs@overspill=0", {}, "max_jobs"),
+        ("overspill_max_nodes=2", {"min_nodes": 3}, "several_nodes"),
+        ("overspill_notify=off", {"min_nodes": 2}, "several_nodes"),
+        ("overspill_notify=off", {"num_tasks": 4, "tasks_per_node": 2}, "several_nodes"),
+        ("overspill_notify=off", {"features": "avx"}, "feature"),
+        ("overspill_allow_features=avx", {"features": "avx|ib"}, "feature"),
+        ("overspill_allow_features=avx", {"features": "[avx&ib]"}, "feature"),
+        ("overspill_allow_features=avx", {"features": "avx*2"}, "feature"),
+        ("overspill_allow_features=avx", {"features": "avx&ib"}, "feature"),
+        ("overspill_allow_features=avx", {"features": "avx"}, "target_feature"),
+    ],
+)
+def test_the_admins_words_keep_jobs(words: str, fields: dict[str, Any], reason: str) -> None:
+    decision = _decide(_with(words, user_ids={"alice": 2001, "bob": 2002}), **fields)
+    assert (decision.verdict, decision.reason if reason else "") == (
+        (Verdict.LOCAL, reason) if reason else (Verdict.DIVERT, "")
+    )
+
+
+def test_a_feature_that_policy_maps_and_every_virtual_node_has_may_be_asked_for() -> None:
+    of = snapshot(*full_batch())
+    nodes = {**of.nodes, "ovs1": replace(of.nodes["ovs1"], features=frozenset({"overspill", "avx", "ib"}))}
+    situation = _with("overspill_allow_features=avx+ib", of=replace(of, nodes=nodes))
+    assert _decide(situation, features="avx&ib").verdict is Verdict.DIVERT
+    assert _decide(situation, features="avx,ib").verdict is Verdict.DIVERT
+
+
+def test_diverted_jobs_are_counted_wherever_they_are_and_with_what_is_promised() -> None:
+    there = running(7, "ovs1", 1, partitions=("overspill",))
+    of = snapshot(*full_batch(), there, job(8, partitions=("batch", "overspill"), tasks=2))
+    assert _decide(_with("overspill_max_jobs=4", of=of)).verdict is Verdict.DIVERT
+    assert _decide(_with("overspill_max_jobs=3", of=of)).reason == "max_jobs"
+    promised = {"promised_jobs": {"site-a": 1}}
+    assert _decide(_with("overspill_max_jobs=4", of=of, **promised)).reason == "max_jobs"
+    assert _decide(_with("overspill_max_jobs@overspill=4", of=of, **promised)).reason == "max_jobs"
+
+
+def test_the_user_hears_of_it_only_where_the_admin_wants_it() -> None:
+    assert _decide().user_message == ""
+    message = _decide(_with("overspill_notify@batch=on")).user_message
+    assert message == (
+        "overspill: this job may run at site-a (partition overspill) if that is sooner; --overspill=never keeps it here"
+    )
+    assert _decide(_with("overspill_notify@batch=on", wait_s=1)).user_message == ""
+
+
+def test_a_partition_for_some_users_takes_those_whom_slurmctld_lets_in() -> None:
+    of = snapshot(*full_batch(), partitions=(partition(), replace(OVERSPILL, is_for_some_users=True)))
+    assert _decide(_situation(of=of), open_partitions=["batch"]).reason == "target_groups"
+    assert _decide(_situation(of=of), open_partitions=["batch", "overspill"]).verdict is Verdict.DIVERT
+
+
+def test_jobs_of_several_nodes_go_where_policy_and_partition_let_them_and_nodes_are_free() -> None:
+    target = replace(OVERSPILL, nodes=("ovs1", "ovs2"), max_nodes=2)
+    of = snapshot(*full_batch(), partitions=(partition(), target))
+    of = replace(of, nodes={**of.nodes, "ovs2": node("ovs2", 4, 16384)})
+    situation = _with("overspill_max_nodes=2", of=of)
+    assert _decide(situation, min_nodes=2, num_tasks=8).verdict is Verdict.DIVERT
+    assert _decide(situation, min_nodes=2, num_tasks=10, memory_per_cpu_mib=1).reason == "larger_than_own_partition"
+    assert _decide(_with("overspill_max_nodes=2"), min_nodes=2, num_tasks=2).reason == "target_nodes_limit"
+    small = replace(of, nodes={**of.nodes, "ovs2": node("ovs2", 2, 16384)})
+    assert _decide(_with("overspill_max_nodes=2", of=small), min_nodes=2, num_tasks=8).reason == "larger_than_node"
+
+
+def test_each_partition_of_the_user_may_prefer_another_site() -> None:
+    other = replace(IDLE_SITE, name="site-b", partition="ovs-b")
+    ovs_b = partition("ovs-b", ("ovs1",), max_time_s=None)
+    of = snapshot(*full_batch(), partitions=(partition(), partition("long", ("c1", "c2")), OVERSPILL, ovs_b))
+    situation = _with("overspill_to@long=ovs-b+overspill", of=of, sites=[IDLE_SITE, other])
+    assert _decide(situation).site == "site-a"
+    assert _decide(situation, partition="long").site == "site-b"
+    assert _decide(situation, partition="batch,long").site == "site-a"
+    only_b = _with("overspill_to@long=ovs-b", of=of, sites=[IDLE_SITE, other])
+    assert _decide(only_b, partition="batch,long").reason == "no_site"
+
+
+@pytest.mark.parametrize(
+    ("reason", "change"),
+    [
+        ("target_nodes_down", {"is_usable": False}),
+        ("no_free_slot", {"cpus_allocated": 8}),
+    ],
+)
+def test_where_the_first_site_cannot_take_a_job_the_next_does(reason: str, change: dict[str, Any]) -> None:
+    other = replace(IDLE_SITE, name="site-b", partition="ovs-b")
+    ovs_b = partition("ovs-b", ("ovs2",), max_time_s=None)
+    of = snapshot(*full_batch(), partitions=(partition(), OVERSPILL, ovs_b))
+    of = replace(of, nodes={**of.nodes, "ovs2": node("ovs2", 8, 16384)})
+    both = _with("overspill_to@batch=overspill+ovs-b", of=of, sites=[IDLE_SITE, other])
+    assert _decide(both).site == "site-a"
+    broken = replace(of, nodes={**of.nodes, "ovs1": replace(of.nodes["ovs1"], **change)})
+    assert _decide(_with("overspill_to@batch=overspill+ovs-b", of=broken, sites=[IDLE_SITE, other])).site == "site-b"
+    assert _decide(_with("overspill_to@batch=overspill", of=broken, sites=[IDLE_SITE, other])).reason == reason

@@ -118,7 +118,8 @@ def test_partitions_are_read_with_their_limits() -> None:
 
 def test_a_partition_for_some_only_is_told_from_one_for_all() -> None:
     line = _text("partitions").splitlines()[0]
-    assert queries.parse_partitions(line.replace("AllowGroups=ALL", "AllowGroups=hpc"))["batch"].is_restricted
+    for_some = queries.parse_partitions(line.replace("AllowGroups=ALL", "AllowGroups=hpc"))["batch"]
+    assert (for_some.is_for_some_users, for_some.is_restricted) == (True, False)
     named = queries.parse_partitions(line.replace("AllowAccounts=ALL", "AllowAccounts=a,b"))["batch"]
     assert named.allow_accounts == ("a", "b")
     denied = queries.parse_partitions(line.replace("AllowAccounts=ALL", "DenyAccounts=c"))["batch"]

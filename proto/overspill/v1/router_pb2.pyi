@@ -65,6 +65,10 @@ class DecideRequest(_message.Message):
     WORK_DIR_FIELD_NUMBER: _builtins.int
     IS_CRON_FIELD_NUMBER: _builtins.int
     IS_DRY_RUN_FIELD_NUMBER: _builtins.int
+    OPEN_PARTITIONS_FIELD_NUMBER: _builtins.int
+    TRES_SCOPES_FIELD_NUMBER: _builtins.int
+    CPUS_PER_TRES_FIELD_NUMBER: _builtins.int
+    MEM_PER_TRES_FIELD_NUMBER: _builtins.int
     user_id: _builtins.int
     """Numeric owner of the job (job_desc.user_id)."""
     account: _builtins.str
@@ -122,15 +126,31 @@ class DecideRequest(_message.Message):
     """Asked by a person (`overspill-sidecar decide`), not for a submission: nothing is promised or recorded. An older
     router takes it for a submission whose job never appears, which lapses.
     """
+    cpus_per_tres: _builtins.str
+    """`--cpus-per-gpu` and `--mem-per-gpu` as sbatch sends them: `gres:gpu:2`; empty where unset."""
+    mem_per_tres: _builtins.str
     @_builtins.property
     def tres(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Generic resources as written, one entry for each of tres_per_job, _node, _socket and _task that is set."""
 
     @_builtins.property
     def odd_options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Core or thread specialisation, `--switches`, `--tmp`, `--deadline`, `--time-min`, `--reboot`, `--contiguous`, or
-        `-M` with other clusters: the names, as Slurm spells the options, of those that are set. Any one keeps it local.
+        """Core or thread specialisation, `--switches`, `--tmp`, `--deadline`, `--time-min`, `--reboot`, `--contiguous`,
+        `--mincpus`, sockets, cores or threads of a node, or `-M` with other clusters: the names, as Slurm spells the
+        options, of those that are set. Any one keeps it local.
         job_submit_lua shows `--deadline` on no version, and `--core-spec` and `--thread-spec` not on 22.05.
+        """
+
+    @_builtins.property
+    def open_partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Partitions that slurmctld lets this user use (AllowGroups, RootOnly, DisableRootJobs). An older shim sends none:
+        then a partition that is not for everybody counts as closed.
+        """
+
+    @_builtins.property
+    def tres_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of what each entry of `tres` is asked for: "job", "node", "socket" or "task". An older shim sends none: then any
+        entry of `tres` keeps the job local.
         """
 
     def __init__(
@@ -171,10 +191,14 @@ class DecideRequest(_message.Message):
         work_dir: _builtins.str = ...,
         is_cron: _builtins.bool = ...,
         is_dry_run: _builtins.bool = ...,
+        open_partitions: _abc.Iterable[_builtins.str] | None = ...,
+        tres_scopes: _abc.Iterable[_builtins.str] | None = ...,
+        cpus_per_tres: _builtins.str = ...,
+        mem_per_tres: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "array", b"array", "asks_all_memory", b"asks_all_memory", "begin_time_s", b"begin_time_s", "burst_buffer", b"burst_buffer", "container", b"container", "cpus_per_task", b"cpus_per_task", "dependency", b"dependency", "excluded_nodes", b"excluded_nodes", "features", b"features", "has_script", b"has_script", "is_cron", b"is_cron", "is_dry_run", b"is_dry_run", "is_exclusive", b"is_exclusive", "is_held", b"is_held", "is_het", b"is_het", "job_name", b"job_name", "licenses", b"licenses", "max_nodes", b"max_nodes", "memory_per_cpu_mib", b"memory_per_cpu_mib", "memory_per_node_mib", b"memory_per_node_mib", "min_cpus", b"min_cpus", "min_nodes", b"min_nodes", "num_tasks", b"num_tasks", "odd_options", b"odd_options", "overspill_option", b"overspill_option", "partition", b"partition", "qos", b"qos", "required_nodes", b"required_nodes", "reservation", b"reservation", "tasks_per_node", b"tasks_per_node", "time_limit_min", b"time_limit_min", "tres", b"tres", "user_id", b"user_id", "work_dir", b"work_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "array", b"array", "asks_all_memory", b"asks_all_memory", "begin_time_s", b"begin_time_s", "burst_buffer", b"burst_buffer", "container", b"container", "cpus_per_task", b"cpus_per_task", "cpus_per_tres", b"cpus_per_tres", "dependency", b"dependency", "excluded_nodes", b"excluded_nodes", "features", b"features", "has_script", b"has_script", "is_cron", b"is_cron", "is_dry_run", b"is_dry_run", "is_exclusive", b"is_exclusive", "is_held", b"is_held", "is_het", b"is_het", "job_name", b"job_name", "licenses", b"licenses", "max_nodes", b"max_nodes", "mem_per_tres", b"mem_per_tres", "memory_per_cpu_mib", b"memory_per_cpu_mib", "memory_per_node_mib", b"memory_per_node_mib", "min_cpus", b"min_cpus", "min_nodes", b"min_nodes", "num_tasks", b"num_tasks", "odd_options", b"odd_options", "open_partitions", b"open_partitions", "overspill_option", b"overspill_option", "partition", b"partition", "qos", b"qos", "required_nodes", b"required_nodes", "reservation", b"reservation", "tasks_per_node", b"tasks_per_node", "time_limit_min", b"time_limit_min", "tres", b"tres", "tres_scopes", b"tres_scopes", "user_id", b"user_id", "work_dir", b"work_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -216,6 +240,8 @@ class DecideResponse(_message.Message):
     TIME_LIMIT_MIN_FIELD_NUMBER: _builtins.int
     MEMORY_PER_CPU_MIB_FIELD_NUMBER: _builtins.int
     MEMORY_PER_NODE_MIB_FIELD_NUMBER: _builtins.int
+    MEMORY_PER_GPU_MIB_FIELD_NUMBER: _builtins.int
+    CPUS_PER_GPU_FIELD_NUMBER: _builtins.int
     USER_MESSAGE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     PREDICTED_WAIT_S_FIELD_NUMBER: _builtins.int
@@ -231,6 +257,9 @@ class DecideResponse(_message.Message):
     """Defaults of the job's own partition to pin, so that they do not change with the partition. 0: nothing to pin."""
     memory_per_cpu_mib: _builtins.int
     memory_per_node_mib: _builtins.int
+    memory_per_gpu_mib: _builtins.int
+    """As the two above, for each GPU. An older shim ignores them."""
+    cpus_per_gpu: _builtins.int
     user_message: _builtins.str
     """One line for the user, shown as `sbatch: …` on stderr. Empty (the default) means silence."""
     reason: _builtins.str
@@ -251,6 +280,8 @@ class DecideResponse(_message.Message):
         time_limit_min: _builtins.int = ...,
         memory_per_cpu_mib: _builtins.int = ...,
         memory_per_node_mib: _builtins.int = ...,
+        memory_per_gpu_mib: _builtins.int = ...,
+        cpus_per_gpu: _builtins.int = ...,
         user_message: _builtins.str = ...,
         reason: _builtins.str = ...,
         predicted_wait_s: _builtins.int | None = ...,
@@ -258,7 +289,7 @@ class DecideResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_predicted_wait_s", b"_predicted_wait_s", "predicted_wait_s", b"predicted_wait_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_predicted_wait_s", b"_predicted_wait_s", "admin_comment", b"admin_comment", "decision_id", b"decision_id", "is_wait_upper_bound", b"is_wait_upper_bound", "memory_per_cpu_mib", b"memory_per_cpu_mib", "memory_per_node_mib", b"memory_per_node_mib", "partition", b"partition", "predicted_wait_s", b"predicted_wait_s", "reason", b"reason", "time_limit_min", b"time_limit_min", "user_message", b"user_message", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_predicted_wait_s", b"_predicted_wait_s", "admin_comment", b"admin_comment", "cpus_per_gpu", b"cpus_per_gpu", "decision_id", b"decision_id", "is_wait_upper_bound", b"is_wait_upper_bound", "memory_per_cpu_mib", b"memory_per_cpu_mib", "memory_per_gpu_mib", b"memory_per_gpu_mib", "memory_per_node_mib", b"memory_per_node_mib", "partition", b"partition", "predicted_wait_s", b"predicted_wait_s", "reason", b"reason", "time_limit_min", b"time_limit_min", "user_message", b"user_message", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__predicted_wait_s: _TypeAlias = _typing.Literal["predicted_wait_s"]  # noqa: Y015
     _WhichOneofArgType__predicted_wait_s: _TypeAlias = _typing.Literal["_predicted_wait_s", b"_predicted_wait_s"]  # noqa: Y015

@@ -75,7 +75,7 @@ local function load_client()
 end
 
 -- Returns the router's answer; nil where it is not to be asked now. Raises a failure.
-local function ask(job_desc)
+local function ask(job_desc, part_list)
   if not breaker:allows(gettime()) then
     return nil
   end
@@ -83,7 +83,7 @@ local function ask(job_desc)
     load_client()
   end
   local deadline = Deadline.start(settings.deadline_s, gettime)
-  local request = router.encode_request(router.request(job_desc, slurm.CLUSTER_NAME))
+  local request = router.encode_request(router.request(job_desc, slurm.CLUSTER_NAME, part_list))
   if #request > MAX_REQUEST_BYTES then
     return nil
   end
@@ -122,7 +122,7 @@ local function submit(job_desc, part_list)
   if not router.must_be_asked(job_desc) then
     return slurm.SUCCESS
   end
-  local response = ask(job_desc)
+  local response = ask(job_desc, part_list)
   return response and apply(router.action(response, job_desc, part_list), job_desc) or slurm.SUCCESS
 end
 

@@ -55,6 +55,10 @@ router.REQUEST_SCHEMA = protobuf.schema {
   { number = 32, name = "tasks_per_node", kind = "uint" },
   { number = 33, name = "work_dir", kind = "string" },
   { number = 34, name = "is_cron", kind = "bool" },
+  { number = 36, name = "open_partitions", kind = "string", is_repeated = true },
+  { number = 37, name = "tres_scopes", kind = "string", is_repeated = true },
+  { number = 38, name = "cpus_per_tres", kind = "string" },
+  { number = 39, name = "mem_per_tres", kind = "string" },
 }
 
 router.RESPONSE_SCHEMA = protobuf.schema {
@@ -67,6 +71,8 @@ router.RESPONSE_SCHEMA = protobuf.schema {
   { number = 7, name = "memory_per_node_mib", kind = "uint" },
   { number = 8, name = "user_message", kind = "string" },
   { number = 9, name = "reason", kind = "string" },
+  { number = 12, name = "memory_per_gpu_mib", kind = "uint" },
+  { number = 13, name = "cpus_per_gpu", kind = "uint" },
 }
 
 -- Request fields that are job_desc fields under another name, or the same.
@@ -74,12 +80,15 @@ local STRING_FIELDS = {
   account = "account", qos = "qos", partition = "partition", job_name = "name", features = "features",
   reservation = "reservation", licenses = "licenses", required_nodes = "req_nodes", excluded_nodes = "exc_nodes",
   dependency = "dependency", array = "array_inx", container = "container", work_dir = "work_dir",
+  cpus_per_tres = "cpus_per_tres", mem_per_tres = "mem_per_tres",
 }
 local UINT16_FIELDS = { cpus_per_task = "cpus_per_task", tasks_per_node = "ntasks_per_node" }
 local UINT32_FIELDS = {
   min_nodes = "min_nodes", max_nodes = "max_nodes", num_tasks = "num_tasks", min_cpus = "min_cpus",
 }
-local TRES_FIELDS = { "tres_per_job", "tres_per_node", "tres_per_socket", "tres_per_task" }
+-- As sbatch writes --cpus-per-gpu and --mem-per-gpu.
+local PER_GPU = "gres:gpu:"
+local TRES_SCOPES = { "job", "node", "socket", "task" }
 
 -- Options that no field of the request holds, by the job_desc field that shows them, in the order they are named.
 -- No Slurm shows `--deadline` to Lua, and 22.05 (seen) shows neither `--core-spec` nor `--thread-spec`.
@@ -91,6 +100,13 @@ local ODD_FIELDS = {
   { option = "time-min", field = "time_min", unset = NO_VAL },
   { option = "reboot", field = "reboot", unset = NO_VAL16 },
   { option = "contiguous", field = "contiguous", unset = NO_VAL16 },
+  { option = "mincpus", field = "pn_min_cpus", unset = NO_VAL16 },
+  { option = "sockets-per-node", field = "sockets_per_node", unset = NO_VAL16 },
+  { option = "cores-per-socket", field = "cores_per_socket", unset = NO_VAL16 },
+  { option = "threads-per-core", field = "threads_per_core", unset = NO_VAL16 },
+  { option = "ntasks-per-socket", field = "ntasks_per_socket", unset = NO_VAL16 },
+  { option = "ntasks-per-core", field = "ntasks_per_core", unset = NO_VAL16 },
+  { option = "ntasks-per-gpu", field = "ntasks_per_tres", unset = NO_VAL16 },
 }
 
 --- The value of a numeric job_desc field, or nil where it is unset; `no_val` is Slurm's mark for its width.
@@ -154,14 +170,23 @@ local function without_cpus(list)
 end
 
 local function tres(job_desc)
-  local requests = {}
-  for _, field in ipairs(TRES_FIELDS) do
-    local request = without_cpus(job_desc[field] or "")
+  local requests, scopes = {}, {}
+  for _, scope in ipairs(TRES_SCOPES) do
+    local request = without_cpus(job_desc["tres_per_" .. scope] or "")
     if request ~= "" then
-      requests[#requests + 1] = request
+      requests[#requests + 1], scopes[#scopes + 1] = request, scope
     end
   end
-  return requests
+  return requests, scopes
+end
+
+-- The names in `part_list`: slurmctld leaves out what the user may not use.
+local function names(part_list)
+  local list = {}
+  for name in pairs(part_list) do
+    list[#list + 1] = name
+  end
+  return list
 end
 
 --- Tells whether the router must be asked at all: where the answer cannot change anything, the call is saved.
@@ -174,10 +199,12 @@ function router.must_be_asked(job_desc)
   return overspill_option(job_desc) ~= "never"
 end
 
---- Returns the fields of a DecideRequest. `cluster_name` is this cluster's, nil where it is not known.
-function router.request(job_desc, cluster_name)
+--- Returns the fields of a DecideRequest. `cluster_name` is this cluster's, nil where it is not known; `part_list` has
+-- the partitions that the user may use.
+function router.request(job_desc, cluster_name, part_list)
   local script = job_desc.script
   local shared = job_desc.shared
+  local requests, scopes = tres(job_desc)
   local request = {
     user_id = job_desc.user_id,
     has_script = script ~= nil,
@@ -186,7 +213,9 @@ function router.request(job_desc, cluster_name)
     memory_per_node_mib = job_desc.min_mem_per_node,
     memory_per_cpu_mib = job_desc.min_mem_per_cpu,
     asks_all_memory = job_desc.min_mem_per_node == 0,
-    tres = tres(job_desc),
+    tres = requests,
+    tres_scopes = scopes,
+    open_partitions = names(part_list),
     burst_buffer = job_desc.burst_buffer or burst_buffer_directive(script),
     begin_time_s = job_desc.begin_time,
     is_held = job_desc.priority == 0,
@@ -223,10 +252,15 @@ local function pins(response, job_desc)
   if response.time_limit_min > 0 and (job_desc.time_limit or NO_VAL) == NO_VAL then
     fields.time_limit = response.time_limit_min
   end
+  if response.cpus_per_gpu > 0 and (job_desc.cpus_per_tres or "") == "" then
+    fields.cpus_per_tres = PER_GPU .. response.cpus_per_gpu
+  end
   if job_desc.min_mem_per_node or job_desc.min_mem_per_cpu or (job_desc.mem_per_tres or "") ~= "" then
     return fields
   end
-  if response.memory_per_cpu_mib > 0 then
+  if response.memory_per_gpu_mib > 0 then
+    fields.mem_per_tres = PER_GPU .. response.memory_per_gpu_mib
+  elseif response.memory_per_cpu_mib > 0 then
     fields.min_mem_per_cpu = response.memory_per_cpu_mib
   elseif response.memory_per_node_mib > 0 then
     fields.min_mem_per_node = response.memory_per_node_mib

@@ -7,13 +7,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+import structlog
+
 from overspill.errors import NotFoundError, UnavailableError, UnrunnableError
 from overspill_sidecar import metrics
+from overspill_sidecar.accounting import Accounting
 from overspill_sidecar.cluster import Job, Node, Snapshot
 from overspill_sidecar.slurm import queries
+from overspill_sidecar.slurm.assoc_mgr import accounting_argv, parse_accounting
 from overspill_sidecar.slurm.batching import BatchedQuestions
 from overspill_sidecar.slurm.process import Output, run
 
+_log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 _NO_SUCH_JOB = "Invalid job id specified"
 _NO_SUCH_NODE = ("Invalid node name specified", " not found")
@@ -21,6 +26,7 @@ _OVER = "Job has already finished"
 #: slurmctld 24.11 and 26.05 answer EAGAIN to a part of all updates of a job whose user has no association.
 _TRY_AGAIN = "Resource temporarily unavailable"
 _ATTEMPTS = 12
+_ACCOUNTING_LIVES_S = 5.0
 
 
 class CommandLineView:
@@ -29,6 +35,8 @@ class CommandLineView:
     def __init__(self, deadline_s: float = 10.0) -> None:
         self._deadline_s = deadline_s
         self._questions = BatchedQuestions(self._jobs)
+        self._known_accounting: Accounting | None = None
+        self._ask_accounting_at = float("-inf")
 
     async def snapshot(self) -> Snapshot:
         asked_at, unix_time_s = time.monotonic(), time.time()
@@ -36,7 +44,23 @@ class CommandLineView:
         partitions = await self._ask(queries.partitions_argv(), queries.parse_partitions)
         nodes = await self._ask(queries.nodes_argv(), queries.parse_nodes)
         jobs = await self._ask(queries.jobs_argv(), queries.parse_jobs)
-        return Snapshot(asked_at, unix_time_s, config, jobs, partitions, nodes)
+        accounting = await self._accounting(asked_at) if config.enforced else None
+        return Snapshot(asked_at, unix_time_s, config, jobs, partitions, nodes, accounting)
+
+    async def _accounting(self, now: float) -> Accounting | None:
+        """Return associations and QOS, up to `_ACCOUNTING_LIVES_S` old; None if slurmctld does not tell them.
+
+        There is a record for each user and account, whether or not they use the cluster now, so this is asked less
+        often than the rest; a limit that is reached meanwhile makes a job wait in its own partition, as ever.
+        """
+        if now >= self._ask_accounting_at:
+            try:
+                self._known_accounting = await self._ask(accounting_argv(), parse_accounting)
+            except UnavailableError as error:
+                _log.warning("accounting cannot be read", action="accounting_unknown", reason=error.reason)
+                self._known_accounting = None
+            self._ask_accounting_at = now + _ACCOUNTING_LIVES_S
+        return self._known_accounting
 
     async def job(self, slurm_job_id: int) -> Job | None:
         return await self._questions.ask(slurm_job_id)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from overspill.errors import UnavailableError
-from overspill_sidecar.cluster import ClusterConfig, Job, Node, Partition, Trail
+from overspill_sidecar.cluster import ClusterConfig, GpuDefaults, Job, Node, Partition, Trail
 from overspill_sidecar.slurm_text import (
     count_array_tasks,
     expand_hosts,
@@ -163,6 +163,10 @@ def parse_config(text: str) -> ClusterConfig:
             manages_memory="MEMORY" in values.get("SelectTypeParameters", "").upper(),
             memory_per_cpu_mib=_limit(values.get("DefMemPerCPU", "")),
             memory_per_node_mib=_limit(values.get("DefMemPerNode", "")),
+            max_memory_per_cpu_mib=_limit(values.get("MaxMemPerCPU", "")),
+            max_memory_per_node_mib=_limit(values.get("MaxMemPerNode", "")),
+            gpu_defaults=_gpu_defaults(values.get("JobDefaults", "")),
+            enforced=frozenset(_names(_given(values.get("AccountingStorageEnforce", "")))) - {"none"},
             parameters=tuple(_given(values.get(key, "")) for key in ("SlurmctldParameters", "SchedulerParameters")),
         )
     except (KeyError, ValueError, IndexError) as error:
@@ -235,24 +239,28 @@ def _parse_partition(values: Mapping[str, str]) -> Partition:
         nodes=expand_hosts(_given(values.get("Nodes", ""))),
         max_time_s=parse_time_limit_s(values.get("MaxTime", "UNLIMITED")),
         default_time_s=parse_time_limit_s(values.get("DefaultTime", "NONE")),
+        min_nodes=_limit(values.get("MinNodes", "")) or 0,
         max_nodes=_limit(values.get("MaxNodes", "")),
         memory_per_cpu_mib=_limit(values.get("DefMemPerCPU", "")),
         memory_per_node_mib=_limit(values.get("DefMemPerNode", "")),
+        max_memory_per_cpu_mib=_limit(values.get("MaxMemPerCPU", "")),
         max_memory_per_node_mib=_limit(values.get("MaxMemPerNode", "")),
         max_cpus_per_node=_limit(values.get("MaxCPUsPerNode", "")),
+        gpu_defaults=_gpu_defaults(values.get("JobDefaults", "")),
         is_exclusive=values.get("OverSubscribe", "").startswith("EXCLUSIVE") or values.get("ExclusiveUser") == "YES",
-        is_restricted=values.get("AllowGroups", "ALL") != "ALL"
-        or values.get("AllocNodes", "ALL") != "ALL"
-        or "YES" in (values.get("RootOnly"), values.get("ReqResv")),
+        is_restricted=values.get("AllocNodes", "ALL") != "ALL" or values.get("ReqResv") == "YES",
+        is_for_some_users=values.get("AllowGroups", "ALL") != "ALL" or values.get("RootOnly") == "YES",
         allow_accounts=_names(values.get("AllowAccounts", "ALL")),
         deny_accounts=_names(values.get("DenyAccounts", "")),
         allow_qos=_names(values.get("AllowQos", "ALL")),
         deny_qos=_names(values.get("DenyQos", "")),
+        qos=_given(values.get("QoS", "")),
     )
 
 
 def _parse_node(values: Mapping[str, str]) -> Node:
     state = values.get("State", "UNKNOWN").upper()
+    configured, allocated = parse_tres(values.get("CfgTRES", "")), parse_tres(values.get("AllocTRES", ""))
     return Node(
         name=values["NodeName"],
         partitions=_names(values.get("Partitions", "")),
@@ -261,9 +269,18 @@ def _parse_node(values: Mapping[str, str]) -> Node:
         cpus_allocated=int(values.get("CPUAlloc", "0")),
         memory_mib=int(values.get("RealMemory", "0")),
         memory_allocated_mib=int(values.get("AllocMem", "0")),
+        gpus=int(configured.get("gres/gpu", "0")),
+        gpus_allocated=int(allocated.get("gres/gpu", "0")),
+        features=frozenset(_names(values.get("ActiveFeatures", ""))),
         is_drained=not _DRAINED.isdisjoint(state.split("+")),
         reason=values.get("Reason", ""),
     )
+
+
+def _gpu_defaults(text: str) -> GpuDefaults:
+    """Read JobDefaults: `DefCpuPerGPU=2,DefMemPerGPU=300`."""
+    defaults = parse_tres(text)
+    return GpuDefaults(_limit(defaults.get("DefCpuPerGPU", "")), _limit(defaults.get("DefMemPerGPU", "")))
 
 
 def _parse_records(text: str, first_key: str, parse: Callable[[Mapping[str, str]], _T]) -> list[_T]:
