@@ -17,15 +17,20 @@ from prometheus_client import CollectorRegistry
 from overspill.daemon import raise_open_files, tell_ready
 from overspill.errors import AdminError
 from overspill.metrics import MetricsServer, describe_process
+from overspill.tls import WatchedTls
 from overspill_agent import metrics
 from overspill_agent.backends.local import LocalBackend, LocalSite
 from overspill_agent.backends.sandbox import Roots
 from overspill_agent.config import DEFAULT_PATH, AgentConfig
 from overspill_agent.gauges import AgentGauges
+from overspill_agent.pki import Authority
+from overspill_agent.pki.renewal import keep_agent_certificate
 from overspill_agent.reconcile import Reconciler, RunnerAccess
 from overspill_agent.registry import Registry
 from overspill_agent.runs import Resources
 from overspill_agent.service.agent_service import AgentService
+from overspill_agent.service.callers import Callers
+from overspill_agent.service.enrolment import Enrolment
 from overspill_agent.service.health import Health
 from overspill_agent.service.runner_channel import RunnerChannel
 from overspill_agent.service.servers import GrpcServer, HttpsServer
@@ -62,13 +67,15 @@ async def _serve(config: AgentConfig) -> None:
     reserve = Reserve(config.store.path.parent, config.store.reserve_mib * 1024 * 1024)
     registry = Registry(Store(config.store.path), config.store.spool_directory, reserve)
     await registry.load()
-    access = RunnerAccess(config.runner_channel.url, config.runner_channel.tls.files().read()[2])
+    relay_tls, runner_tls = WatchedTls(config.server_files()), WatchedTls(config.runner_files())
+    authority = Authority(config.pki)
+    access = RunnerAccess(config.runner_channel.url, runner_tls.current().ca)
     reconciler = Reconciler(registry, backend, access)
     channel = RunnerChannel(registry, config.runner_channel.lease_s)
-    runners = HttpsServer(channel.app(), config.runner_channel.listen, config.runner_channel.tls.files())
-    service = AgentService(registry, backend, config.accounts)
+    runners = HttpsServer(channel.app(Enrolment(authority).routes()), config.runner_channel.listen, runner_tls)
+    service = AgentService(registry, backend, config.accounts, Callers(relay_tls, authority), authority)
     health = Health(registry)
-    relays = GrpcServer(service, health, config.server.listen, config.server.tls.files())
+    relays = GrpcServer(service, health, config.server.listen, relay_tls)
 
     await health.look()
     await runners.start()
@@ -80,6 +87,7 @@ async def _serve(config: AgentConfig) -> None:
     beside = [
         asyncio.create_task(_serve_metrics(config, gauges), name="metrics"),
         asyncio.create_task(health.run(), name="health"),
+        asyncio.create_task(_keep_certificate(config, authority), name="renew certificate"),
     ]
     reconciling = asyncio.create_task(reconciler.run(), name="reconcile")
     stopping = asyncio.create_task(stopped.wait(), name="stop")
@@ -96,6 +104,12 @@ async def _serve(config: AgentConfig) -> None:
     log.info("agent stopped", action="agent_stopped")
 
 
+async def _keep_certificate(config: AgentConfig, authority: Authority) -> None:
+    """Renew the agent's own certificate, if it uses one of the site's authority, until cancelled."""
+    if config.pki.agent_files in (config.server_files(), config.runner_files()):
+        await keep_agent_certificate(authority)
+
+
 async def _serve_metrics(config: AgentConfig, gauges: CollectorRegistry) -> None:
     """Serve what the agent measures, if it is to, until cancelled."""
     section = config.metrics
@@ -103,7 +117,7 @@ async def _serve_metrics(config: AgentConfig, gauges: CollectorRegistry) -> None
         return
     metrics.begin_at_zero(config.accounts)
     own = section.tls.files if section.tls else None
-    served = [config.server.tls.files(), config.runner_channel.tls.files(), *([own] if own else [])]
+    served = [config.server_files(), config.runner_files(), *([own] if own else [])]
     describe_process(gauges, (path for tls in served for path in (tls.certificate, tls.ca)))
     await MetricsServer((metrics.REGISTRY, gauges), section.listen, own).run()
 
@@ -130,7 +144,7 @@ async def _cancelled(task: asyncio.Task[object] | asyncio.Task[None]) -> None:
 def local_site(config: AgentConfig) -> LocalSite:
     """Return the local backend's part of the configuration. Runs never see the agent's own directories."""
     local = config.local
-    hidden = {config.store.path.parent, local.directory, DEFAULT_PATH.parent}
+    hidden = {config.store.path.parent, config.pki.directory, local.directory, DEFAULT_PATH.parent}
     return LocalSite(
         directory=local.directory,
         resources=Resources(cpus=local.cpus, memory_mib=local.memory_mib, gpus=local.gpus),

@@ -16,7 +16,7 @@ import overspill
 from overspill.daemon import LOG_LEVELS, set_up_logs
 from overspill.errors import OverspillError
 from overspill_agent import app, config
-from overspill_agent.backends.accounts import resolve_account
+from overspill_agent.backends.accounts import check_accounts
 from overspill_agent.config import AgentConfig
 from overspill_agent.runs import Run
 from overspill_agent.store.reading import read_runs
@@ -62,7 +62,8 @@ def run_command(config_path: Path, log_level: str) -> None:
 @_CONFIG
 def check_config(config_path: Path) -> None:
     """Say what is wrong with the configuration, or that nothing is."""
-    _or_exit(lambda: _check(config.load(config_path)))
+    for remark in _or_exit(lambda: _check(config.load(config_path))):
+        click.echo(f"note: {remark}", err=True)
     click.echo(f"{config_path}: correct")
 
 
@@ -78,17 +79,15 @@ def runs_command(config_path: Path, *, is_json: bool) -> None:
         click.echo(_as_json(run) if is_json else _as_line(run))
 
 
-def _check(agent_config: AgentConfig) -> None:
-    """Look at what the configuration names.
+def _check(agent_config: AgentConfig) -> list[str]:
+    """Look at what the configuration names; return what an operator should know of it.
 
     Raises:
         OverspillError: a certificate cannot be read or an account is one that no run may have.
     """
-    agent_config.server.tls.files().read()
-    agent_config.runner_channel.tls.files().read()
-    for users in agent_config.accounts.values():
-        for account in users.values():
-            resolve_account(account)
+    agent_config.server_files().read()
+    agent_config.runner_files().read()
+    return check_accounts(agent_config.accounts)
 
 
 def _as_json(run: Run) -> str:

@@ -60,10 +60,10 @@ class Tls(_Section):
 
 
 class Server(_Section):
-    """The gRPC service for clusters' relays."""
+    """The gRPC service for clusters' relays. Without `tls` it has the certificate of the site's own authority."""
 
     listen: Listen
-    tls: Tls
+    tls: Tls | None = None
 
 
 class RunnerChannel(_Section):
@@ -73,12 +73,31 @@ class RunnerChannel(_Section):
         url: how runners reach it; the host must be a name in the certificate.
         lease_s: a runner that hears nothing of the agent for so long stops its job. With the time that takes it must
             stay below the 120 s after which Slurm may start a requeued job again.
+        tls: as for `Server`.
     """
 
     listen: Listen
     url: HttpsUrl
-    tls: Tls
+    tls: Tls | None = None
     lease_s: int = Field(default=90, gt=2 * KEEPALIVE_S)
+
+
+class Pki(_Section):
+    """The site's own authority, which `overspill pki init` makes.
+
+    Attributes:
+        directory: where it is; the agent renews its own certificate there.
+        certificate_life_s: how long a certificate is valid that it issues; the holder renews it after two thirds.
+    """
+
+    directory: AbsolutePath = Path("/var/lib/overspill-agent/pki")
+    certificate_life_s: int = Field(default=30 * 86_400, ge=15, le=398 * 86_400)
+
+    @property
+    def agent_files(self) -> TlsFiles:
+        """What the agent shows, and what it trusts. Certificate and key are one file, replaced in one step."""
+        agent = self.directory / "agent.pem"
+        return TlsFiles(certificate=agent, private_key=agent, ca=self.directory / "ca.pem")
 
 
 class StoreSection(_Section):
@@ -141,6 +160,15 @@ class AgentConfig(_Section):
     local: Local
     metrics: MetricsSection = MetricsSection()
     accounts: dict[str, dict[str, str]] = Field(default_factory=dict)
+    pki: Pki = Pki()
+
+    def server_files(self) -> TlsFiles:
+        """Return what the gRPC service shows and trusts."""
+        return self.server.tls.files() if self.server.tls else self.pki.agent_files
+
+    def runner_files(self) -> TlsFiles:
+        """Return what the HTTPS service for runners shows, and the authority that runners trust."""
+        return self.runner_channel.tls.files() if self.runner_channel.tls else self.pki.agent_files
 
 
 def parse(text: str, source: str) -> AgentConfig:

@@ -149,17 +149,17 @@ class Registry:
             raise NotFoundError(f"there is no run {run_id}")
         return LiveRun(run, self._spool(run_id), [])
 
-    async def accept(self, run: Run, spec: bytes) -> tuple[Run, bool]:
+    async def accept(self, run: Run, spec: bytes, claim: str = "") -> tuple[Run, bool]:
         """Store a new run; return it and True, or the run that its request id has made before and False.
 
         Raises:
             TransientError: the disk is full, or the store does not take it now.
         """
         self._reserve.check(len(spec))
-        return await self._unbroken(self._accept(run, spec))
+        return await self._unbroken(self._accept(run, spec, claim))
 
-    async def _accept(self, run: Run, spec: bytes) -> tuple[Run, bool]:
-        stored = await self._store.insert(run, spec)
+    async def _accept(self, run: Run, spec: bytes, claim: str) -> tuple[Run, bool]:
+        stored = await self._store.insert(run, spec, claim)
         if stored.run_id != run.run_id:
             return stored, False
         live = await self._take_up(stored)

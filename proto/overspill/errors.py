@@ -20,6 +20,9 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
+from overspill import grpc_settings  # noqa: F401 - before gRPC is loaded
+
+# isort: split
 import grpc
 
 

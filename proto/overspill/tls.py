@@ -1,14 +1,24 @@
-"""Mutual TLS between a cluster's relay and a site's agent, and the channel that both keep for life."""
+"""TLS 1.3 between a cluster's relay and a site's agent, with certificates that are replaced while it is in use."""
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+import structlog
+
+from overspill import grpc_settings  # noqa: F401 - before gRPC is loaded
+from overspill.certificates import check_pair, dns_names, read_certificates
+from overspill.errors import ConfigError
+
+# isort: split
 import grpc
 import grpc.aio
+from cryptography import x509
 
-from overspill.errors import ConfigError
+_log = structlog.get_logger(__name__)
 
 #: Scripts go up to 4 MiB and environments have been seen with values of 1 MB; gRPC's default of 4 MiB is too small.
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -36,46 +46,170 @@ _SERVER_OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
+class TlsMaterial:
+    """What the files held at one moment: three times PEM; the key is the certificate's."""
+
+    certificate: bytes
+    private_key: bytes
+    ca: bytes
+
+    @property
+    def leaf(self) -> x509.Certificate:
+        return read_certificates(self.certificate)[0]
+
+
+@dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files of one end: its certificate with chain, its private key, and the CA that the other end must be of."""
+    """PEM files of one end: its certificate with chain, its private key, and the CA that the other end must be of.
+
+    Certificate and key may be one file.
+    """
 
     certificate: Path
     private_key: Path
     ca: Path
 
-    def read(self) -> tuple[bytes, bytes, bytes]:
-        """Return certificate, key and CA.
+    def read(self) -> TlsMaterial:
+        """Return what the files hold.
 
         Raises:
-            ConfigError: if one cannot be read; names the file.
+            ConfigError: if one cannot be read or used, or the key is not the certificate's; names the file.
         """
         try:
-            return self.certificate.read_bytes(), self.private_key.read_bytes(), self.ca.read_bytes()
+            certificate, private_key = self.certificate.read_bytes(), self.private_key.read_bytes()
+            ca = self.ca.read_bytes()
         except OSError as error:
             raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
+        try:
+            check_pair(certificate, private_key)
+        except ConfigError as error:
+            raise ConfigError(f"cannot use {self.certificate} with {self.private_key}: {error.reason}") from error
+        try:
+            read_certificates(ca)
+        except ConfigError as error:
+            raise ConfigError(f"cannot use {self.ca}: {error.reason}") from error
+        return TlsMaterial(certificate, private_key, ca)
+
+    def state(self) -> tuple[tuple[int, int, int], ...]:
+        """Return what changes when a file is replaced.
+
+        Raises:
+            OSError: if one is not there.
+        """
+        stats = [path.stat() for path in (self.certificate, self.private_key, self.ca)]
+        return tuple((stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in stats)
 
 
-def open_channel(target: str, files: TlsFiles) -> grpc.aio.Channel:
-    """Return a channel to the agent at `target` (host:port); it connects, and reconnects, by itself.
+class WatchedTls:
+    """Certificates in use, read again when somebody has replaced the files. Calls cost three stat(2).
 
-    Raises:
-        ConfigError: if a PEM file cannot be read.
+    Files that cannot be used, as those that are being replaced, change nothing: what was in use stays in use.
     """
-    certificate, private_key, ca = files.read()
+
+    def __init__(self, files: TlsFiles) -> None:
+        """Read the files.
+
+        Raises:
+            ConfigError: as `TlsFiles.read`.
+        """
+        self.files = files
+        self._current = files.read()
+        self._state: object = files.state()
+        self._refused: object = None
+
+    def current(self) -> TlsMaterial:
+        """Return what is to be used now: the same object for as long as nothing has changed."""
+        try:
+            state: object = self.files.state()
+        except OSError as error:
+            state = str(error)
+        if state not in (self._state, self._refused):
+            self._read_again(state)
+        return self._current
+
+    def _read_again(self, state: object) -> None:
+        try:
+            self._current = self.files.read()
+        except ConfigError as error:
+            self._refused = state
+            _log.warning("replaced certificate is not used", action="certificate_refused", reason=error.reason)
+            return
+        self._state = state
+        _log.info(
+            "certificate replaced",
+            action="certificate_replaced",
+            path=str(self.files.certificate),
+            expires_at=f"{self._current.leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
+        )
+
+
+def open_channel(target: str, tls: TlsMaterial) -> grpc.aio.Channel:
+    """Return a channel to the agent at `target` (host:port); it connects, and reconnects, by itself."""
     credentials = grpc.ssl_channel_credentials(
-        root_certificates=ca, private_key=private_key, certificate_chain=certificate
+        root_certificates=tls.ca, private_key=tls.private_key, certificate_chain=tls.certificate
     )
     return grpc.aio.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
 
 
-def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Return credentials for a server that takes only clients with a certificate of `files.ca`.
+def server_credentials(watched: WatchedTls) -> grpc.ServerCredentials:
+    """Return credentials for a server that takes only clients with a certificate of the CA in `watched`.
+
+    Each handshake uses the files as they are then; connections that are open stay as they are.
+    """
+    used = watched.current()
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal used
+        current = watched.current()
+        if current is used:
+            return None
+        used = current
+        return _configuration(current)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(used),
+        fetch,  # type: ignore[arg-type]  # None says that nothing has changed, as gRPC documents and its stubs do not
+        require_client_authentication=True,
+    )
+
+
+def _configuration(tls: TlsMaterial) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(tls.private_key, tls.certificate)], root_certificates=tls.ca)
+
+
+def https_context(watched: WatchedTls) -> ssl.SSLContext:
+    """Return a context for an HTTPS server without client certificates; each handshake uses the files as they are then.
 
     Raises:
-        ConfigError: if a PEM file cannot be read.
+        ConfigError: if OpenSSL does not take the files.
     """
-    certificate, private_key, ca = files.read()
-    return grpc.ssl_server_credentials([(private_key, certificate)], root_certificates=ca, require_client_auth=True)
+    used = watched.current()
+    context = _https_context(watched.files)
+
+    def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        nonlocal used, context
+        current = watched.current()
+        if current is not used:
+            try:
+                context = _https_context(watched.files)
+                used = current
+            except ConfigError as error:
+                # Replaced again since it was read: the next handshake looks again.
+                _log.warning("replaced certificate is not used", action="certificate_refused", reason=error.reason)
+        connection.context = context
+
+    context.sni_callback = choose
+    return context
+
+
+def _https_context(files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_cert_chain(files.certificate, files.private_key)
+    except OSError as error:
+        raise ConfigError(f"cannot use {files.certificate} with {files.private_key}: {error}") from error
+    return context
 
 
 def server_options() -> tuple[tuple[str, int], ...]:
@@ -83,7 +217,21 @@ def server_options() -> tuple[tuple[str, int], ...]:
     return _SERVER_OPTIONS
 
 
-def peer_names(context: grpc.aio.ServicerContext[object, object]) -> frozenset[str]:
-    """Return the DNS names in the verified client certificate; a cluster's certificate names the cluster."""
-    names = context.auth_context().get("x509_subject_alternative_name", [])
-    return frozenset(name.decode("utf-8", "replace") for name in names)
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a connection, by its verified certificate: a cluster's names the cluster."""
+
+    names: frozenset[str]
+    certificate: x509.Certificate
+
+
+def peer_of(context: grpc.aio.ServicerContext[object, object]) -> Peer:
+    """Return who calls."""
+    (pem,) = context.auth_context()["x509_pem_cert"]
+    return _peer(pem)
+
+
+@lru_cache(maxsize=256)
+def _peer(pem: bytes) -> Peer:
+    certificate = read_certificates(pem)[0]
+    return Peer(dns_names(certificate), certificate)

@@ -30,6 +30,7 @@ from overspill_sidecar.probe import RouterHealth
 from overspill_sidecar.reconcile import Reconciler
 from overspill_sidecar.relay import Relay
 from overspill_sidecar.relay.stranded import Strandings
+from overspill_sidecar.renewal import Renewal
 from overspill_sidecar.router import Router, server_of
 from overspill_sidecar.sites import Site
 from overspill_sidecar.slurm import CommandLineView
@@ -90,6 +91,9 @@ class Sidecar:
         """Take the sockets and return the loops to run, by name."""
         tasks: dict[str, _Loop] = {"watch": self._watch.run}
         tasks |= {f"site {site.name}": site.run for site in sites}
+        for site in sites:
+            if enrolled := site.config.enrolled:
+                tasks[f"certificate of {site.name}"] = Renewal(site, enrolled).run
         gauges = CollectorRegistry()
         gauges.register(WatchGauges(self._watch, sites))
         if self._role in {Role.ROUTER, Role.ALL}:
@@ -134,8 +138,9 @@ class Sidecar:
         return (config.relay_listen if self._role is Role.RELAY else None) or config.listen
 
     def _certificates(self) -> list[Path]:
-        tls = [self._config.metrics.tls, *(site.tls for site in self._config.sites)]
-        return [path for files in tls if files for path in (files.certificate, files.ca)]
+        metrics_tls = self._config.metrics.tls
+        used = [*([metrics_tls.files] if metrics_tls else []), *(site.tls_files for site in self._config.sites)]
+        return [path for files in used for path in (files.certificate, files.ca)]
 
     async def _main_loop(self, tasks: dict[str, _Loop]) -> None:
         """Run all loops until told to stop. A loop that ends by itself is a defect: the whole process ends with it."""

@@ -8,10 +8,6 @@ import os
 from pathlib import Path
 
 import click
-
-# gRPC's fork handlers would stop its threads for each of Slurm's commands; what is forked here only ever execs.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-
 import grpc
 
 from overspill import __version__
@@ -115,7 +111,7 @@ def check_config(path: Path) -> None:
     try:
         config = load(path)
         for site in config.sites:
-            site.tls.files.read()
+            site.tls_files.read()
         click.echo(f"{path}: {len(config.sites)} sites: {', '.join(site.name for site in config.sites)}")
         snapshot = asyncio.run(CommandLineView(config.slurm.command_deadline_s).snapshot())
     except OverspillError as error:

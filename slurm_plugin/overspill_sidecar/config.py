@@ -14,6 +14,7 @@ from overspill.errors import ConfigError
 from overspill.metrics import MetricsSection
 from overspill.metrics.section import ListenAddress
 from overspill.tls import TlsFiles
+from overspill_sidecar.enrolled import Enrolled
 from overspill_sidecar.slurm_text import expand_hosts
 
 DEFAULT_PATH = Path("/etc/overspill/sidecar.toml")
@@ -90,6 +91,10 @@ class TlsConfig(_Section):
         return TlsFiles(self.certificate, self.private_key, self.ca)
 
 
+#: Where `overspill enroll` puts what it gets, a directory for each site; the sidecar renews it there.
+STATE_DIRECTORY = Path("/var/lib/overspill-sidecar/pki")
+
+
 class SiteConfig(_Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     #: The partition whose virtual nodes stand for this site; one each, so that Decide's choice of a site is binding.
@@ -98,8 +103,19 @@ class SiteConfig(_Section):
     agent: str = Field(pattern=r"^\S+:\d{1,5}$")
     #: Virtual nodes, a Slurm host list; empty: all nodes of the partition.
     nodes: str = ""
-    tls: TlsConfig
+    #: Files that somebody else makes and renews; without it, what `overspill enroll` got in `pki_directory`.
+    tls: TlsConfig | None = None
+    pki_directory: _AbsolutePath | None = None
     poll_s: float = Field(default=2.0, ge=0.1, le=60)
+
+    @property
+    def enrolled(self) -> Enrolled | None:
+        """What was enrolled with this site, and is ours to renew; None if somebody else makes the certificates."""
+        return None if self.tls else Enrolled(self.pki_directory or STATE_DIRECTORY / self.name)
+
+    @property
+    def tls_files(self) -> TlsFiles:
+        return self.tls.files if self.tls else Enrolled(self.pki_directory or STATE_DIRECTORY / self.name).files
 
     @field_validator("nodes")
     @classmethod

@@ -6,26 +6,16 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
 
-import grpc
-import grpc.aio
 import structlog
 
-from overspill.errors import OverspillError, from_rpc_error
-from overspill.tls import open_channel
+from overspill.errors import OverspillError
 from overspill.v1 import agent_pb2
-from overspill.v1.agent_pb2_grpc import AgentStub
+from overspill_sidecar.agent_link import AgentLink, AttachCall
 from overspill_sidecar.capacity import Amount, SiteCapacity, SiteView
 from overspill_sidecar.config import SiteConfig
 
-if TYPE_CHECKING:
-    from overspill.v1.agent_pb2_grpc import AgentAsyncStub
-
 _log = structlog.get_logger(__name__)
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
-AttachCall = grpc.aio.StreamStreamCall[agent_pb2.AttachRequest, agent_pb2.AttachResponse]
 
 #: Capacity must come within this time; a site that is slower than that is of no use for a decision.
 _CAPACITY_DEADLINE_S = 3.0
@@ -75,8 +65,7 @@ class Site:
         """
         self.config = config
         self._slurm_cluster = slurm_cluster
-        self._channel = open_channel(config.agent, config.tls.files)
-        self._agent: AgentAsyncStub = AgentStub(self._channel)
+        self._link = AgentLink(config.agent, config.tls_files)
         self._capacity: SiteCapacity | None = None
         self._failures = _FAILURES_TO_CLOSE
         self._heard_at = float("-inf")
@@ -111,7 +100,7 @@ class Site:
         request = agent_pb2.CapacityRequest(slurm_cluster=slurm_cluster)
         asked_at_unix_s = time.time()
         try:
-            answer = await _ask(self._agent.Capacity, request, _CAPACITY_DEADLINE_S)
+            answer = await self._link.ask(lambda agent: agent.Capacity, request, _CAPACITY_DEADLINE_S)
         except OverspillError as error:
             self._failures += 1
             self._note_failure(error.reason)
@@ -140,51 +129,42 @@ class Site:
 
     async def is_connected(self, timeout_s: float) -> bool:
         """Wait for the channel to connect. After False, no request has left this host."""
-        state = self._channel.get_state(try_to_connect=True)
-        try:
-            async with asyncio.timeout(timeout_s):
-                while state is not grpc.ChannelConnectivity.READY:
-                    await self._channel.wait_for_state_change(state)
-                    state = self._channel.get_state(try_to_connect=True)
-        except TimeoutError:
-            return False
-        return True
+        return await self._link.is_connected(timeout_s)
 
     async def submit(self, request: agent_pb2.SubmitRequest) -> agent_pb2.SubmitResponse:
-        """Store a run. Idempotent by its request id."""
-        return await _ask(self._agent.Submit, request, _SUBMIT_DEADLINE_S)
+        """Sign and store a run. Idempotent by its request id."""
+        self._link.sign(request)
+        return await self._link.ask(lambda agent: agent.Submit, request, _SUBMIT_DEADLINE_S)
 
     def attach(self) -> AttachCall:
         """Begin to follow a run; the caller writes `open` first. Without a deadline: runs last for days."""
-        return self._agent.Attach()
+        return self._link.attach()
 
     async def signal(self, request: agent_pb2.SignalRequest) -> None:
         """Have a signal stored. Idempotent by its sequence number."""
-        await _ask(self._agent.Signal, request, _UNARY_DEADLINE_S)
+        await self._link.ask(lambda agent: agent.Signal, request, _UNARY_DEADLINE_S)
 
     async def stop(self, run_id: str, reason: str) -> None:
         """End a run. Idempotent."""
-        await _ask(self._agent.Stop, agent_pb2.StopRequest(run_id=run_id, reason=reason), _UNARY_DEADLINE_S)
+        await self._link.ask(
+            lambda agent: agent.Stop, agent_pb2.StopRequest(run_id=run_id, reason=reason), _UNARY_DEADLINE_S
+        )
 
     async def release(self, run_id: str) -> None:
         """Let the agent forget an ended run. Idempotent."""
-        await _ask(self._agent.Release, agent_pb2.ReleaseRequest(run_id=run_id), _UNARY_DEADLINE_S)
+        await self._link.ask(lambda agent: agent.Release, agent_pb2.ReleaseRequest(run_id=run_id), _UNARY_DEADLINE_S)
 
     async def list_runs(self) -> Sequence[agent_pb2.RunSummary]:
         """Return this cluster's runs that are not released."""
-        return (await _ask(self._agent.ListRuns, agent_pb2.ListRunsRequest(), _UNARY_DEADLINE_S)).runs
+        return (await self._link.ask(lambda agent: agent.ListRuns, agent_pb2.ListRunsRequest(), _UNARY_DEADLINE_S)).runs
+
+    async def renew(self, signing_request: bytes) -> agent_pb2.RenewResponse:
+        """Have the next certificate issued. Each call issues one."""
+        request = agent_pb2.RenewRequest(signing_request=signing_request)
+        return await self._link.ask(lambda agent: agent.Renew, request, _UNARY_DEADLINE_S)
 
     async def close(self) -> None:
-        await self._channel.close()
-
-
-async def _ask(
-    rpc: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, deadline_s: float
-) -> _Response:
-    try:
-        return await rpc(request, timeout=deadline_s)
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error) from error
+        await self._link.close()
 
 
 def _amount(resources: agent_pb2.Resources) -> Amount:

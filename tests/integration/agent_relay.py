@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
+from overspill import claims
+from overspill.certificates import utc_now
 from overspill.tls import open_channel
 from overspill.v1 import agent_pb2 as pb
 from overspill.v1.agent_pb2_grpc import AgentStub
@@ -91,17 +93,23 @@ def attach_open(run_id: str, offsets: pb.OutputOffsets) -> pb.AttachOpen:
 class Relay:
     """One cluster's relay at one site."""
 
-    def __init__(self, stub: AgentAsyncStub, cluster: str) -> None:
+    def __init__(self, stub: AgentAsyncStub, cluster: str, signer: claims.Signer) -> None:
         self.stub = stub
         self._cluster = cluster
+        self._signer = signer
 
     def request_id(self, **changes: Any) -> pb.RequestId:
         fields = {"slurm_cluster": self._cluster, "slurm_job_id": next(_JOB_IDS), "submit_time_s": 1_790_000_000}
         return pb.RequestId(**{**fields, **changes})
 
     async def submit(self, script: bytes, **changes: Any) -> str:
-        request = pb.SubmitRequest(request_id=self.request_id(), spec=spec_of(script, **changes))
-        return (await self.stub.Submit(request, timeout=10)).run_id
+        return (await self.stub.Submit(self.request(spec_of(script, **changes)), timeout=10)).run_id
+
+    def request(self, spec: pb.RunSpec, request_id: pb.RequestId | None = None) -> pb.SubmitRequest:
+        """Return a request with its claim, by default for a new job."""
+        request = pb.SubmitRequest(request_id=request_id or self.request_id(), spec=spec)
+        request.claim = self._signer.sign(claims.claim_of(request), utc_now())
+        return request
 
     async def follow(self, run_id: str, followed: Followed | None = None, stdin: bytes | None = None) -> Followed:
         """Attach from where `followed` is and follow to the end; raises what the stream ends with."""
@@ -147,6 +155,7 @@ class Relay:
 
 @asynccontextmanager
 async def relay_of(site: Site, certificate: str = "cluster", cluster: str = CLUSTER) -> AsyncIterator[Relay]:
-    async with open_channel(f"localhost:{site.grpc_port}", site.tls(certificate)) as channel:
+    tls = site.tls(certificate).read()
+    async with open_channel(f"localhost:{site.grpc_port}", tls) as channel:
         stub: AgentAsyncStub = AgentStub(channel)
-        yield Relay(stub, cluster)
+        yield Relay(stub, cluster, claims.Signer(tls.certificate, tls.private_key))

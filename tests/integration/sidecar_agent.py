@@ -15,7 +15,7 @@ import grpc.aio
 import trustme
 
 from overspill.request_id import RequestId
-from overspill.tls import TlsFiles, server_credentials, server_options
+from overspill.tls import TlsFiles, WatchedTls, server_credentials, server_options
 from overspill.v1 import agent_pb2 as pb
 from overspill.v1.agent_pb2_grpc import AgentServicer, add_AgentServicer_to_server
 
@@ -101,7 +101,7 @@ class FakeAgent(AgentServicer):
     async def start(self) -> None:
         self._server = grpc.aio.server(options=server_options())
         add_AgentServicer_to_server(self, self._server)
-        credentials = server_credentials(self.certificates.files("site", "localhost", "127.0.0.1"))
+        credentials = server_credentials(WatchedTls(self.certificates.files("site", "localhost", "127.0.0.1")))
         assert self._server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         await self._server.start()
 
@@ -197,6 +197,10 @@ class FakeAgent(AgentServicer):
 
     async def Capacity(self, _: pb.CapacityRequest, __: _Context) -> pb.CapacityResponse:  # noqa: N802
         return pb.CapacityResponse(total=self.total, free=self.free, largest_free=self.free)
+
+    async def Renew(self, _: pb.RenewRequest, context: _Context) -> pb.RenewResponse:  # noqa: N802
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not of this site's own authority")
+        raise AssertionError("abort raises")
 
     async def _run(self, run_id: str, context: _Context) -> Run:
         for run in self.runs.values():

@@ -40,7 +40,7 @@ async def test_nothing_starts_twice_whenever_between_submit_and_start_the_agent_
     for round_number in range(12):
         name = f"round{round_number}"
         script = f"#!/bin/sh\necho started >> {SHARED}/{name}\necho {name}\n".encode()
-        request = pb.SubmitRequest(request_id=own_relay.request_id(), spec=spec_of(script))
+        request = own_relay.request(spec_of(script))
         run_id = (await own_relay.stub.Submit(request, wait_for_ready=True, timeout=DEADLINE_S)).run_id
         await asyncio.sleep(round_number * 0.004)
         own_site.kill()

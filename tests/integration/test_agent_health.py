@@ -30,7 +30,7 @@ _AGENT = "overspill.v1.Agent"
 @asynccontextmanager
 async def _probe(site: Site) -> AsyncIterator[Any]:
     """Give the health service's stub, whose type stubs know none of its methods."""
-    async with open_channel(f"localhost:{site.grpc_port}", site.tls("cluster")) as channel:
+    async with open_channel(f"localhost:{site.grpc_port}", site.tls("cluster").read()) as channel:
         yield health_pb2_grpc.HealthStub(channel)
 
 

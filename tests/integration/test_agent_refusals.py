@@ -55,7 +55,7 @@ async def test_a_run_that_cannot_be_is_refused_and_leaves_nothing(
     relay: Relay, changes: dict[str, Any], code: grpc.StatusCode, told: str
 ) -> None:
     before = len((await relay.stub.ListRuns(pb.ListRunsRequest())).runs)
-    request = pb.SubmitRequest(request_id=relay.request_id(), spec=spec_of(**{"script": b"#!/bin/sh\n", **changes}))
+    request = relay.request(spec_of(**{"script": b"#!/bin/sh\n", **changes}))
     error = await refusal(relay.stub.Submit(request))
     assert error.code() is code
     assert told in (error.details() or "")
@@ -63,7 +63,7 @@ async def test_a_run_that_cannot_be_is_refused_and_leaves_nothing(
 
 
 async def test_a_cluster_cannot_speak_for_another(relay: Relay) -> None:
-    request = pb.SubmitRequest(request_id=relay.request_id(slurm_cluster="other"), spec=spec_of(b"#!/bin/sh\n"))
+    request = relay.request(spec_of(b"#!/bin/sh\n"), relay.request_id(slurm_cluster="other"))
     error = await refusal(relay.stub.Submit(request))
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
     assert "the certificate is for rig" in (error.details() or "")
@@ -134,7 +134,7 @@ def certificate_files(directory: Path, authority: trustme.CA, **changes: Any) ->
 async def test_a_certificate_of_another_authority_is_not_let_in(site: Site, tmp_path: Path) -> None:
     site.authority.cert_pem.write_to_path(str(tmp_path / "ca.crt"))
     files = certificate_files(tmp_path, trustme.CA())
-    async with open_channel(f"localhost:{site.grpc_port}", files) as channel:
+    async with open_channel(f"localhost:{site.grpc_port}", files.read()) as channel:
         error = await refusal(AgentStub(channel).Capacity(pb.CapacityRequest(slurm_cluster="rig"), timeout=5))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
 
@@ -143,7 +143,7 @@ async def test_an_expired_certificate_is_not_let_in(site: Site, tmp_path: Path) 
     site.authority.cert_pem.write_to_path(str(tmp_path / "ca.crt"))
     yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
     files = certificate_files(tmp_path, site.authority, not_after=yesterday)
-    async with open_channel(f"localhost:{site.grpc_port}", files) as channel:
+    async with open_channel(f"localhost:{site.grpc_port}", files.read()) as channel:
         error = await refusal(AgentStub(channel).Capacity(pb.CapacityRequest(slurm_cluster="rig"), timeout=5))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
 

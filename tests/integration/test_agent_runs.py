@@ -156,7 +156,7 @@ async def test_a_run_that_is_cancelled_before_its_script_starts_never_runs(
 
 async def test_a_submit_that_is_repeated_is_answered_with_the_first_run_forever(relay: Relay, site: Site) -> None:
     script = f"#!/bin/sh\necho once >> {SHARED}/repeated\n".encode()
-    request = pb.SubmitRequest(request_id=relay.request_id(), spec=spec_of(script))
+    request = relay.request(spec_of(script))
     answers = await asyncio.gather(*(relay.stub.Submit(request) for _ in range(10)))
     assert len({answer.run_id for answer in answers}) == 1
     assert [answer.is_new for answer in answers].count(True) == 1

@@ -39,7 +39,7 @@ def test_the_documented_configuration_is_accepted() -> None:
     assert isinstance(config, AgentConfig)
     assert config.accounts == {"rig": {"alice": "alice", "bob": "robert"}}
     assert config.store.spool_directory == Path("/var/lib/overspill-agent/spool")
-    assert config.server.tls.files().ca == Path("/etc/overspill/tls/ca.crt")
+    assert config.server_files().ca == Path("/etc/overspill/tls/ca.crt")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_a_file_with_one_site_is_enough(tmp_path: Path) -> None:
     config = load(_write(tmp_path, _SITE))
     assert str(config.router.socket) == "/run/overspill/router.sock"
     assert config.relay.unreachable_grace_s == 60
-    assert config.sites[0].tls.files.ca == Path("/t/ca.crt")
+    assert config.sites[0].tls_files.ca == Path("/t/ca.crt")
 
 
 @pytest.mark.parametrize(

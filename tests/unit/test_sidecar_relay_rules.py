@@ -81,20 +81,20 @@ def test_a_stranger_is_told_from_a_job(why: str, changes: dict[str, Any]) -> Non
 
 def test_what_is_submitted_is_the_proxys_process_and_slurms_word_on_whose_it_is() -> None:
     payload = Payload(b"#!/bin/sh\n\xff", [b"/spool/slurm_script", b""], [b"A=1\n2", b"B=\xfe"])
-    request = submit_request(request_id_of(_JOB, "rig"), _JOB, _HELLO, payload, kill_wait_s=5)
+    request = submit_request(request_id_of(_JOB, "rig"), _JOB, "physics", _HELLO, payload, kill_wait_s=5)
     spec = request.spec
     assert str(request_id_of(_JOB, "rig")) == "rig/7/1000/0"
     assert not request.request_id.HasField("array_task_id")
     assert (spec.script, list(spec.argv), list(spec.environment)) == (payload.script, payload.argv, payload.environment)
     assert (spec.cwd, spec.umask, spec.has_stdin, spec.is_output_joined) == (b"/home/\xff", 0o027, True, False)
-    assert (spec.user_name, spec.user_id, spec.group_id) == ("alice", 2001, 2001)
+    assert (spec.user_name, spec.user_id, spec.group_id, spec.account) == ("alice", 2001, 2001, "physics")
     assert (spec.resources.cpus, spec.resources.memory_mib, spec.time_limit_s, spec.kill_wait_s) == (2, 200, 660, 5)
     assert (spec.rlimits[0].name, spec.rlimits[0].soft, spec.rlimits[0].hard) == ("NOFILE", 1024, 2**64 - 1)
 
 
 def test_task_zero_of_an_array_is_a_task() -> None:
     request = submit_request(
-        request_id_of(replace(_JOB, array_task_id=0), "rig"), _JOB, _HELLO, Payload(b"x", [b"s"], []), 5
+        request_id_of(replace(_JOB, array_task_id=0), "rig"), _JOB, "", _HELLO, Payload(b"x", [b"s"], []), 5
     )
     assert request.request_id.HasField("array_task_id")
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from overspill.cli.certificates import check_certificates
 from overspill.cli.finding import Finding, Side, error, ok, warning
 from overspill.errors import OverspillError
-from overspill_agent.backends.accounts import resolve_account
+from overspill_agent.backends.accounts import check_value
 from overspill_agent.checks import host
 from overspill_agent.config import AgentConfig, configured_path, load
 
@@ -55,9 +55,9 @@ def _configuration(path: Path) -> Generator[Finding, None, AgentConfig | None]:
 
 def _certificates(config: AgentConfig) -> Iterator[Finding]:
     owners = {0}
-    yield from check_certificates("relays' service", config.server.tls.files(), set(), owners)
+    yield from check_certificates("relays' service", config.server_files(), set(), owners)
     host_name = urlsplit(config.runner_channel.url).hostname or ""
-    yield from check_certificates("runners' service", config.runner_channel.tls.files(), {host_name}, owners)
+    yield from check_certificates("runners' service", config.runner_files(), {host_name}, owners)
 
 
 def _accounts(config: AgentConfig) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def _accounts(config: AgentConfig) -> Iterator[Finding]:
     problems = []
     for cluster, user, account in pairs:
         try:
-            resolve_account(account)
+            check_value(account)
         except OverspillError as failure:
             what = f"{cluster}'s {user} is mapped to {account}: {failure.reason}"
             problems.append(error(f"accounts: {cluster}", what, f"correct [accounts.{cluster}], or add the user"))

@@ -10,17 +10,21 @@ from collections.abc import AsyncIterator, Mapping
 import structlog
 
 from overspill import __version__
+from overspill.certificates import utc_now
 from overspill.errors import InvalidRequestError, NotFoundError, OverspillError, TransientError, UnrunnableError
-from overspill.tls import peer_names
+from overspill.tls import Peer, peer_of
 from overspill.v1 import agent_pb2 as pb
 from overspill.v1 import agent_pb2_grpc
 from overspill_agent import metrics, runs
-from overspill_agent.backends.accounts import mapped_account, resolve_account
+from overspill_agent.backends.accounts import mapped_account, resolve_mapping
 from overspill_agent.backends.base import Backend
+from overspill_agent.pki import Authority
 from overspill_agent.registry import LiveRun, Registry, now_ms
 from overspill_agent.runs import Run, Seen, SignalEffect
 from overspill_agent.service.admission import check_caller, check_size, check_spec, new_run
 from overspill_agent.service.attach import AttachEndedError, Attachment
+from overspill_agent.service.audit import submit_accepted, submit_refused
+from overspill_agent.service.callers import Callers
 from overspill_agent.service.interceptor import Context
 from overspill_agent.service.wire import request_id_message, request_id_of, resources_message, resources_of, state_of
 from overspill_agent.store.store import StoredSignal
@@ -36,35 +40,42 @@ _LAST_SIGNAL = 64
 class AgentService(agent_pb2_grpc.AgentServicer):
     """`overspill.v1.Agent`. What each RPC promises stands in agent.proto."""
 
-    def __init__(self, registry: Registry, backend: Backend, accounts: Accounts) -> None:
+    def __init__(
+        self, registry: Registry, backend: Backend, accounts: Accounts, callers: Callers, authority: Authority
+    ) -> None:
         self._registry = registry
         self._backend = backend
         self._accounts = accounts
+        self._callers = callers
+        self._authority = authority
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitResponse:  # noqa: N802
         cluster = request.request_id.slurm_cluster
         # A cluster that the operator has not named must not make new labels.
         count = functools.partial(metrics.SUBMITS.labels, cluster if cluster in self._accounts else "unknown")
         try:
-            response = await self._submit(request, context)
+            response = await self._submit(request, self._callers.identify(context))
         except OverspillError as error:
             count(error.kind).inc()
+            submit_refused(request, peer_of(context), error.reason)
             raise
         count("accepted" if response.is_new else "repeated").inc()
         return response
 
-    async def _submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitResponse:
+    async def _submit(self, request: pb.SubmitRequest, caller: Peer) -> pb.SubmitResponse:
         request_id = request_id_of(request.request_id)
-        check_caller(request_id.slurm_cluster, peer_names(context))
+        check_caller(request_id.slurm_cluster, caller.names)
+        await asyncio.to_thread(self._callers.verify_claim, request)
         first = await self._registry.store.find_request(request_id)
         if first is not None:
             return pb.SubmitResponse(run_id=first.run_id, state=state_of(first), is_new=False)
         check_spec(request.spec)
-        account = mapped_account(self._accounts, request_id.slurm_cluster, request.spec.user_name)
-        await asyncio.to_thread(resolve_account, account)
+        mapped = mapped_account(self._accounts, request_id.slurm_cluster, request.spec.user_name)
+        account = (await asyncio.to_thread(resolve_mapping, mapped)).name
         check_size(resources_of(request.spec.resources), self._backend.capacity())
         run = new_run(uuid.uuid4().hex, request_id, request.spec, account=account, at_ms=now_ms())
-        stored, is_new = await self._registry.accept(run, request.spec.SerializeToString())
+        stored, is_new = await self._registry.accept(run, request.spec.SerializeToString(), request.claim)
+        submit_accepted(request, caller, stored)
         return pb.SubmitResponse(run_id=stored.run_id, state=state_of(stored), is_new=is_new)
 
     async def Attach(  # noqa: N802
@@ -128,7 +139,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         return pb.ReleaseResponse()
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:  # noqa: N802, ARG002
-        names = peer_names(context)
+        names = self._callers.identify(context).names
         summaries = [
             pb.RunSummary(
                 run_id=live.run.run_id, request_id=request_id_message(live.run.request_id), state=state_of(live.run)
@@ -139,12 +150,19 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         return pb.ListRunsResponse(runs=summaries)
 
     async def Capacity(self, request: pb.CapacityRequest, context: Context) -> pb.CapacityResponse:  # noqa: N802
-        check_caller(request.slurm_cluster, peer_names(context))
+        check_caller(request.slurm_cluster, self._callers.identify(context).names)
         total = self._backend.capacity()
         free = resources_message(total.less(self._registry.promised()))
         return pb.CapacityResponse(
             total=resources_message(total), free=free, largest_free=free, now_ms=now_ms(), version=__version__
         )
+
+    async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:  # noqa: N802
+        cluster = self._callers.renewable(self._callers.identify(context))
+        issue = functools.partial(self._authority.issue_to_cluster, cluster, request.signing_request)
+        certificate = await asyncio.to_thread(issue, utc_now(), how="renew")
+        log.info("certificate renewed", action="certificate_renewed", slurm_cluster=cluster)
+        return pb.RenewResponse(certificate=certificate, ca=self._authority.ca_pem)
 
     async def _kill(self, live: LiveRun) -> bool:
         """Kill a run whose stop cannot be stored, as with a full disk that it may have filled; False if none lives."""
@@ -163,7 +181,8 @@ class AgentService(agent_pb2_grpc.AgentServicer):
 
     async def _find(self, run_id: str, context: Context) -> LiveRun:
         """Return the caller's run; another cluster's is one that never was."""
+        caller = self._callers.identify(context)
         live = await self._registry.get(run_id)
-        if live.run.request_id.slurm_cluster not in peer_names(context):
+        if live.run.request_id.slurm_cluster not in caller.names:
             raise NotFoundError(f"there is no run {run_id}")
         return live

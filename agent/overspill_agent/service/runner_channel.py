@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -33,8 +33,8 @@ class RunnerChannel:
         self._registry = registry
         self._lease_s = lease_s
 
-    def app(self) -> Starlette:
-        """Return the ASGI application."""
+    def app(self, others: Sequence[Route] = ()) -> Starlette:
+        """Return the ASGI application, with what else is served without client certificates."""
         base = f"{PATH_PREFIX}/{{run_id}}/{{attempt:int}}"
         routes = [
             Route(f"{base}/spec", self.get_spec, methods=["GET"]),
@@ -43,7 +43,7 @@ class RunnerChannel:
             Route(f"{base}/events", self.get_events, methods=["GET"]),
             Route(f"{base}/upload", self.post_upload, methods=["POST"]),
         ]
-        return Starlette(routes=routes, exception_handlers={OverspillError: _answer_error})
+        return Starlette(routes=[*routes, *others], exception_handlers={OverspillError: _answer_error})
 
     async def get_spec(self, request: Request) -> Response:
         live = await self._authorise(request)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import Iterator
 
 import grpc.aio
 import uvicorn
 from starlette.applications import Starlette
 
-from overspill.errors import AdminError, ConfigError
-from overspill.tls import TlsFiles, server_credentials, server_options
+from overspill.errors import AdminError
+from overspill.tls import WatchedTls, https_context, server_credentials, server_options
 from overspill.v1 import agent_pb2_grpc
 from overspill_agent.service.agent_service import AgentService
 from overspill_agent.service.health import Health
@@ -27,7 +26,7 @@ DRAIN_S = 2
 class GrpcServer:
     """`AgentService` and its health behind mutual TLS."""
 
-    def __init__(self, service: AgentService, health: Health, listen: str, tls: TlsFiles) -> None:
+    def __init__(self, service: AgentService, health: Health, listen: str, tls: WatchedTls) -> None:
         """Bind.
 
         Raises:
@@ -52,14 +51,14 @@ class GrpcServer:
 class HttpsServer:
     """A Starlette application behind TLS 1.3. Runners have no certificates; their tokens tell who they are."""
 
-    def __init__(self, app: Starlette, listen: str, tls: TlsFiles) -> None:
+    def __init__(self, app: Starlette, listen: str, tls: WatchedTls) -> None:
         """Bind.
 
         Raises:
             AdminError: the address is taken.
             ConfigError: a PEM file is not usable.
         """
-        context = _tls_context(tls)
+        context = https_context(tls)
         self._socket = _bind(listen)
         self._server = _Server(
             uvicorn.Config(
@@ -107,18 +106,6 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready.set()
-
-
-def _tls_context(tls: TlsFiles) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    try:
-        context.load_cert_chain(tls.certificate, tls.private_key)
-    except OSError as error:
-        raise ConfigError(
-            f"[runner_channel] tls: cannot use {tls.certificate} with {tls.private_key}: {error}"
-        ) from error
-    return context
 
 
 def _bind(listen: str) -> socket.socket:

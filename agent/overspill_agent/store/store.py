@@ -11,7 +11,7 @@ from overspill.request_id import RequestId
 from overspill_agent.runs import Run
 from overspill_agent.store.database import Database
 from overspill_agent.store.rows import row_of, run_of
-from overspill_agent.store.tables import attempts, runs, signals, specs
+from overspill_agent.store.tables import attempts, claims, runs, signals, specs
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,12 @@ class Store:
         """Return the run that this request id has made, released or not."""
         return await self._database.run(lambda connection: _find_request(connection, request_id))
 
-    async def insert(self, run: Run, spec: bytes) -> Run:
-        """Store a new run and its serialised spec; return it, or the run that its request id has made before."""
+    async def insert(self, run: Run, spec: bytes, claim: str = "") -> Run:
+        """Store a new run, its serialised spec and the claim that came with it, which stays with the run's row.
+
+        Returns:
+            The run, or the one that its request id has made before.
+        """
 
         def work(connection: Connection) -> Run:
             first = _find_request(connection, run.request_id)
@@ -60,9 +64,16 @@ class Store:
                 return first
             connection.execute(insert(runs).values(row_of(run)))
             connection.execute(insert(specs).values(run_id=run.run_id, spec=spec))
+            if claim:
+                connection.execute(insert(claims).values(run_id=run.run_id, claim=claim))
             return run
 
         return await self._database.run(work)
+
+    async def claim(self, run_id: str) -> str | None:
+        """Return what the cluster signed for the run; None for a run of before clusters did."""
+        query = select(claims.c.claim).where(claims.c.run_id == run_id)
+        return await self._database.run(lambda connection: connection.execute(query).scalar())
 
     async def save(self, run: Run) -> None:
         await self._database.run(lambda connection: _save(connection, run))
@@ -130,7 +141,7 @@ class Store:
         return await self._database.run(lambda connection: [StoredSignal(*row) for row in connection.execute(query)])
 
     async def release(self, run: Run) -> None:
-        """Store that the run is released and forget its spec, attempts and signals. Its row stays forever."""
+        """Store that the run is released and forget its spec, attempts and signals. Row and claim stay forever."""
 
         def work(connection: Connection) -> None:
             _save(connection, run)

@@ -100,3 +100,11 @@ signals = Table(
     Column("scope", String, nullable=False),
     Column("is_delivered", Boolean, nullable=False),
 )
+
+#: What the cluster signed for a run (overspill/claims.py), with its certificate. Stays as long as the run's row.
+claims = Table(
+    "claims",
+    metadata,
+    Column("run_id", String, ForeignKey("runs.run_id"), primary_key=True),
+    Column("claim", String, nullable=False),
+)

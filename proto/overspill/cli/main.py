@@ -11,8 +11,6 @@ from typing import NoReturn
 
 import click
 
-# gRPC's fork handlers would stop its threads for each of Slurm's commands; what is forked here only ever execs.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # gRPC's own log lines are for its developers; what goes wrong is said by the command.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 

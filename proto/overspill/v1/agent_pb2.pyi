@@ -231,6 +231,7 @@ class RunSpec(_message.Message):
     TIME_LIMIT_S_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     KILL_WAIT_S_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
     script: _builtins.bytes
     """The batch script, byte for byte."""
     cwd: _builtins.bytes
@@ -250,6 +251,8 @@ class RunSpec(_message.Message):
     """
     kill_wait_s: _builtins.int
     """Seconds between TERM and KILL (KillWait of slurm.conf)."""
+    account: _builtins.str
+    """The account that the job is charged to at home; empty where Slurm knows of none."""
     @_builtins.property
     def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """argv[0] as slurmd would have passed it (the script's path in slurmd's spool), then the user's arguments."""
@@ -281,10 +284,11 @@ class RunSpec(_message.Message):
         time_limit_s: _builtins.int = ...,
         resources: Global___Resources | None = ...,
         kill_wait_s: _builtins.int = ...,
+        account: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "cwd", b"cwd", "environment", b"environment", "group_id", b"group_id", "has_stdin", b"has_stdin", "is_output_joined", b"is_output_joined", "kill_wait_s", b"kill_wait_s", "resources", b"resources", "rlimits", b"rlimits", "script", b"script", "time_limit_s", b"time_limit_s", "umask", b"umask", "user_id", b"user_id", "user_name", b"user_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "argv", b"argv", "cwd", b"cwd", "environment", b"environment", "group_id", b"group_id", "has_stdin", b"has_stdin", "is_output_joined", b"is_output_joined", "kill_wait_s", b"kill_wait_s", "resources", b"resources", "rlimits", b"rlimits", "script", b"script", "time_limit_s", b"time_limit_s", "umask", b"umask", "user_id", b"user_id", "user_name", b"user_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -322,6 +326,11 @@ class SubmitRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    claim: _builtins.str
+    """JWS by the key of the cluster's certificate over who submits what (overspill/claims.py). Required. An older agent
+    does not look at it; an older relay, which sends none, is refused.
+    """
     @_builtins.property
     def request_id(self) -> Global___RequestId: ...
     @_builtins.property
@@ -331,10 +340,11 @@ class SubmitRequest(_message.Message):
         *,
         request_id: Global___RequestId | None = ...,
         spec: Global___RunSpec | None = ...,
+        claim: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -872,3 +882,47 @@ class CapacityResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CapacityResponse: _TypeAlias = CapacityResponse  # noqa: Y015
+
+@_typing.final
+class RenewRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNING_REQUEST_FIELD_NUMBER: _builtins.int
+    signing_request: _builtins.bytes
+    """PKCS #10, PEM. Only its public key counts; its signature proves that the caller has the private one."""
+    def __init__(
+        self,
+        *,
+        signing_request: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signing_request", b"signing_request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewRequest: _TypeAlias = RenewRequest  # noqa: Y015
+
+@_typing.final
+class RenewResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    CA_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.bytes
+    """PEM. It may have been backdated for clocks that differ."""
+    ca: _builtins.bytes
+    """PEM: the authority that both ends are to trust from now on."""
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.bytes = ...,
+        ca: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca", b"ca", "certificate", b"certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewResponse: _TypeAlias = RenewResponse  # noqa: Y015

@@ -69,6 +69,11 @@ class AgentStub:
                 request_serializer=overspill_dot_v1_dot_agent__pb2.CapacityRequest.SerializeToString,
                 response_deserializer=overspill_dot_v1_dot_agent__pb2.CapacityResponse.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/overspill.v1.Agent/Renew',
+                request_serializer=overspill_dot_v1_dot_agent__pb2.RenewRequest.SerializeToString,
+                response_deserializer=overspill_dot_v1_dot_agent__pb2.RenewResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServicer:
@@ -78,7 +83,8 @@ class AgentServicer:
         """Stores a run and answers; the run starts afterwards. A request id that is known already answers with the first
         run, whatever the spec says now, and forever.
         INVALID_ARGUMENT: the spec cannot be run anywhere (relative cwd, no script). PERMISSION_DENIED: this cluster's
-        user is mapped to no account, or the request names another cluster. FAILED_PRECONDITION: the site cannot run it
+        user is mapped to no account, the request names another cluster, or its claim is missing, expired or not what the
+        request says. FAILED_PRECONDITION: the site cannot run it
         (larger than any slot). RESOURCE_EXHAUSTED, UNAVAILABLE: try again later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -135,6 +141,14 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Renew(self, request, context):
+        """Issues the caller its next certificate, for the same cluster and for a new key. FAILED_PRECONDITION: the caller's
+        certificate is not of this site's own authority. An older agent answers UNIMPLEMENTED: enroll again in time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -172,6 +186,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.Capacity,
                     request_deserializer=overspill_dot_v1_dot_agent__pb2.CapacityRequest.FromString,
                     response_serializer=overspill_dot_v1_dot_agent__pb2.CapacityResponse.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=overspill_dot_v1_dot_agent__pb2.RenewRequest.FromString,
+                    response_serializer=overspill_dot_v1_dot_agent__pb2.RenewResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -363,6 +382,33 @@ class Agent:
             '/overspill.v1.Agent/Capacity',
             overspill_dot_v1_dot_agent__pb2.CapacityRequest.SerializeToString,
             overspill_dot_v1_dot_agent__pb2.CapacityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overspill.v1.Agent/Renew',
+            overspill_dot_v1_dot_agent__pb2.RenewRequest.SerializeToString,
+            overspill_dot_v1_dot_agent__pb2.RenewResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,7 +41,8 @@ class AgentStub:
     """Stores a run and answers; the run starts afterwards. A request id that is known already answers with the first
     run, whatever the spec says now, and forever.
     INVALID_ARGUMENT: the spec cannot be run anywhere (relative cwd, no script). PERMISSION_DENIED: this cluster's
-    user is mapped to no account, or the request names another cluster. FAILED_PRECONDITION: the site cannot run it
+    user is mapped to no account, the request names another cluster, or its claim is missing, expired or not what the
+    request says. FAILED_PRECONDITION: the site cannot run it
     (larger than any slot). RESOURCE_EXHAUSTED, UNAVAILABLE: try again later.
     """
     Attach: _grpc.StreamStreamMultiCallable[_agent_pb2.AttachRequest, _agent_pb2.AttachResponse]
@@ -67,6 +68,10 @@ class AgentStub:
     """This cluster's runs that are not released yet."""
     Capacity: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CapacityRequest, _agent_pb2.CapacityResponse]
     """What the site could start now."""
+    Renew: _grpc.UnaryUnaryMultiCallable[_agent_pb2.RenewRequest, _agent_pb2.RenewResponse]
+    """Issues the caller its next certificate, for the same cluster and for a new key. FAILED_PRECONDITION: the caller's
+    certificate is not of this site's own authority. An older agent answers UNIMPLEMENTED: enroll again in time.
+    """
 
 @_typing.type_check_only
 class AgentAsyncStub(AgentStub):
@@ -75,7 +80,8 @@ class AgentAsyncStub(AgentStub):
     """Stores a run and answers; the run starts afterwards. A request id that is known already answers with the first
     run, whatever the spec says now, and forever.
     INVALID_ARGUMENT: the spec cannot be run anywhere (relative cwd, no script). PERMISSION_DENIED: this cluster's
-    user is mapped to no account, or the request names another cluster. FAILED_PRECONDITION: the site cannot run it
+    user is mapped to no account, the request names another cluster, or its claim is missing, expired or not what the
+    request says. FAILED_PRECONDITION: the site cannot run it
     (larger than any slot). RESOURCE_EXHAUSTED, UNAVAILABLE: try again later.
     """
     Attach: _aio.StreamStreamMultiCallable[_agent_pb2.AttachRequest, _agent_pb2.AttachResponse]  # type: ignore[assignment]
@@ -101,6 +107,10 @@ class AgentAsyncStub(AgentStub):
     """This cluster's runs that are not released yet."""
     Capacity: _aio.UnaryUnaryMultiCallable[_agent_pb2.CapacityRequest, _agent_pb2.CapacityResponse]  # type: ignore[assignment]
     """What the site could start now."""
+    Renew: _aio.UnaryUnaryMultiCallable[_agent_pb2.RenewRequest, _agent_pb2.RenewResponse]  # type: ignore[assignment]
+    """Issues the caller its next certificate, for the same cluster and for a new key. FAILED_PRECONDITION: the caller's
+    certificate is not of this site's own authority. An older agent answers UNIMPLEMENTED: enroll again in time.
+    """
 
 class AgentServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -112,7 +122,8 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         """Stores a run and answers; the run starts afterwards. A request id that is known already answers with the first
         run, whatever the spec says now, and forever.
         INVALID_ARGUMENT: the spec cannot be run anywhere (relative cwd, no script). PERMISSION_DENIED: this cluster's
-        user is mapped to no account, or the request names another cluster. FAILED_PRECONDITION: the site cannot run it
+        user is mapped to no account, the request names another cluster, or its claim is missing, expired or not what the
+        request says. FAILED_PRECONDITION: the site cannot run it
         (larger than any slot). RESOURCE_EXHAUSTED, UNAVAILABLE: try again later.
         """
 
@@ -174,5 +185,15 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.CapacityResponse, _abc.Awaitable[_agent_pb2.CapacityResponse]]:
         """What the site could start now."""
+
+    @_abc_1.abstractmethod
+    def Renew(
+        self,
+        request: _agent_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.RenewResponse, _abc.Awaitable[_agent_pb2.RenewResponse]]:
+        """Issues the caller its next certificate, for the same cluster and for a new key. FAILED_PRECONDITION: the caller's
+        certificate is not of this site's own authority. An older agent answers UNIMPLEMENTED: enroll again in time.
+        """
 
 def add_AgentServicer_to_server(servicer: AgentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

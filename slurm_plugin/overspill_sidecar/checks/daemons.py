@@ -80,7 +80,7 @@ def _look_at_site(site: SiteConfig, contact: pb.SiteStatus | None) -> Iterator[F
     if contact is not None and contact.is_reachable:
         yield from _look_at_contact(subject, contact)
         return
-    if not os.access(site.tls.private_key, os.R_OK):
+    if not os.access(site.tls_files.private_key, os.R_OK):
         yield warning(f"{subject}: agent", "cannot be tried: we may not read our key", "run overspill check as root")
     elif problem := _why_unreachable(site):
         what, remedy = problem
@@ -113,8 +113,8 @@ def _why_unreachable(site: SiteConfig) -> tuple[str, str] | None:
     """Connect as the daemons do; return what is wrong and what to do, None if nothing is."""
     host, _, port = site.agent.rpartition(":")
     try:
-        context = ssl.create_default_context(cafile=str(site.tls.ca))
-        context.load_cert_chain(site.tls.certificate, site.tls.private_key)
+        context = ssl.create_default_context(cafile=str(site.tls_files.ca))
+        context.load_cert_chain(site.tls_files.certificate, site.tls_files.private_key)
         context.set_alpn_protocols(["h2"])
         with (
             socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S) as plain,

@@ -88,4 +88,4 @@ def _certificates(config: SidecarConfig, slurm: Slurm | None) -> Iterator[Findin
     owners = {slurm.user_id} if slurm is not None else {0, os.geteuid()}
     names = {slurm.snapshot.config.cluster_name} if slurm is not None else set()
     for site in config.sites:
-        yield from check_certificates(f"site {site.name}", site.tls.files, names, owners)
+        yield from check_certificates(f"site {site.name}", site.tls_files, names, owners)

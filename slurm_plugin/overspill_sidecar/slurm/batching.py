@@ -5,31 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-from overspill_sidecar.cluster import Job
-
-_Answers = Mapping[int, Job]
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(slots=True)
-class _Batch:
+class _Batch(Generic[_Answer]):
     slurm_job_ids: set[int] = field(default_factory=set)
-    answers: asyncio.Task[_Answers] | None = None
+    answers: asyncio.Task[Mapping[int, _Answer]] | None = None
 
 
-class BatchedQuestions:
+class BatchedQuestions(Generic[_Answer]):
     """Collects questions while a query runs and asks them all with the next one.
 
     An answer is never older than its question, because a batch is closed before its query begins.
     """
 
-    def __init__(self, query: Callable[[frozenset[int]], Awaitable[_Answers]]) -> None:
+    def __init__(self, query: Callable[[frozenset[int]], Awaitable[Mapping[int, _Answer]]]) -> None:
         self._query = query
         self._turn = asyncio.Lock()
-        self._next = _Batch()
+        self._next: _Batch[_Answer] = _Batch()
 
-    async def ask(self, slurm_job_id: int) -> Job | None:
-        """Return the job; None if Slurm says that there is none.
+    async def ask(self, slurm_job_id: int) -> _Answer | None:
+        """Return what there is to say of the job; None if that is nothing.
 
         Raises:
             UnavailableError: if the query fails; so it does for all that asked with it.
@@ -40,7 +39,7 @@ class BatchedQuestions:
             batch.answers = asyncio.create_task(self._answer(batch), name="job query")
         return (await asyncio.shield(batch.answers)).get(slurm_job_id)
 
-    async def _answer(self, batch: _Batch) -> _Answers:
+    async def _answer(self, batch: _Batch[_Answer]) -> Mapping[int, _Answer]:
         async with self._turn:
             self._next = _Batch()
             return await self._query(frozenset(batch.slurm_job_ids))

@@ -37,6 +37,7 @@ class CommandLineView:
         self._questions = BatchedQuestions(self._jobs)
         self._known_accounting: Accounting | None = None
         self._ask_accounting_at = float("-inf")
+        self._account_questions = BatchedQuestions(self._accounts)
 
     async def snapshot(self) -> Snapshot:
         asked_at, unix_time_s = time.monotonic(), time.time()
@@ -65,6 +66,9 @@ class CommandLineView:
     async def job(self, slurm_job_id: int) -> Job | None:
         return await self._questions.ask(slurm_job_id)
 
+    async def account(self, slurm_job_id: int) -> str:
+        return await self._account_questions.ask(slurm_job_id) or ""
+
     async def update(self, job: str, **fields: str) -> None:
         await self._act(queries.update_argv(job, fields))
 
@@ -91,6 +95,11 @@ class CommandLineView:
             return {}
         jobs = await asyncio.to_thread(queries.parse_jobs, _checked(argv, output))
         return {job.slurm_job_id: job for job in jobs}
+
+    async def _accounts(self, slurm_job_ids: frozenset[int]) -> Mapping[int, str]:
+        argv = queries.accounts_argv(slurm_job_ids)
+        output = await run(argv, self._deadline_s)
+        return {} if _NO_SUCH_JOB in output.stderr else queries.parse_accounts(_checked(argv, output))
 
     async def _ask(self, argv: Sequence[str], parse: Callable[[str], _T]) -> _T:
         output = await run(argv, self._deadline_s)

@@ -16,6 +16,7 @@ class InMemoryView:
 
     Attributes:
         is_answering: False makes every question and every change fail.
+        accounts: what jobs are charged to, by their ids.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class InMemoryView:
         self.partitions = partitions
         self.nodes_by_name = nodes
         self.jobs = {job.slurm_job_id: job for job in jobs}
+        self.accounts: dict[int, str] = {}
 
     async def snapshot(self) -> Snapshot:
         self._check_answering()
@@ -35,6 +37,10 @@ class InMemoryView:
     async def job(self, slurm_job_id: int) -> Job | None:
         self._check_answering()
         return self.jobs.get(slurm_job_id)
+
+    async def account(self, slurm_job_id: int) -> str:
+        self._check_answering()
+        return self.accounts.get(slurm_job_id, "")
 
     async def update(self, job: str, **fields: str) -> None:
         for each in self._named(job):

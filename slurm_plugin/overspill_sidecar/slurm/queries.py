@@ -1,13 +1,14 @@
 """The questions put to Slurm's commands, and how to read the answers. Pure.
 
 Users choose job names, comments and paths, and may put newlines, `|` or `JobState=RUNNING` into them, so none of these
-is ever asked for: a job cannot forge its own record. Fields are separated by characters that no field of the rest has.
+is asked for with the rest: a job cannot forge its own record. Fields end with characters that no field of these has.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
@@ -50,6 +51,8 @@ _JOB_FIELDS = (
 )
 #: Who gave a node's reason, and when, is the end of it. Free text of admins, `Comment` and `Extra`, comes after.
 _REASON = re.compile(r" Reason=(.*?) \[[^\s\[\]@]+@[^\s\[\]]+\](?: |$)")
+#: Without accounting, users may give any text for an account (seen on 22.05: newlines too). Such a one is not told.
+_ACCOUNT = re.compile(r"(\d+) ([\w.+@-]{1,128})")
 _PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)")
 _DRAINED = frozenset({"DRAIN", "DRAINED", "DRAINING"})
 #: Flags of a node's state on which no new job is started. Source: sinfo(1), NODE STATE CODES.
@@ -84,6 +87,12 @@ def jobs_argv(slurm_job_ids: Collection[int] = ()) -> list[str]:
     form = ",".join(f"{name}:{_FIELD_END}" for name in _JOB_FIELDS) + _RECORD_END
     chosen = [f"--jobs={','.join(map(str, sorted(slurm_job_ids)))}", "--states=all"] if slurm_job_ids else []
     return ["squeue", "--noheader", "--all", f"--Format={form}", *chosen]
+
+
+def accounts_argv(slurm_job_ids: Collection[int]) -> list[str]:
+    """Return the command that prints these jobs' accounts, in whatever state they are."""
+    jobs = ",".join(map(str, sorted(slurm_job_ids)))
+    return ["squeue", "--noheader", "--all", "--Format=JobID: ,Account:\n", f"--jobs={jobs}", "--states=all"]
 
 
 def partitions_argv() -> list[str]:
@@ -128,6 +137,16 @@ def parse_jobs(text: str) -> tuple[Job, ...]:
     if records.pop().strip():
         raise UnavailableError("squeue's last record has no end")
     return tuple(_parse_job(record) for record in records)
+
+
+def parse_accounts(text: str) -> dict[int, str]:
+    """Read what `accounts_argv` prints: a job's line is its id and its account.
+
+    A job whose account makes lines that look like other jobs' costs these their answer, and gives them no wrong one.
+    """
+    matches = [match for line in text.splitlines() if (match := _ACCOUNT.fullmatch(line.strip()))]
+    lines = Counter(match[1] for match in matches)
+    return {int(match[1]): match[2] for match in matches if lines[match[1]] == 1}
 
 
 def parse_partitions(text: str) -> dict[str, Partition]:

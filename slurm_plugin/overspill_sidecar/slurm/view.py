@@ -30,6 +30,14 @@ class ClusterView(Protocol):
         """
         ...
 
+    async def account(self, slurm_job_id: int) -> str:
+        """Return the account that a job is charged to; empty where Slurm knows of none, or of none that can be told.
+
+        Raises:
+            UnavailableError: as for `snapshot`.
+        """
+        ...
+
     async def update(self, job: str, **fields: str) -> None:
         """Change fields of a job, named as in scontrol(1). Repeating it does no harm.
 
