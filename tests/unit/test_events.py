@@ -12,7 +12,7 @@ from overspill.events import AGENT_EVENTS, SIDECAR_EVENTS
 
 _SOURCE = Path(__file__).resolve().parents[2]
 #: Both sides are built on it.
-_SHARED = _SOURCE / "proto/overspill/metrics"
+_SHARED = _SOURCE / "proto/overspill"
 
 
 def _info_actions(directory: Path) -> Iterator[str]:
