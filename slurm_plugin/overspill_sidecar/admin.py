@@ -178,6 +178,7 @@ def _site_status(site: Site, promised: Amount, now: float) -> pb.SiteStatus:
         promised_cpus=promised.cpus,
         promised_memory_mib=promised.memory_mib,
         version=contact.version,
+        total_gpus=contact.total_gpus,
     )
     if view.capacity is not None:
         status.total_cpus, status.total_memory_mib = view.capacity.total.cpus, view.capacity.total.memory_mib

@@ -37,6 +37,7 @@ class Contact:
         reason: why not.
         clock_skew_s: the agent's clock less ours, give or take half a round trip; None where it does not tell.
         version: the agent's; empty where it does not tell.
+        total_gpus: what it offers to this cluster.
     """
 
     is_reachable: bool
@@ -44,6 +45,7 @@ class Contact:
     reason: str = "it has not answered yet"
     clock_skew_s: float | None = None
     version: str = ""
+    total_gpus: int = 0
 
 
 class Site:
@@ -125,7 +127,7 @@ class Site:
         now = time.time()
         since = self._contact.since_unix_s if self._contact.is_reachable else now
         skew = answer.now_ms / 1000 - (asked_at_unix_s + now) / 2 if answer.now_ms else None
-        self._contact = Contact(True, since, "", skew, answer.version)
+        self._contact = Contact(True, since, "", skew, answer.version, answer.total.gpus)
 
     async def is_connected(self, timeout_s: float) -> bool:
         """Wait for the channel to connect. After False, no request has left this host."""

@@ -81,6 +81,7 @@ class SiteStatus(_message.Message):
     PROMISED_MEMORY_MIB_FIELD_NUMBER: _builtins.int
     CLOCK_SKEW_MS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    TOTAL_GPUS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     partition: _builtins.str
     agent: _builtins.str
@@ -102,6 +103,7 @@ class SiteStatus(_message.Message):
     """The agent's clock less ours, milliseconds, as of its last answer; absent where the agent does not tell."""
     version: _builtins.str
     """The agent's version; empty where it does not tell."""
+    total_gpus: _builtins.int
     def __init__(
         self,
         *,
@@ -119,10 +121,11 @@ class SiteStatus(_message.Message):
         promised_memory_mib: _builtins.int = ...,
         clock_skew_ms: _builtins.int | None = ...,
         version: _builtins.str = ...,
+        total_gpus: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms", "clock_skew_ms", b"clock_skew_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms", "agent", b"agent", "clock_skew_ms", b"clock_skew_ms", "free_cpus", b"free_cpus", "free_memory_mib", b"free_memory_mib", "is_reachable", b"is_reachable", "name", b"name", "partition", b"partition", "promised_cpus", b"promised_cpus", "promised_memory_mib", b"promised_memory_mib", "reason", b"reason", "since_ms", b"since_ms", "total_cpus", b"total_cpus", "total_memory_mib", b"total_memory_mib", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms", "agent", b"agent", "clock_skew_ms", b"clock_skew_ms", "free_cpus", b"free_cpus", "free_memory_mib", b"free_memory_mib", "is_reachable", b"is_reachable", "name", b"name", "partition", b"partition", "promised_cpus", b"promised_cpus", "promised_memory_mib", b"promised_memory_mib", "reason", b"reason", "since_ms", b"since_ms", "total_cpus", b"total_cpus", "total_gpus", b"total_gpus", "total_memory_mib", b"total_memory_mib", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clock_skew_ms: _TypeAlias = _typing.Literal["clock_skew_ms"]  # noqa: Y015
     _WhichOneofArgType__clock_skew_ms: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms"]  # noqa: Y015

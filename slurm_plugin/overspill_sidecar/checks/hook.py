@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from overspill.cli.finding import Finding, error, ok, warning
-from overspill_sidecar.checks.slurm import Slurm
+from overspill_sidecar.commands.slurm_conf import Slurm
 from overspill_sidecar.config import SidecarConfig
 
 _DEADLINE_S = 10.0

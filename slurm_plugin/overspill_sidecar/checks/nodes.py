@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from overspill.cli.finding import Finding, error, ok, warning
-from overspill_sidecar.checks.slurm import Slurm
 from overspill_sidecar.checks.spank import virtual_nodes
 from overspill_sidecar.cluster import Partition
+from overspill_sidecar.commands.slurm_conf import Slurm
 from overspill_sidecar.config import SidecarConfig, SiteConfig
 
 _LINES = "overspill nodes prints the lines"

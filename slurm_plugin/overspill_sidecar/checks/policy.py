@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from overspill.cli.finding import Finding, error, ok, warning
-from overspill_sidecar.checks.slurm import Slurm
+from overspill_sidecar.commands.slurm_conf import Slurm
 from overspill_sidecar.config import SidecarConfig
 from overspill_sidecar.policy import Mode, parse_policy, unknown_partitions
 

@@ -12,7 +12,7 @@ from overspill.cli.certificates import check_certificates
 from overspill.cli.finding import Finding, Side, error, ok, warning
 from overspill.errors import OverspillError
 from overspill_sidecar.checks import daemons, hook, nodes, policy, spank
-from overspill_sidecar.checks.slurm import Slurm, ask_slurm
+from overspill_sidecar.commands.slurm_conf import Slurm, ask_slurm
 from overspill_sidecar.config import SidecarConfig, configured_path, load
 
 _DEADLINE_S = 10.0

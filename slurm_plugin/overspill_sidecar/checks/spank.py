@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from overspill.cli.finding import Finding, error, ok
-from overspill_sidecar.checks.slurm import Slurm
+from overspill_sidecar.commands.slurm_conf import Slurm
 from overspill_sidecar.config import SidecarConfig
 from overspill_sidecar.slurm_text import expand_hosts
 

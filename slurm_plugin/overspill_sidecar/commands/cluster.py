@@ -61,7 +61,10 @@ def snapshot() -> Snapshot:
     Raises:
         UnavailableError: if slurmctld does not answer.
     """
-    return asyncio.run(CommandLineView(_DEADLINE_S).snapshot())
+    try:
+        return asyncio.run(CommandLineView(_DEADLINE_S).snapshot())
+    except UnavailableError as error:
+        raise UnavailableError(f"slurmctld does not answer: {error.reason}") from error
 
 
 def all_jobs() -> tuple[Job, ...]:
@@ -71,7 +74,7 @@ def all_jobs() -> tuple[Job, ...]:
         UnavailableError: if slurmctld does not answer.
     """
     argv = [*queries.jobs_argv(), "--states=all"]
-    return queries.parse_jobs(_checked(argv, asyncio.run(run(argv, _DEADLINE_S))))
+    return queries.parse_jobs(_checked(argv, _run(argv)))
 
 
 def find_jobs(job: str) -> tuple[Job, ...]:
@@ -83,7 +86,7 @@ def find_jobs(job: str) -> tuple[Job, ...]:
     """
     check_job_id(job)
     argv = [*queries.jobs_argv(), f"--jobs={job}", "--states=all"]
-    output = asyncio.run(run(argv, _DEADLINE_S))
+    output = _run(argv)
     return () if "Invalid job id" in output.stderr else queries.parse_jobs(_checked(argv, output))
 
 
@@ -101,7 +104,7 @@ def show_job(job: str) -> Mapping[str, str]:
         UnavailableError: if slurmctld does not answer.
     """
     argv = ["scontrol", "show", "job", job]
-    output = asyncio.run(run(argv, _DEADLINE_S))
+    output = _run(argv)
     if "Invalid job id" in output.stderr:
         raise NotFoundError(f"Slurm does not know job {job}")
     return parse_shown_job(_checked(argv, output))
@@ -133,7 +136,16 @@ def trail_facts(admin_comment: str) -> Mapping[str, object]:
     return ours if isinstance(ours, dict) else {}
 
 
+def _run(argv: Sequence[str]) -> Output:
+    try:
+        return asyncio.run(run(argv, _DEADLINE_S))
+    except UnavailableError as error:
+        raise UnavailableError(f"slurmctld does not answer: {error.reason}") from error
+
+
 def _checked(argv: Sequence[str], output: Output) -> str:
     if output.status != 0:
-        raise UnavailableError(f"{argv[0]}: {output.stderr.strip() or f'exited with {output.status}'}")
+        raise UnavailableError(
+            f"slurmctld does not answer: {argv[0]}: {output.stderr.strip() or f'exited with {output.status}'}"
+        )
     return output.stdout

@@ -1,4 +1,4 @@
-"""What the checks want of Slurm: its whole configuration, and its state, asked once."""
+"""What checks and `overspill nodes` want of Slurm: its whole configuration and its state, asked once."""
 
 from __future__ import annotations
 
