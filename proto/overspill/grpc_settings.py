@@ -19,3 +19,5 @@ _SETTINGS = {
 if "grpc" in sys.modules and any(os.environ.get(name) != value for name, value in _SETTINGS.items()):
     raise ImportError("gRPC was loaded before overspill.grpc_settings, so it would speak TLS 1.2: import that first")
 os.environ.update(_SETTINGS)
+# What its core says below errors is no JSON, and a line for each stranger's broken handshake.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

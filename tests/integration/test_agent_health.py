@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+import sqlite3
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +128,34 @@ async def test_a_refused_submission_is_counted_by_its_kind_and_makes_no_label_of
 def test_nobody_without_a_certificate_reads_the_metrics(site: Site) -> None:
     with pytest.raises((urllib.error.URLError, ConnectionError, ssl.SSLError)):
         _metrics(site, certificate=None)
+
+
+async def test_an_agent_whose_store_takes_no_write_takes_no_runs_until_it_does(own_site: Site) -> None:
+    with closing(sqlite3.connect(own_site.state / "agent.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await _until(own_site, _NOT_SERVING)
+        other.execute("ROLLBACK")
+    await _until(own_site, _SERVING)
+
+
+def test_strangers_at_every_port_come_to_a_few_lines_of_json_in_the_log(own_site: Site) -> None:
+    for port in (own_site.grpc_port, own_site.runner_port, own_site.metrics_port):
+        for _ in range(60):
+            _send_rubbish(port)
+    lines = own_site.log_path.read_text().splitlines()
+    assert all(isinstance(json.loads(line), dict) for line in lines)
+    assert len(lines) < 60
+
+
+def _send_rubbish(port: int) -> None:
+    """Speak no TLS, then no HTTP within TLS; wait for the answer, so that what it makes the agent say is said."""
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as plain:
+        plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        with suppress(ConnectionError):
+            plain.recv(1)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    raw = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
+    with raw, suppress(OSError), context.wrap_socket(raw) as tls:
+        tls.sendall(b"\xff rubbish\r\n\r\n")
+        tls.recv(1)
