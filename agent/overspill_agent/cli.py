@@ -16,8 +16,6 @@ import overspill
 from overspill.daemon import LOG_LEVELS, set_up_logs
 from overspill.errors import OverspillError
 from overspill_agent import app, config
-from overspill_agent.backends.accounts import check_accounts
-from overspill_agent.config import AgentConfig
 from overspill_agent.runs import Run
 from overspill_agent.store.reading import read_runs
 
@@ -40,7 +38,6 @@ def main() -> None:
 
     \b
     Examples:
-      overspill-agent check-config --config /etc/overspill/agent.toml
       overspill-agent run
       overspill-agent runs --json
     """
@@ -58,15 +55,6 @@ def run_command(config_path: Path, log_level: str) -> None:
     _or_exit(lambda: app.run(config.load(config_path)))
 
 
-@main.command("check-config")
-@_CONFIG
-def check_config(config_path: Path) -> None:
-    """Say what is wrong with the configuration, or that nothing is."""
-    for remark in _or_exit(lambda: _check(config.load(config_path))):
-        click.echo(f"note: {remark}", err=True)
-    click.echo(f"{config_path}: correct")
-
-
 @main.command("runs")
 @_CONFIG
 @click.option("--json", "is_json", is_flag=True, help="One JSON object per line, with every field.")
@@ -77,17 +65,6 @@ def runs_command(config_path: Path, *, is_json: bool) -> None:
         _exit(f"there is no store at {path}; the agent has not run yet")
     for run in _or_exit(lambda: read_runs(path)):
         click.echo(_as_json(run) if is_json else _as_line(run))
-
-
-def _check(agent_config: AgentConfig) -> list[str]:
-    """Look at what the configuration names; return what an operator should know of it.
-
-    Raises:
-        OverspillError: a certificate cannot be read or an account is one that no run may have.
-    """
-    agent_config.server_files().read()
-    agent_config.runner_files().read()
-    return check_accounts(agent_config.accounts)
 
 
 def _as_json(run: Run) -> str:

@@ -6,7 +6,7 @@ import json
 
 from tests.rig.rig import Rig
 
-_DECIDE = ("/opt/overspill/venv/bin/python", "-m", "overspill_sidecar", "decide", "--json")
+_DECIDE = ("/opt/overspill/venv/bin/python", "-m", "overspill.cli", "decide", "--json")
 
 
 def ask_router(rig: Rig, *options: str) -> dict[str, object] | None:

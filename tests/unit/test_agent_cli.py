@@ -37,35 +37,14 @@ def run(*arguments: str) -> tuple[int, str]:
 def test_help_shows_examples_and_each_command(config_path: Path) -> None:
     code, output = run("--help")
     assert code == 0
-    for word in ("Examples:", "overspill-agent run", "check-config", "runs --json"):
+    for word in ("Examples:", "overspill-agent run", "runs --json"):
         assert word in output
-    for command in ("run", "check-config", "runs"):
+    for command in ("run", "runs"):
         assert "--config" in run(command, "--help")[1]
 
 
 def test_the_version_is_the_distributions() -> None:
     assert run("--version") == (0, f"overspill-agent, version {overspill.__version__}\n")
-
-
-def test_a_correct_configuration_is_said_to_be_so(config_path: Path) -> None:
-    assert run("check-config", "--config", str(config_path)) == (0, f"{config_path}: correct\n")
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "told"),
-    [
-        ("cpus = 8", "cpus = 0", "[local] cpus: Input should be greater than 0"),
-        ("[accounts.rig]", '[accounts.rig]\nalice = "root"', "account 'root' (uid 0) belongs to the system"),
-        ("[accounts.rig]", '[accounts.rig]\nalice = "nobody"', "account 'nobody'"),
-        ("site.crt", "missing.crt", "cannot read"),
-    ],
-)
-def test_a_wrong_configuration_is_told_in_one_line(config_path: Path, old: str, new: str, told: str) -> None:
-    config_path.write_text(config_path.read_text().replace(old, new))
-    code, output = run("check-config", "--config", str(config_path))
-    assert code == 1
-    assert output.startswith("overspill-agent: ")
-    assert told in output
 
 
 def test_no_runs_are_listed_before_there_is_a_store(config_path: Path) -> None:

@@ -61,16 +61,21 @@ def _certificates(config: AgentConfig) -> Iterator[Finding]:
 
 
 def _accounts(config: AgentConfig) -> Iterator[Finding]:
-    pairs = [(cluster, user, account) for cluster, users in config.accounts.items() for user, account in users.items()]
-    problems = []
-    for cluster, user, account in pairs:
-        try:
-            check_value(account)
-        except OverspillError as failure:
-            what = f"{cluster}'s {user} is mapped to {account}: {failure.reason}"
-            problems.append(error(f"accounts: {cluster}", what, f"correct [accounts.{cluster}], or add the user"))
-    if not pairs:
+    lines = [(cluster, user, value) for cluster, users in config.accounts.items() for user, value in users.items()]
+    if not lines:
         what = "no user of any cluster is mapped to an account, so every run is refused"
         yield error("accounts", what, "add [accounts.CLUSTER] with user = account lines")
-    else:
-        yield from problems or [ok("accounts", f"{len(pairs)} users are mapped to accounts that may have runs")]
+        return
+    problems = []
+    for cluster, user, value in lines:
+        try:
+            check_value(value)
+        except OverspillError as failure:
+            what = f"{cluster}'s {user} is mapped to {value}: {failure.reason}"
+            problems.append(error(f"accounts: {cluster}", what, f"correct [accounts.{cluster}], or add the user"))
+    if problems:
+        yield from problems
+        return
+    for remark in check_accounts(config.accounts):
+        yield warning("accounts", remark, "give each person an account of his own, unless that is meant")
+    yield ok("accounts", f"{len(lines)} lines map users to accounts that may have runs")

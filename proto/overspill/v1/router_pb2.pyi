@@ -123,7 +123,7 @@ class DecideRequest(_message.Message):
     is_cron: _builtins.bool
     """Submitted by scrontab."""
     is_dry_run: _builtins.bool
-    """Asked by a person (`overspill-sidecar decide`), not for a submission: nothing is promised or recorded. An older
+    """Asked by a person (`overspill decide`), not for a submission: nothing is promised or recorded. An older
     router takes it for a submission whose job never appears, which lapses.
     """
     cpus_per_tres: _builtins.str

@@ -1,0 +1,130 @@
+"""`overspill decide`: what would become of a job now."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+import grpc
+
+from overspill.cli.output import json_option, print_json, print_line
+from overspill.errors import UnavailableError, from_rpc_error
+from overspill.v1 import router_pb2
+from overspill.v1.router_pb2_grpc import RouterStub
+from overspill_sidecar.config import RouterConfig, configured_path, load
+from overspill_sidecar.slurm_text import parse_duration_s, parse_size_mib
+
+_DECIDE_DEADLINE_S = 2.0
+
+
+class _Duration(click.ParamType[int]):
+    name = "time"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_duration_s(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Size(click.ParamType[int]):
+    name = "size"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size_mib(value.upper())
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command()
+@click.option("--partition", default="", help="Partition list; the default partition if none is given.")
+@click.option("--ntasks", default=1, show_default=True)
+@click.option("--cpus-per-task", default=1, show_default=True)
+@click.option("--nodes", default=1, show_default=True)
+@click.option("--time", "time_limit_s", type=_Duration(), default=0, help="Time limit as for sbatch.")
+@click.option("--mem", "memory_mib", type=_Size(), default=0, help="Memory per node as for sbatch.")
+@click.option("--array", default="", help="Array as for sbatch.")
+@click.option("--account", default="")
+@click.option("--qos", default="")
+@click.option("--overspill", "option", type=click.Choice(["auto", "never", "always"]), default="auto")
+@json_option
+def decide(
+    *,
+    option: str,
+    ntasks: int,
+    nodes: int,
+    time_limit_s: int,
+    memory_mib: int,
+    as_json: bool,
+    **job: object,
+) -> None:
+    """Ask the running router what would become of a job now. Nothing is submitted or promised.
+
+    \b
+    Examples:
+      overspill decide
+      overspill decide --partition long --ntasks 16 --time 1-0 --mem 32G --json
+    """
+    request = router_pb2.DecideRequest(
+        user_id=os.getuid(),
+        has_script=True,
+        is_dry_run=True,
+        num_tasks=ntasks,
+        min_nodes=nodes,
+        time_limit_min=-(-time_limit_s // 60),
+        memory_per_node_mib=memory_mib,
+        overspill_option=option,
+        **job,  # type: ignore[arg-type]  # click has checked them
+    )
+    response = _ask(_router_socket(), request)
+    answer = _as_dict(response)
+    if as_json:
+        print_json(answer)
+    else:
+        print_line(_in_words(response, str(answer["verdict"])))
+
+
+def _in_words(response: router_pb2.DecideResponse, verdict: str) -> str:
+    target = f" -> {response.partition}" if response.partition else ""
+    if not response.HasField("predicted_wait_s"):
+        return f"{verdict}: {response.reason}{target}; nobody can tell the wait"
+    bound = "at most " if response.is_wait_upper_bound else ""
+    return f"{verdict}: {response.reason}{target}; it would wait {bound}{response.predicted_wait_s} s here"
+
+
+def _router_socket() -> Path:
+    """Return where the router listens; without a configuration file, where it listens by default."""
+    path = configured_path()
+    return load(path).router.socket if path.exists() else RouterConfig().socket
+
+
+def _ask(socket: Path, request: router_pb2.DecideRequest) -> router_pb2.DecideResponse:
+    with grpc.insecure_channel(f"unix:{socket}") as channel:
+        try:
+            return RouterStub(channel).Decide(request, timeout=_DECIDE_DEADLINE_S)
+        except grpc.RpcError as error:
+            reason = from_rpc_error(error).reason
+            raise UnavailableError(f"no router answers on {socket}: {reason}: is it running?") from error
+
+
+def _as_dict(response: router_pb2.DecideResponse) -> dict[str, object]:
+    answer: dict[str, object] = {
+        "verdict": router_pb2.DecideResponse.Verdict.Name(response.verdict).removeprefix("VERDICT_"),
+        "reason": response.reason,
+        "partition": response.partition,
+        "predicted_wait_s": response.predicted_wait_s if response.HasField("predicted_wait_s") else None,
+        "is_wait_upper_bound": response.is_wait_upper_bound,
+        "time_limit_min": response.time_limit_min,
+        "memory_per_cpu_mib": response.memory_per_cpu_mib,
+        "memory_per_node_mib": response.memory_per_node_mib,
+        "user_message": response.user_message,
+        "admin_comment": json.loads(response.admin_comment) if response.admin_comment else None,
+    }
+    return answer
