@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from overspill.cli.certificates import check_certificates
 from overspill.cli.finding import Finding, Side, error, ok, warning
 from overspill.errors import OverspillError
-from overspill_agent.backends.accounts import check_value
+from overspill_agent.backends.accounts import check_accounts, check_value
 from overspill_agent.checks import host
 from overspill_agent.config import AgentConfig, configured_path, load
 
