@@ -8,16 +8,13 @@ from typing import Any
 
 from tests.rig import Rig
 
-_COMMAND = ("/opt/overspill/venv/bin/python", "-m", "overspill.cli")
-
 
 def overspill(
     rig: Rig, *arguments: str, user: str = "root", at: str = "cluster", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Return what the command printed; it gets a minute."""
     host = rig.cluster if at == "cluster" else rig.site
-    environment = {"PYTHONPATH": "/opt/overspill/lib", **(env or {})}
-    return host.run([*_COMMAND, *arguments], user=user, cwd="/", env=environment, timeout=120)
+    return host.run(["overspill", *arguments], user=user, cwd="/", env=env, timeout=120)
 
 
 def overspill_json(rig: Rig, *arguments: str, user: str = "root") -> Any:

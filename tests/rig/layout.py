@@ -44,10 +44,10 @@ def build_cluster(root: Path, options: RigOptions, certificates: Certificates) -
     _write(root / "etc/munge/munge.key", secrets.token_bytes(_MUNGE_KEY_BYTES), owner="munge", mode=0o400)
     _write_tls(root, "cluster", "rig", owner="slurm", certificates=certificates)
     _write(root / overspill_conf.SIDECAR_CONF.lstrip("/"), overspill_conf.sidecar_toml(options.cluster).encode())
-    local_share = root.with_name("cluster-local-share")
-    local_share.mkdir()
+    local = root.with_name("cluster-local")
+    parts.stage_command(local / "bin")
     if Part.JOB_SUBMIT in options.parts:
-        parts.stage_job_submit(local_share / "lua/5.1", root / "etc/slurm")
+        parts.stage_job_submit(local / "share/lua/5.1", root / "etc/slurm")
     if Part.SPANK in options.parts:
         parts.stage_spank(root / "opt/overspill")
         _write(root / "etc/slurm/plugstack.conf", slurm_conf.plugstack_conf().encode())
@@ -55,7 +55,7 @@ def build_cluster(root: Path, options: RigOptions, certificates: Certificates) -
         _write_gpus(root, options.cluster.gpus)
     if options.cluster.accounting:
         _write(root / "etc/slurm/slurmdbd.conf", slurm_conf.slurmdbd_conf().encode(), owner="slurm", mode=0o600)
-    return [*system_mounts(root, private_local_share=local_share), *_overspill_mounts(root)]
+    return [*system_mounts(root, local=local), *_overspill_mounts(root)]
 
 
 def _write_gpus(root: Path, count: int) -> None:
@@ -76,7 +76,9 @@ def build_site(root: Path, options: RigOptions, certificates: Certificates) -> l
             shared_home=options.has_shared_home, gpus=options.cluster.gpus, is_second=is_second
         )
         _write(root / path.lstrip("/"), agent_toml.encode())
-    mounts = [*system_mounts(root), *_overspill_mounts(root)]
+    local = root.with_name("site-local")
+    parts.stage_command(local / "bin")
+    mounts = [*system_mounts(root, local=local), *_overspill_mounts(root)]
     if options.has_shared_home:
         mounts.append(bind(root.with_name("cluster") / "home", root / "home", is_writable=True))
     return mounts

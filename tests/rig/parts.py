@@ -49,6 +49,16 @@ def stage_packages(lib: Path) -> None:
     subprocess.run(["/usr/bin/python3", "-m", "compileall", "-q", *compiled], check=True)
 
 
+def stage_command(directory: Path) -> None:
+    """Write the command `overspill`, as a package installs it."""
+    directory.mkdir(parents=True)
+    command = directory / "overspill"
+    command.write_text(
+        '#!/bin/sh\nPYTHONPATH=/opt/overspill/lib exec /opt/overspill/venv/bin/python -m overspill.cli "$@"\n'
+    )
+    command.chmod(0o755)
+
+
 def stage_job_submit(lua_directory: Path, slurm_directory: Path) -> None:
     """Copy the Lua modules to where Lua 5.1 finds them and job_submit.lua beside slurm.conf.
 

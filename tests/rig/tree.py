@@ -61,12 +61,12 @@ def build_tree(root: Path, *, directories: dict[str, tuple[str, int]]) -> None:
     (root / "etc/shadow").chmod(0o600)
 
 
-def system_mounts(root: Path, *, private_local_share: Path | None = None) -> list[list[str]]:
+def system_mounts(root: Path, *, local: Path) -> list[list[str]]:
     """Return the mount(8) argument lists that complete the tree; creates their mount points.
 
     Args:
         root: the tree.
-        private_local_share: a directory that takes the place of /usr/local/share.
+        local: what is in it takes the place of /usr/local's directories of the same names.
     """
     mounts = []
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
@@ -77,8 +77,7 @@ def system_mounts(root: Path, *, private_local_share: Path | None = None) -> lis
             (root / name).mkdir()
             mounts.append(bind(system, root / name))
     mounts.append(bind(Path("/usr"), root / "usr"))
-    if private_local_share is not None:
-        mounts.append(bind(private_local_share, root / "usr/local/share"))
+    mounts += [bind(directory, root / "usr/local" / directory.name) for directory in sorted(local.iterdir())]
     return [
         *mounts,
         ["--rbind", "/dev", str(root / "dev")],
