@@ -57,7 +57,7 @@ class RouterAdmin(RouterAdminServicer):
             sites=_site_statuses(self._sites, self._router.promised()),
             decisions=[
                 pb.DecisionCount(verdict=verdict, reason=reason, count=count)
-                for (verdict, reason), count in self._router.counts.most_common()
+                for (verdict, reason), count in self._router.decision_counts()
             ],
             records=str(self._ledger.path or ""),
             records_problem=self._ledger.problem,

@@ -89,10 +89,16 @@ class Ledger:
     async def write(self) -> None:
         """Write what was taken. What cannot be written is kept for the next time."""
         async with self._lock:
-            batch = [self._unwritten.popleft() for _ in range(len(self._unwritten))]
+            batch = self._taken()
             if batch and not await asyncio.to_thread(self._write, batch):
-                room = _MOST_UNWRITTEN - len(self._unwritten)
-                self._unwritten.extendleft(reversed(batch[-room:] if room else ()))
+                self._unwritten.extend([*batch, *self._taken()])
+
+    def _taken(self) -> list[Entry]:
+        """Take the entries out, one by one: another thread may add meanwhile, and iteration would not bear that."""
+        batch = []
+        while self._unwritten:
+            batch.append(self._unwritten.popleft())
+        return batch
 
     async def find(self, search: Search) -> list[bytes]:
         """Return the bodies of entries, newest first; includes what was taken a moment ago."""
@@ -105,7 +111,7 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         """Write the rest and close the file."""
-        self._write(self._unwritten)
+        self._write(self._taken())
         self._connection.close()
 
     def _open(self) -> sqlite3.Connection:

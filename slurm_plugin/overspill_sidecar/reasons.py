@@ -19,6 +19,7 @@ _LOCAL: Mapping[str, str] = {
     "wait_below_threshold": "it was likely to start at home within the time that the policy lets it wait",
     "wait_unknown": "nobody could tell how long it would wait; in doubt a job runs locally",
     "larger_than_own_partition": "it is larger than its whole partition, so its wait says nothing",
+    "interactive_in_overspill": "srun and salloc cannot run in an overspill partition, so it was refused",
     "no_site": "no site is configured, or overspill_to names none that all of its partitions may go to",
     "max_jobs": "as many jobs are diverted as overspill_max_jobs allows",
     "policy_user": "overspill_allow_users or overspill_deny_users keeps its user's jobs here",

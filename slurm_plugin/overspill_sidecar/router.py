@@ -67,8 +67,7 @@ class Router:
         self._picture: Picture | None = None
         #: The last decisions, for the wait model.
         self.records: deque[Record] = deque(maxlen=_KEPT_DECISIONS)
-        #: Since the start, by verdict and reason.
-        self.counts: Counter[tuple[str, str]] = Counter()
+        self._counts: Counter[tuple[str, str]] = Counter()
 
     def decide(self, message: bytes) -> bytes:
         """Answer an encoded DecideRequest; whatever goes wrong here, the answer is "local".
@@ -101,6 +100,11 @@ class Router:
             metrics.DECISIONS.labels(decision.verdict, decision.reason).inc()
             metrics.DECISION_SECONDS.observe(time.monotonic() - now)
         return _to_response(decision_id, decision)
+
+    def decision_counts(self) -> Sequence[tuple[tuple[str, str], int]]:
+        """Return how often each (verdict, reason) was decided since the start, most often first. Any thread may ask."""
+        # A copy is made in one step of the interpreter's, between two of the decision thread's.
+        return Counter(dict(self._counts)).most_common()
 
     def promised(self) -> Mapping[str, Amount]:
         """Return what is promised of each site now to jobs that no snapshot shows yet; any thread may ask."""
@@ -138,7 +142,7 @@ class Router:
     def _take_note(self, record: Record, picture: Picture | None) -> None:
         decision = record.decision
         self.records.append(record)
-        self.counts[decision.verdict, decision.reason] += 1
+        self._counts[decision.verdict, decision.reason] += 1
         if self._ledger is not None:
             self._ledger.add(_entry(record))
         if decision.verdict is Verdict.DIVERT and decision.shape is not None:
