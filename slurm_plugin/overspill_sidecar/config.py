@@ -92,7 +92,7 @@ class TlsConfig(_Section):
 
 
 #: Where `overspill enroll` puts what it gets, a directory for each site; the sidecar renews it there.
-STATE_DIRECTORY = Path("/var/lib/overspill-sidecar/pki")
+STATE_DIRECTORY = Path("/var/lib/overspill/pki")
 
 
 class SiteConfig(_Section):

@@ -1,52 +1,55 @@
-"""The rig's certificate authority: what both ends show each other, and what a test shows to be refused."""
+"""The rig's certificates: the product's own authority, and what a test shows to be refused."""
 
 from __future__ import annotations
 
-import datetime as dt
-from dataclasses import dataclass
+import shutil
+from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import trustme
+from overspill.certificates import key_pem, new_key, signing_request, utc_now
+from overspill_agent.config import Pki
+from overspill_agent.pki import Authority
 
-
-@dataclass(frozen=True, slots=True)
-class PemPair:
-    """A certificate with its private key, both PEM."""
-
-    certificate: bytes
-    private_key: bytes
+_LIFE_S = 3600
 
 
 class Certificates:
-    """A certificate authority kept in a directory (`ca.crt`, `ca.key`)."""
+    """The site's authority, as `overspill pki init` makes it, in a directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Read the authority in `directory`, or found one there."""
-        certificate, key = directory / "ca.crt", directory / "ca.key"
-        if certificate.exists():
-            self._ca = trustme.CA.from_pem(certificate.read_bytes(), key.read_bytes())
-        else:
-            self._ca = trustme.CA()
-            directory.mkdir(parents=True, exist_ok=True)
-            certificate.write_bytes(self.ca_certificate)
-            key.touch(mode=0o600)
-            key.write_bytes(self._ca.private_key_pem.bytes())
+        """Take the authority in `directory`, or found one there, with a certificate for an agent on the host `site`."""
+        self._directory = directory
+        self._authority = _authority(directory)
 
     @property
     def ca_certificate(self) -> bytes:
         """The authority's own certificate, PEM."""
-        return self._ca.cert_pem.bytes()
+        return self._authority.ca_pem
 
-    def issue(self, dns_name: str, *, is_expired: bool = False, is_foreign: bool = False) -> PemPair:
-        """Issue a certificate for `dns_name`, good for clients and servers.
+    def copy_to(self, directory: Path) -> None:
+        """Give the agent the authority's files."""
+        shutil.copytree(self._directory, directory)
+
+    def issue(self, cluster: str, *, is_expired: bool = False, is_foreign: bool = False) -> bytes:
+        """Issue a cluster's certificate; return it with its key, PEM, as `cluster.pem` holds them.
 
         Args:
-            dns_name: the subject alternative name; in a client's certificate, the Slurm cluster's name.
+            cluster: the Slurm cluster's name.
             is_expired: its life ended an hour ago.
             is_foreign: it is signed by another authority, which nobody trusts.
         """
-        ca = trustme.CA() if is_foreign else self._ca
-        now = dt.datetime.now(dt.UTC)
-        life = dt.timedelta(days=-2), dt.timedelta(hours=-1) if is_expired else dt.timedelta(days=30)
-        leaf = ca.issue_cert(dns_name, not_before=now + life[0], not_after=now + life[1])
-        return PemPair(b"".join(pem.bytes() for pem in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
+        key, now = new_key(), utc_now()
+        issued_at = now - timedelta(hours=1, seconds=_LIFE_S) if is_expired else now
+        with TemporaryDirectory() as elsewhere:
+            authority = _authority(Path(elsewhere) / "pki") if is_foreign else self._authority
+            authority.life = timedelta(seconds=_LIFE_S) if is_expired else authority.life
+            certificate = authority.issue_to_cluster(cluster, signing_request(key), issued_at, how="issue")
+        return key_pem(key) + certificate
+
+
+def _authority(directory: Path) -> Authority:
+    authority = Authority(Pki(directory=directory))
+    if not authority.exists:
+        authority.create(["site"], utc_now())
+    return authority

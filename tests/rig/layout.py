@@ -16,7 +16,7 @@ from tests.rig.tree import bind, build_tree, system_mounts
 _MUNGE_KEY_BYTES = 128
 _CLUSTER_DIRECTORIES = {
     "etc/munge": ("munge", 0o700),
-    "etc/overspill/tls": ("root", 0o755),
+    "etc/overspill": ("root", 0o755),
     "etc/slurm": ("root", 0o755),
     "run/munge": ("munge", 0o755),
     "run/overspill": ("slurm", 0o755),
@@ -24,6 +24,7 @@ _CLUSTER_DIRECTORIES = {
     "var/lib/munge": ("munge", 0o711),
     "var/lib/mysql": ("slurm", 0o700),
     "var/lib/overspill": ("slurm", 0o700),
+    "var/lib/overspill/pki": ("slurm", 0o700),
     "var/lib/slurm": ("slurm", 0o755),
     "var/lib/slurm/slurmctld": ("slurm", 0o700),
     "var/log/munge": ("munge", 0o700),
@@ -31,7 +32,7 @@ _CLUSTER_DIRECTORIES = {
     "var/spool/slurmd": ("root", 0o755),
 }
 _SITE_DIRECTORIES = {
-    "etc/overspill/tls": ("root", 0o755),
+    "etc/overspill": ("root", 0o755),
     "var/lib/overspill-agent": ("root", 0o700),
     "var/lib/overspill-agent-b": ("root", 0o700),
 }
@@ -42,7 +43,8 @@ def build_cluster(root: Path, options: RigOptions, certificates: Certificates) -
     build_tree(root, directories=_CLUSTER_DIRECTORIES)
     write_slurm_conf(root, options)
     _write(root / "etc/munge/munge.key", secrets.token_bytes(_MUNGE_KEY_BYTES), owner="munge", mode=0o400)
-    _write_tls(root, "cluster", "rig", owner="slurm", certificates=certificates)
+    for site in overspill_conf.SITES:
+        _write_enrolled(root / overspill_conf.CLUSTER_PKI.lstrip("/") / site, certificates)
     _write(root / overspill_conf.SIDECAR_CONF.lstrip("/"), overspill_conf.sidecar_toml(options.cluster).encode())
     local = root.with_name("cluster-local")
     parts.stage_command(local / "bin")
@@ -70,7 +72,7 @@ def _write_gpus(root: Path, count: int) -> None:
 def build_site(root: Path, options: RigOptions, certificates: Certificates) -> list[list[str]]:
     """Write the site's files under `root`; return the mounts that complete them."""
     build_tree(root, directories=_SITE_DIRECTORIES)
-    _write_tls(root, "site", "site", owner="root", certificates=certificates)
+    certificates.copy_to(root / overspill_conf.SITE_PKI.lstrip("/"))
     for path, is_second in ((overspill_conf.AGENT_CONF, False), (overspill_conf.SECOND_AGENT_CONF, True)):
         agent_toml = overspill_conf.agent_toml(
             shared_home=options.has_shared_home, gpus=options.cluster.gpus, is_second=is_second
@@ -103,12 +105,13 @@ def _overspill_mounts(root: Path) -> list[list[str]]:
     return [bind(root.with_name("lib"), overspill / "lib"), bind(parts.VENV, overspill / "venv")]
 
 
-def _write_tls(root: Path, file_name: str, dns_name: str, *, owner: str, certificates: Certificates) -> None:
-    directory = root / overspill_conf.TLS_DIRECTORY.lstrip("/")
-    pair = certificates.issue(dns_name)
-    _write(directory / "ca.crt", certificates.ca_certificate)
-    _write(directory / f"{file_name}.crt", pair.certificate)
-    _write(directory / f"{file_name}.key", pair.private_key, owner=owner, mode=0o600)
+def _write_enrolled(directory: Path, certificates: Certificates) -> None:
+    """Write what `overspill enroll` would."""
+    directory.mkdir()
+    os.chown(directory, *numbers_of("slurm"))
+    directory.chmod(0o700)
+    _write(directory / "ca.pem", certificates.ca_certificate, owner="slurm")
+    _write(directory / "cluster.pem", certificates.issue("rig"), owner="slurm", mode=0o600)
 
 
 def _write(path: Path, content: bytes, *, owner: str = "root", mode: int = 0o644) -> None:

@@ -19,12 +19,16 @@ RELAY_METRICS_PORT = 9466
 AGENT_METRICS_PORT = 9467
 SECOND_AGENT_METRICS_PORT = 9468
 SECOND_AGENT_CONF = "/etc/overspill/agent-b.toml"
-TLS_DIRECTORY = "/etc/overspill/tls"
+#: The site's authority, of which both agents have their certificate.
+SITE_PKI = "/var/lib/overspill-agent/pki"
+#: What the cluster has of each site, as `overspill enroll` puts it.
+CLUSTER_PKI = "/var/lib/overspill/pki"
+SITES = ("site-a", "site-b")
 
 
 def sidecar_toml(cluster: ClusterOptions) -> str:
     """Return sidecar.toml; it asks Slurm more often than in production, so that tests wait less."""
-    sites = zip(("site-a", "site-b"), (AGENT_PORT, SECOND_AGENT_PORT), cluster.virtual_nodes.items(), strict=False)
+    sites = zip(SITES, (AGENT_PORT, SECOND_AGENT_PORT), cluster.virtual_nodes.items(), strict=False)
     sections = "".join(_site_section(name, port, *where) for name, port, where in sites)
     return f"""\
 [slurm]
@@ -57,7 +61,6 @@ name = "{name}"
 partition = "{partition}"
 agent = "site:{port}"
 nodes = "{node}"
-tls = {_tls("cluster")}
 
 """
 
@@ -71,13 +74,14 @@ def agent_toml(*, shared_home: bool, gpus: int = 0, is_second: bool = False) -> 
     return f"""\
 [server]
 listen = "0.0.0.0:{port}"
-tls = {_tls("site")}
 
 [runner_channel]
 listen = "0.0.0.0:{runner_port}"
 url = "https://site:{runner_port}"
 lease_s = 90
-tls = {_tls("site")}
+
+[pki]
+directory = "{SITE_PKI}"
 
 [store]
 path = "{state}/agent.db"
@@ -97,15 +101,6 @@ listen = "127.0.0.1:{SECOND_AGENT_METRICS_PORT if is_second else AGENT_METRICS_P
 [accounts.rig]
 {accounts}
 """
-
-
-def _tls(name: str) -> str:
-    files = {
-        "certificate": f"{TLS_DIRECTORY}/{name}.crt",
-        "private_key": f"{TLS_DIRECTORY}/{name}.key",
-        "ca": f"{TLS_DIRECTORY}/ca.crt",
-    }
-    return "{ " + ", ".join(f'{key} = "{path}"' for key, path in files.items()) + " }"
 
 
 def _strings(values: list[str]) -> str:
