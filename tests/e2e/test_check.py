@@ -19,7 +19,8 @@ _HOOK = "/etc/slurm/job_submit.lua"
 _PLUGSTACK = "/etc/slurm/plugstack.conf"
 _SIDECAR = "/etc/overspill/sidecar.toml"
 _AGENT = "/etc/overspill/agent.toml"
-_KEY = "/etc/overspill/tls/cluster.key"
+_MARK = "-----BEGIN CERTIFICATE"
+_KEY = "/var/lib/overspill/pki/site-a/cluster.pem"
 
 
 @pytest.fixture(name="sound", scope="module")
@@ -124,7 +125,9 @@ FAULTS = {
     "a virtual node without SPANK": Fault(
         _PLUGSTACK, _replace("nodes=ovs[1-4]", "nodes=ovs[2-4]"), "plugstack.conf: nodes=", "does not name ovs1"
     ),
-    "a key that is none": Fault(_KEY, lambda _: "no key", "site site-a: private key", "no private key in PEM"),
+    "a key that is none": Fault(
+        _KEY, lambda text: text[text.index(_MARK) :], "site site-a: private key", "no private key in PEM"
+    ),
     "agent.toml has an unknown key": Fault(
         _AGENT, lambda text: f"colour = 1\n{text}", "agent.toml", "colour", at="site"
     ),
@@ -185,7 +188,7 @@ def test_each_fault_is_named_with_what_to_do(sound: Rig, name: str) -> None:
         (_SIDECAR, 0o666, "sidecar.toml", "cluster"),
         (_AGENT, 0o662, "agent.toml", "site"),
         ("/var/lib/overspill-agent", 0o777, "store: directory", "site"),
-        ("/etc/overspill/tls/site.key", 0o640, "relays' service: private key", "site"),
+        ("/var/lib/overspill-agent/pki/agent.pem", 0o640, "relays' service: private key", "site"),
     ],
 )
 def test_files_that_are_open_to_others_are_errors(sound: Rig, path: str, mode: int, subject: str, at: str) -> None:
@@ -199,21 +202,19 @@ def test_files_that_are_open_to_others_are_errors(sound: Rig, path: str, mode: i
 
 
 def test_a_certificate_of_another_cluster_expired_or_of_another_ca_is_an_error(sound: Rig) -> None:
-    directory = sound.cluster.path("/etc/overspill/tls")
-    kept = {path: path.read_bytes() for path in directory.iterdir()}
+    path = sound.cluster.path(_KEY)
+    own, mark = path.read_bytes(), _MARK.encode()
+    other = sound.certificates.issue("another-cluster")
     try:
-        other = sound.certificates.issue("another-cluster")
-        (directory / "cluster.crt").write_bytes(other.certificate)
-        (directory / "cluster.key").write_bytes(other.private_key)
-        errors = _errors(sound)
-        assert "is for another-cluster, not for rig" in errors["site site-a: certificate's name"]
-        (directory / "cluster.key").write_bytes(kept[directory / "cluster.key"])
+        path.write_bytes(other)
+        assert "is for another-cluster, not for rig" in _errors(sound)["site site-a: certificate's name"]
+        path.write_bytes(other[: other.index(mark)] + own[own.index(mark) :])
         assert "is not the key of" in _errors(sound)["site site-a: private key"]
-        (directory / "cluster.crt").unlink()
-        assert "cannot read /etc/overspill/tls/cluster.crt" in _errors(sound)["site site-a: certificate"]
+        path.unlink()
+        assert f"cannot read {_KEY}" in _errors(sound)["site site-a: certificate"]
     finally:
-        for path, content in kept.items():
-            path.write_bytes(content)
+        sound.cluster.write(_KEY, own, user="slurm", mode=0o600)
+    wait_until(lambda: not _errors(sound), timeout_s=60, what="the sidecar to use its own certificate again")
 
 
 def test_a_drained_virtual_node_is_told_with_its_reason(sound: Rig) -> None:
