@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
+from overspill.certificates import is_issued_by
 from overspill.cli.finding import Finding, error, ok, warning
 from overspill.tls import TlsFiles
 
@@ -24,7 +24,7 @@ def check_certificates(subject: str, files: TlsFiles, names: Collection[str], ow
     Args:
         subject: begins each finding's subject.
         files: the PEM files.
-        names: DNS names of which the certificate must have one; empty: any will do.
+        names: DNS names or addresses of which the certificate must have one; empty: any will do.
         owners: the uids whose the private key may be.
     """
     return list(_check(subject, files, names, owners, datetime.now(UTC)))
@@ -39,14 +39,19 @@ def _check(
         authorities = x509.load_pem_x509_certificates(files.ca.read_bytes())
     except OSError as failure:
         what = f"cannot read {failure.filename}: {failure.strerror}"
-        yield error(f"{subject}: certificate", what, "correct the path, or enrol: overspill enroll")
+        yield error(
+            f"{subject}: certificate",
+            what,
+            "correct the path; or overspill enroll at the cluster, overspill pki init at the site",
+        )
         return
     except ValueError as failure:
-        yield error(f"{subject}: certificate", f"{files.certificate} or {files.ca} is no PEM certificate: {failure}")
+        what = f"{files.certificate} or {files.ca} is no PEM certificate: {failure}"
+        yield error(f"{subject}: certificate", what, "put the file back, or get another: overspill enroll, pki renew")
         return
     yield _lifetime(subject, files.certificate, leaf, now)
     yield _names(subject, files.certificate, leaf, names)
-    if not any(_is_issued_by(leaf, authority) for authority in authorities):
+    if not any(is_issued_by(leaf, authority) for authority in authorities):
         what = f"{files.certificate} is not signed by {files.ca}"
         yield error(f"{subject}: CA", what, "put the CA of the site here, or have the certificate issued by it")
     yield from _check_pair(subject, files, leaf)
@@ -74,7 +79,11 @@ def _lifetime(subject: str, path: Path, leaf: x509.Certificate, now: datetime) -
     if now < begins:
         return error(where, f"{path} is valid only from {begins:%Y-%m-%d %H:%M} UTC", "is this host's clock right?")
     if now >= ends:
-        return error(where, f"{path} has expired on {ends:%Y-%m-%d %H:%M} UTC", "renew it: overspill enroll")
+        return error(
+            where,
+            f"{path} has expired on {ends:%Y-%m-%d %H:%M} UTC",
+            "overspill enroll at the cluster, overspill pki renew at the site",
+        )
     days = (ends - now).days
     if ends - now < min(_SOON, (ends - begins) / 6):
         return warning(where, f"{path} expires in {days} days", "it should have been renewed by now; see the log")
@@ -84,7 +93,8 @@ def _lifetime(subject: str, path: Path, leaf: x509.Certificate, now: datetime) -
 def _names(subject: str, path: Path, leaf: x509.Certificate, wanted: Collection[str]) -> Finding:
     try:
         extension = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        found = extension.value.get_values_for_type(x509.DNSName)
+        addresses = map(str, extension.value.get_values_for_type(x509.IPAddress))
+        found = [*extension.value.get_values_for_type(x509.DNSName), *addresses]
     except x509.ExtensionNotFound:
         found = []
     shown = ", ".join(found) or "nobody"
@@ -94,21 +104,14 @@ def _names(subject: str, path: Path, leaf: x509.Certificate, wanted: Collection[
     return ok(f"{subject}: certificate's name", f"it is for {shown}")
 
 
-def _is_issued_by(leaf: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        leaf.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
-
-
 def _check_pair(subject: str, files: TlsFiles, leaf: x509.Certificate) -> Iterator[Finding]:
     try:
         key = serialization.load_pem_private_key(files.private_key.read_bytes(), None)
     except OSError:
         return
     except (ValueError, TypeError) as failure:
-        yield error(f"{subject}: private key", f"{files.private_key} is no private key in PEM: {failure}")
+        what = f"{files.private_key} is no private key in PEM: {failure}"
+        yield error(f"{subject}: private key", what, "put the file back, or get another: overspill enroll, pki renew")
         return
     if key.public_key() != leaf.public_key():
         what = f"{files.private_key} is not the key of {files.certificate}"
