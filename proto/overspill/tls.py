@@ -177,21 +177,25 @@ def _configuration(tls: TlsMaterial) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(tls.private_key, tls.certificate)], root_certificates=tls.ca)
 
 
-def https_context(watched: WatchedTls) -> ssl.SSLContext:
-    """Return a context for an HTTPS server without client certificates; each handshake uses the files as they are then.
+def https_context(watched: WatchedTls, *, asks_for_certificates: bool = False) -> ssl.SSLContext:
+    """Return a context for an HTTPS server; each handshake uses the files as they are then.
+
+    Args:
+        watched: our certificate.
+        asks_for_certificates: whether only clients with a certificate of its CA are let in.
 
     Raises:
         ConfigError: if OpenSSL does not take the files.
     """
     used = watched.current()
-    context = _https_context(watched.files)
+    context = _https_context(watched.files, asks_for_certificates)
 
     def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         nonlocal used, context
         current = watched.current()
         if current is not used:
             try:
-                context = _https_context(watched.files)
+                context = _https_context(watched.files, asks_for_certificates)
                 used = current
             except ConfigError as error:
                 # Replaced again since it was read: the next handshake looks again.
@@ -202,11 +206,14 @@ def https_context(watched: WatchedTls) -> ssl.SSLContext:
     return context
 
 
-def _https_context(files: TlsFiles) -> ssl.SSLContext:
+def _https_context(files: TlsFiles, asks_for_certificates: bool) -> ssl.SSLContext:  # noqa: FBT001 - of our own
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
         context.load_cert_chain(files.certificate, files.private_key)
+        if asks_for_certificates:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(files.ca)
     except OSError as error:
         raise ConfigError(f"cannot use {files.certificate} with {files.private_key}: {error}") from error
     return context

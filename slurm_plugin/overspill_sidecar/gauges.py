@@ -82,9 +82,12 @@ class WatchGauges(Collector):
 class BreakerGauges(Collector):
     """Which sites the relay has closed because their runs fail."""
 
-    def __init__(self, record: HealthRecord, sites: Sequence[Site]) -> None:
+    def __init__(
+        self, record: HealthRecord, sites: Sequence[Site], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._record = record
         self._sites = sites
+        self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
         opened = GaugeMetricFamily(
@@ -93,7 +96,7 @@ class BreakerGauges(Collector):
             labels=["site"],
         )
         for site in self._sites:
-            phase = self._record.site(site.name).phase(time.monotonic())
+            phase = self._record.site(site.name).phase(self._clock())
             opened.add_metric([site.name], _OPENNESS[phase])
         yield opened
 

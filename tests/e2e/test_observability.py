@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from tests.e2e.diversion import submit_diverted, wait_until
+from tests.e2e.diversion import submit_diverted, wait_until, wait_until_diverting
 from tests.rig import Rig
 from tests.rig.observing import events_of, log_lines, scrape
 from tests.rig.parts import CHECKOUT
@@ -152,3 +152,46 @@ def test_no_log_holds_what_a_user_would_keep_secret(rig: Rig) -> None:
     wait_until(lambda: _is_settled(rig, job_id), timeout_s=30, what="the run to be settled")
     for host in (rig.cluster, rig.site):
         assert _SECRET not in "\n".join(str(line) for line in log_lines(host))
+
+
+def test_a_job_that_is_sent_home_is_counted_and_told_of(rig: Rig) -> None:
+    wait_until_diverting(rig)
+    before = scrape(rig).sum("overspill_jobs_returned_total", site="site-a", how="sent_home")
+    rig.site.daemon("agent").signal(signal.SIGKILL)
+    try:
+        job_id = submit_diverted(rig, "#!/bin/bash\necho here\n")
+        rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=90)
+    finally:
+        rig.site.daemon("agent").start()
+    assert rig.job(job_id)["Partition"] == "batch"
+    assert scrape(rig).sum("overspill_jobs_returned_total", site="site-a", how="sent_home") == before + 1
+    (event,) = (event for event in events_of(rig.cluster, job_id) if event["action"] == "job_sent_home")
+    assert event["reason"]
+    wait_until_diverting(rig)
+
+
+def test_a_router_that_loses_slurmctld_says_so_to_a_probe_and_recovers(rig: Rig) -> None:
+    assert _router_health(rig) == "SERVING"
+    rig.cluster.daemon("slurmctld").signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: _router_health(rig) == "NOT_SERVING", timeout_s=60, what="the probe to be told")
+        assert _router_health(rig, service="") == "SERVING"
+    finally:
+        rig.cluster.daemon("slurmctld").signal(signal.SIGCONT)
+    wait_until(lambda: _router_health(rig) == "SERVING", timeout_s=60, what="the router to recover")
+    wait_until_diverting(rig)
+
+
+_PROBE = """
+import sys, grpc
+from grpc_health.v1 import health_pb2 as pb, health_pb2_grpc
+with grpc.insecure_channel("unix:/run/overspill/router.sock") as channel:
+    answer = health_pb2_grpc.HealthStub(channel).Check(pb.HealthCheckRequest(service=sys.argv[1]), timeout=10)
+print(pb.HealthCheckResponse.ServingStatus.Name(answer.status))
+"""
+
+
+def _router_health(rig: Rig, service: str = "overspill.v1.Router") -> str:
+    """Ask through grpcio's own health client."""
+    argv = ["/opt/overspill/venv/bin/python", "-c", _PROBE, service]
+    return rig.cluster.run(argv, check=True, timeout=60).stdout.strip()

@@ -173,6 +173,24 @@ async def test_with_tls_only_a_client_with_a_certificate_of_the_ca_is_answered(t
             await _asked(port, context=older)
 
 
+async def test_a_replaced_certificate_is_shown_from_the_next_connection_on(tmp_path: Path) -> None:
+    pki, port = _Pki(tmp_path), free_port()
+    async with _serving(f"127.0.0.1:{port}", pki.server):
+        client = pki.client(pki.authority.issue_cert("prometheus"))
+        assert (await _asked(port, context=client))[0] == 200
+        before = await asyncio.to_thread(_shown, port, client)
+        pki.files("server", pki.authority.issue_cert("localhost"))
+        assert (await _asked(port, context=client))[0] == 200
+        assert await asyncio.to_thread(_shown, port, client) != before
+
+
+def _shown(port: int, context: ssl.SSLContext) -> bytes | None:
+    """Return the certificate that the server shows, DER."""
+    raw = socket.create_connection(("localhost", port), timeout=_DEADLINE_S)
+    with context.wrap_socket(raw, server_hostname="localhost") as tls:
+        return tls.getpeercert(binary_form=True)
+
+
 def test_a_certificates_end_is_told_and_an_unreadable_one_counts_as_ended(tmp_path: Path) -> None:
     pki = _Pki(tmp_path)
     registry = CollectorRegistry()

@@ -12,8 +12,9 @@ import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from overspill.errors import ConfigError
 from overspill.metrics.section import UNIX_PREFIX, split_address
-from overspill.tls import TlsFiles
+from overspill.tls import TlsFiles, WatchedTls, https_context
 
 _log = structlog.get_logger(__name__)
 
@@ -22,7 +23,7 @@ _REQUEST_S = 10.0
 _MAX_HEAD_BYTES = 16 * 1024
 #: Any local user may connect to a loopback address; more connections at once are closed unanswered.
 _MAX_CONNECTIONS = 16
-#: Between attempts to get an address that is taken, and between looks at the certificate on disk.
+#: Between attempts to get an address that is taken.
 _RETRY_S = 30.0
 _PLAIN_TEXT = "text/plain; charset=utf-8"
 
@@ -52,13 +53,11 @@ class MetricsServer:
         while True:
             try:
                 await self._serve()
-            except OSError as error:
+            except (OSError, ConfigError) as error:
                 if not is_told:
+                    reason = error.reason if isinstance(error, ConfigError) else error.strerror or str(error)
                     _log.error(
-                        "metrics are not served",
-                        action="metrics_not_served",
-                        listen=self._listen,
-                        reason=error.strerror or str(error),
+                        "metrics are not served", action="metrics_not_served", listen=self._listen, reason=reason
                     )
                 is_told = True
             except Exception:  # noqa: BLE001 - the loop's edge; logged with its traceback
@@ -69,17 +68,14 @@ class MetricsServer:
         """Serve until cancelled.
 
         Raises:
-            OSError: the address is taken, or a PEM file is not usable.
+            OSError: the address is taken.
+            ConfigError: a PEM file is not usable.
         """
-        context = _tls_context(self._tls) if self._tls else None
+        context = https_context(WatchedTls(self._tls), asks_for_certificates=True) if self._tls else None
         server = await self._listening(context)
         _log.info("metrics are served", action="metrics_served", listen=self._listen)
         try:
-            while True:
-                await asyncio.sleep(_RETRY_S)
-                if context and self._tls:
-                    # A renewed certificate counts from the next handshake on.
-                    context.load_cert_chain(self._tls.certificate, self._tls.private_key)
+            await asyncio.Event().wait()
         finally:
             server.close()
             for connection in self._connections:
@@ -134,12 +130,3 @@ def _response(status: HTTPStatus, content_type: str, body: bytes, *, is_head: bo
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode("ascii") + (b"" if is_head else body)
-
-
-def _tls_context(tls: TlsFiles) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(tls.ca)
-    context.load_cert_chain(tls.certificate, tls.private_key)
-    return context
