@@ -103,6 +103,7 @@ def test_one_job_can_be_followed_through_both_logs(rig: Rig) -> None:
     at_site = events_of(rig.site, job_id)
     assert _story(at_site) == [
         "run_accepted",
+        "submit_accepted",
         "run_state ACCEPTED>QUEUED",
         "run_state QUEUED>RUNNING",
         "run_state RUNNING>ENDED",
@@ -156,6 +157,7 @@ def test_no_log_holds_what_a_user_would_keep_secret(rig: Rig) -> None:
 
 def test_a_job_that_is_sent_home_is_counted_and_told_of(rig: Rig) -> None:
     wait_until_diverting(rig)
+    wait_until(lambda: _is_at_rest(rig), timeout_s=60, what="earlier jobs to be over")
     before = scrape(rig).sum("overspill_jobs_returned_total", site="site-a", how="sent_home")
     rig.site.daemon("agent").signal(signal.SIGKILL)
     try:
