@@ -11,7 +11,7 @@ from pathlib import Path
 from overspill.cli.certificates import check_certificates
 from overspill.cli.finding import Finding, Side, error, ok, warning
 from overspill.errors import OverspillError
-from overspill_sidecar.checks import daemons, hook, nodes, policy, spank
+from overspill_sidecar.checks import cluster_wide, daemons, hook, nodes, policy, spank
 from overspill_sidecar.commands.slurm_conf import Slurm, ask_slurm
 from overspill_sidecar.config import SidecarConfig, configured_path, load
 
@@ -26,6 +26,7 @@ def look(path: Path) -> Iterator[Finding]:
     slurm = yield from _slurm()
     if slurm is not None:
         yield from _munge(slurm)
+        yield from cluster_wide.look(slurm)
         yield from hook.look(slurm, config)
         yield from spank.look(slurm, config)
     if config is not None:

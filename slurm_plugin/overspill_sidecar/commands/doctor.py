@@ -24,8 +24,8 @@ from overspill_sidecar.commands.probe import Hop, Probe
 def doctor(*, site: str | None, user: str | None, account: str | None, timeout_s: float, as_json: bool) -> None:
     """Send a tiny job the whole way to a site and back, and time each hop.
 
-    The job has one CPU, ends within seconds and is cancelled if it gets stuck. Run it as root or SlurmUser-to-be-asked
-    for every hop; a user sees those that Slurm and the job itself show. Exit code 1 says at which hop it stopped.
+    The job has one CPU, ends within seconds and is cancelled if it gets stuck. Root, with --user, sees every hop; a
+    user sees those that Slurm and the job itself show. Exit code 1: it stopped at a hop, and what to do is said.
 
     \b
     Examples:

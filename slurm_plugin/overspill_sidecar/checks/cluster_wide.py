@@ -1,0 +1,36 @@
+"""Settings of slurm.conf's that are not ours, but change what happens to diverted jobs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from overspill.cli.finding import Finding, error, ok, warning
+from overspill_sidecar.commands.slurm_conf import Slurm
+
+#: The oldest release that Overspill was seen on.
+_OLDEST = (22, 5)
+
+
+def look(slurm: Slurm) -> Iterator[Finding]:
+    """Look at version, limits, kill times and prologs."""
+    yield from _look_at_version(slurm.values.get("SLURM_VERSION", ""))
+    limits = slurm.values.get("EnforcePartLimits", "NO")
+    yield ok(
+        "slurm.conf: EnforcePartLimits", f"it says {limits}; the router looks at a site's limits before it diverts"
+    )
+    if (kill_wait_s := slurm.snapshot.config.kill_wait_s) < 1:
+        what = f"it is {kill_wait_s} s: a cancelled job has no time to end by itself, at home or at a site"
+        yield warning("slurm.conf: KillWait", what, "30 s is Slurm's default")
+    if prolog := slurm.values.get("TaskProlog"):
+        what = f"{prolog} runs for local tasks; at a site there is no slurmstepd to run it"
+        yield warning("slurm.conf: TaskProlog", what, "what jobs need of it must be in their script or at the site")
+    if slurm.values.get("SelectType", "").endswith("linear"):
+        what = "select/linear gives whole nodes, so a site would take one job at a time"
+        yield error("slurm.conf: SelectType", what, "select/cons_tres shares nodes; Overspill is of no use without")
+
+
+def _look_at_version(text: str) -> Iterator[Finding]:
+    match = re.match(r"(\d+)\.(\d+)", text)
+    if match and (int(match[1]), int(match[2])) < _OLDEST:
+        yield warning("slurmctld: version", f"Overspill was never tried on Slurm {text}", "22.05 and later are tested")
