@@ -156,6 +156,7 @@ def test_the_doctors_probe_goes_the_whole_way_and_leaves_nothing(rig: Rig, user:
     arguments = ["--user", "alice"] if user == "root" else []
     found = overspill_json(rig, "doctor", *arguments, user=user)
     assert found["ok"], found
+    assert overspill(rig, "doctor", "--site", "site-a", *arguments, user=user).returncode == 0
     names = [hop["name"] for hop in found["hops"]]
     assert names[-3:] == ["first line in the output file", "signal, there and back", "the job's end, in Slurm"]
     assert ("the site stored the run" in names) == (user == "root")
@@ -165,12 +166,19 @@ def test_the_doctors_probe_goes_the_whole_way_and_leaves_nothing(rig: Rig, user:
 def test_the_doctor_says_at_which_hop_it_stopped(new_rig: Callable[..., Rig]) -> None:
     rig = new_rig(policy="overspill_mode=always")
     wait_until_diverting(rig)
-    rig.cluster.path("/etc/slurm/plugstack.conf").write_text("")
-    found = overspill_json(rig, "doctor", "--user", "alice", "--timeout", "10")
-    assert not found["ok"]
-    last = found["hops"][-1]
-    assert (last["name"], last["is_reached"]) == ("the proxy called the relay", False)
-    assert "SPANK" in last["remedy"]
+    plugstack = rig.cluster.path("/etc/slurm/plugstack.conf")
+    before = plugstack.read_text()
+    for text, hop, remedy in (
+        ("", "sbatch", "plugstack.conf"),
+        (before.replace("relay.sock", "other.sock"), "the proxy called the relay", "SPANK"),
+    ):
+        plugstack.write_text(text)
+        found = overspill_json(rig, "doctor", "--user", "alice", "--timeout", "10")
+        assert not found["ok"]
+        last = found["hops"][-1]
+        assert (last["name"], last["is_reached"]) == (hop, False)
+        assert remedy in last["remedy"]
+    plugstack.write_text(before)
     rig.set_policy("overspill_mode=off")
     wait_until(
         lambda: overspill_json(rig, "status")["mode"] == "off", timeout_s=30, what="the router to see the policy"

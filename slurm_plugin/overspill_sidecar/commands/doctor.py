@@ -16,7 +16,11 @@ from overspill_sidecar.commands.probe import Hop, Probe
 
 
 @click.command()
-@click.option("--site", help="Which site; the first of sidecar.toml by default.", shell_complete=site_names)
+@click.option(
+    "--site",
+    help="This site, past the router's choice; else the router chooses, as for any job.",
+    shell_complete=site_names,
+)
 @click.option("--user", help="Whose job the probe is; root must say, and only root may.")
 @click.option("--account", help="The account of the probe job, where the cluster wants one.")
 @click.option("--timeout", "timeout_s", default=120.0, show_default=True, help="Seconds that one hop may take.")
@@ -49,12 +53,13 @@ def doctor(*, site: str | None, user: str | None, account: str | None, timeout_s
     raise SystemExit(0 if probe.is_well else 1)
 
 
-def _partition(here: Cluster, site: str | None) -> str:
+def _partition(here: Cluster, site: str | None) -> str | None:
+    """Return the site's partition; None where the router chooses the site."""
     by_name = {name: partition for partition, name in here.site_by_partition.items()}
     if not by_name:
         raise NotFoundError(f"no site is known: {here.problem}")
     if site is None:
-        return next(iter(by_name.values()))
+        return None
     if site not in by_name:
         raise click.BadParameter(f"there is no site {site!r}: {', '.join(by_name)}", param_hint="--site")
     return by_name[site]

@@ -57,14 +57,31 @@ class Probe:
     """One job. `run` yields hops as they are passed; `clean_up` leaves neither job nor file."""
 
     def __init__(
-        self, here: Cluster, partition: str, user: pwd.struct_passwd, account: str | None, timeout_s: float
+        self,
+        here: Cluster,
+        partition: str | None,
+        user: pwd.struct_passwd,
+        account: str | None,
+        timeout_s: float,
     ) -> None:
+        """Prepare the probe.
+
+        Args:
+            here: the cluster.
+            partition: of the site that is meant; None: the router chooses, as for any job.
+            user: whose job it is.
+            account: its account, None for the user's default.
+            timeout_s: what one hop may take.
+
+        Raises:
+            UnavailableError: if the user's home cannot be written to.
+        """
         self.job_id: int | None = None
         self.hops: list[Hop] = []
         self._here = here
-        self._partition = partition
         self._user = user
         self._account = account
+        self._target = f"--partition={partition}" if partition else "--overspill=always"
         self._timeout_s = timeout_s
         self._directory = self._made_directory()
         self._began_at = self._at = time.time()
@@ -98,18 +115,20 @@ class Probe:
     # The steps, in order
 
     def _submit(self) -> Iterator[Hop]:
-        argv = ["sbatch", "--parsable", "--overspill=always", "--job-name=overspill-doctor", "--ntasks=1", "--time=2"]
+        argv = ["sbatch", "--parsable", self._target, "--job-name=overspill-doctor", "--ntasks=1", "--time=2"]
         argv += [f"--output={self._output}", f"--chdir={self._directory}", "--no-requeue"]
         argv += [f"--account={self._account}"] if self._account else []
         self._began_at = self._at = time.time()
         done = self._as_user(argv, _SCRIPT)
         if done.returncode:
             remedy = "sbatch must take a plain job of this user: --account NAME, or another --user"
+            if "--overspill" in done.stderr:
+                remedy = "sbatch does not know --overspill: plugstack.conf on this host must name spank_overspill.so"
             raise _StoppedError(Hop("sbatch", is_reached=False, says=_first_line(done.stderr), remedy=remedy))
         self.job_id = int(done.stdout.strip().partition(";")[0])
         yield self._passed("sbatch, with the hook in slurmctld", time.time(), f"job {self.job_id}")
         job = self._job()
-        if self._partition not in job.partitions:
+        if not set(self._here.site_by_partition) & set(job.partitions):
             raise _StoppedError(self._not_diverted(job))
         decision = self._decision(job)
         if decision is not None:
@@ -121,7 +140,9 @@ class Probe:
 
         if not self._wait(has_started, _ASK_EVERY_S):
             says = f"the job is still pending: {self._job().reason}"
-            remedy = f"scontrol show job, sinfo -p {self._partition}: are the virtual nodes up and free?"
+            remedy = (
+                f"scontrol show job, sinfo -p {','.join(self._job().partitions)}: are the virtual nodes up and free?"
+            )
             raise _StoppedError(Hop("Slurm allocates a virtual node", is_reached=False, says=says, remedy=remedy))
         yield self._passed("Slurm allocated a virtual node", time.time(), self._job().nodes)
 
