@@ -14,19 +14,19 @@ Who does what:
 * `Upload` (thread) sends the log, and again from the acknowledged offsets after any break.
 * `Supervisor` (main thread) alone signals, reaps and decides.
 
+One starts per job, and most of what a start costs is imports: `http.client` (which brings `email`) and `argparse` would
+double it. So HTTP, as much of it as is needed, is spoken here.
+
 Everything sleeps until something happens. Errors of its own go to its standard error, which is the site's log.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import errno
 import fcntl
-import http.client
 import json
 import os
-import queue
 import resource
 import select
 import signal
@@ -37,12 +37,11 @@ import struct
 import sys
 import threading
 import time
-import urllib.parse
 from collections import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Deque, Dict, Iterator, List, NoReturn, Optional, Tuple
+    from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, NoReturn, Optional, Tuple
 
 # The contract; tests/unit/test_runner_contract.py holds it to overspill.runner_protocol.
 PATH_PREFIX = "/runner/v1"
@@ -64,6 +63,11 @@ LONGEST_BACK_OFF_S = 5.0
 #: Inputs that are not complete yet (425) are asked for again after this.
 NOT_READY_S = 0.5
 NOT_READY = 425
+#: HTTP's.
+OK = 200
+CONFLICT = 409
+#: Of the head of an answer, and of an event.
+MAX_LINE_BYTES = 64 * 1024
 NETWORK_TIMEOUT_S = 30.0
 #: How long the agent may take for a start that it has not refused. No lease is known until then.
 STARTUP_LEASE_S = 600.0
@@ -128,7 +132,7 @@ class RefusedError(Exception):
 
 
 #: What a broken or confused peer makes happen; trying again may help.
-TRANSIENT = (OSError, http.client.HTTPException, RefusedError, ValueError, LookupError, TypeError)
+TRANSIENT = (OSError, RefusedError, ValueError, LookupError, TypeError)
 
 
 class BackOff:
@@ -149,57 +153,148 @@ class Agent:
     """The agent's requests for this attempt."""
 
     def __init__(self, url: str, run_id: str, attempt: int, token: str, ca_file: str) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme != "https" or not parts.hostname:
-            raise ValueError("not an https URL: {}".format(url))
-        self._host = parts.hostname
-        self._port = parts.port or 443
-        self._base = "{}/{}/{}/".format(PATH_PREFIX, urllib.parse.quote(run_id, safe=""), attempt)
-        self._headers = {"Authorization": "Bearer " + token}
-        self._tls = ssl.create_default_context(cafile=ca_file)
+        self._host, self._port = split_url(url)
+        self._head = ("{{}} {}/{}/{}/{{}} HTTP/1.1\r\nHost: {}:{}\r\nAuthorization: Bearer {}\r\n{{}}\r\n").format(
+            PATH_PREFIX, run_id, attempt, self._host, self._port, token
+        )
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._tls.load_verify_locations(cafile=ca_file)
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_3
 
-    def connect(self, timeout_s: float = NETWORK_TIMEOUT_S) -> http.client.HTTPSConnection:
+    def connect(self, timeout_s: float = NETWORK_TIMEOUT_S) -> "Connection":
         """Return a new connection; small writes leave at once, and a silent peer is noticed.
 
         Args:
             timeout_s: for each read or write.
         """
-        connection = http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._tls)
-        connection.connect()
-        keepalive = ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
-        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, seconds in keepalive:
-            connection.sock.setsockopt(socket.IPPROTO_TCP, option, seconds)
-        return connection
+        plain = socket.create_connection((self._host, self._port), timeout_s)
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            keepalive = ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
+            for option, seconds in keepalive:
+                plain.setsockopt(socket.IPPROTO_TCP, option, seconds)
+            return Connection(self._tls.wrap_socket(plain, server_hostname=self._host))
+        except BaseException:
+            plain.close()
+            raise
 
-    def get(self, connection: http.client.HTTPSConnection, name: str) -> http.client.HTTPResponse:
-        """Ask for a resource; the answer's body is still to be read.
+    def get(self, connection: "Connection", name: str) -> "Body":
+        """Ask for a resource and return the answer's body, which is still to be read.
 
         Raises:
             FencedError: this attempt is over.
             RefusedError: any other answer than 200.
         """
-        connection.request("GET", self._base + name, headers=self._headers)
-        response = connection.getresponse()
-        check_status(response.status)
-        return response
+        connection.sock.sendall(self._head.format("GET", name, "").encode())
+        return connection.answer()
 
-    def begin_upload(self, connection: http.client.HTTPSConnection) -> None:
+    def begin_upload(self, connection: "Connection") -> None:
         """Send the head of a chunked `POST upload`; the body follows as chunks."""
-        connection.putrequest("POST", self._base + "upload", skip_accept_encoding=True)
-        for name, value in self._headers.items():
-            connection.putheader(name, value)
-        connection.putheader("Content-Type", "application/octet-stream")
-        connection.putheader("Transfer-Encoding", "chunked")
-        connection.endheaders()
+        fields = "Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n"
+        connection.sock.sendall(self._head.format("POST", "upload", fields).encode())
+
+
+def split_url(url: str) -> Tuple[str, int]:
+    """Return host and port of an https URL.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    scheme, _, rest = url.partition("://")
+    host, colon, port = rest.partition("/")[0].rpartition(":")
+    if scheme != "https" or not (host if colon else port):
+        raise ValueError("not an https URL: {}".format(url))
+    return (host.strip("[]"), int(port)) if colon else (port, 443)
+
+
+class Connection:
+    """One kept HTTP/1.1 connection. Source: RFC 9112."""
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        self.sock = sock
+        self._reader = sock.makefile("rb")
+
+    def answer(self) -> "Body":
+        """Wait for the head of the answer and return its body.
+
+        Raises:
+            FencedError: the attempt is over.
+            RefusedError: any other answer than 200.
+            ValueError: it is no HTTP.
+        """
+        line = self._line()
+        version, _, rest = line.partition(b" ")
+        if not version.startswith(b"HTTP/1."):
+            raise ConnectionResetError("no answer") if not line else ValueError("no HTTP: {!r}".format(line))
+        fields: Dict[bytes, bytes] = {}
+        while True:
+            line = self._line()
+            if not line:
+                break
+            name, _, value = line.partition(b":")
+            fields[name.lower()] = value.strip()
+        check_status(int(rest[:3]))
+        is_chunked = fields.get(b"transfer-encoding", b"").lower() == b"chunked"
+        return Body(self._reader, None if is_chunked else int(fields[b"content-length"]))
+
+    def _line(self) -> bytes:
+        line = self._reader.readline(MAX_LINE_BYTES)
+        if len(line) == MAX_LINE_BYTES:
+            raise ValueError("a line of an answer is too long")
+        return line.rstrip(b"\r\n")
+
+    def close(self) -> None:
+        self._reader.close()
+        self.sock.close()
+
+
+class Body:
+    """The body of one answer, as pieces of whatever size has come. It must be read to its end before the next."""
+
+    def __init__(self, reader: Any, length: Optional[int]) -> None:
+        """Begin to read.
+
+        Args:
+            reader: buffered, behind the head.
+            length: None if the body is chunked.
+        """
+        self._reader = reader
+        self._left = length or 0
+        self._is_chunked = length is None
+
+    def read(self) -> bytes:
+        """Return the whole rest."""
+        return b"".join(iter(self.piece, b""))
+
+    def piece(self) -> bytes:
+        """Return what comes next, as soon as it is there; nothing at the end.
+
+        Raises:
+            OSError: the connection broke.
+            ValueError: the chunks are none.
+        """
+        if self._is_chunked and not self._left:
+            self._left = int(self._reader.readline(MAX_LINE_BYTES).partition(b";")[0], 16)
+            if not self._left:
+                self._is_chunked = False
+                self._reader.readline(MAX_LINE_BYTES)
+        if not self._left:
+            return b""
+        data: bytes = self._reader.read1(min(self._left, MAX_FRAME_BYTES))
+        if not data:
+            raise ConnectionResetError("the agent broke off an answer")
+        self._left -= len(data)
+        if self._is_chunked and not self._left:
+            self._reader.readline(MAX_LINE_BYTES)
+        return data
 
 
 def check_status(status: int) -> None:
     """Raise what any other status than 200 means."""
-    if status == http.client.CONFLICT:
+    if status == CONFLICT:
         raise FencedError
-    if status != http.client.OK:
+    if status != OK:
         raise RefusedError(status)
 
 
@@ -249,22 +344,20 @@ class Preparation(threading.Thread):
                 note("inputs: {}".format(error))
                 back_off.sleep()
 
-    def _fetch(self) -> Tuple[Spec, bytes, str]:
+    def _fetch(self) -> Tuple[Spec, bytes, str, Connection]:
+        """Return what is to be run, and the connection, which the upload takes over: a handshake less."""
         connection = self._agent.connect()
         try:
             spec = Spec(json.loads(self._agent.get(connection, "spec").read()))
             script = self._agent.get(connection, "script").read()
-            if not spec.has_stdin:
-                return spec, script, os.devnull
-            with open(self._stdin_path, "wb") as file:
-                response = self._agent.get(connection, "stdin")
-                while True:
-                    data = response.read(MAX_FRAME_BYTES)
-                    if not data:
-                        return spec, script, self._stdin_path
-                    file.write(data)
-        finally:
+            if spec.has_stdin:
+                with open(self._stdin_path, "wb") as file:
+                    body = self._agent.get(connection, "stdin")
+                    file.writelines(iter(body.piece, b""))
+        except BaseException:
             connection.close()
+            raise
+        return spec, script, self._stdin_path if spec.has_stdin else os.devnull, connection
 
 
 class Events(threading.Thread):
@@ -290,21 +383,31 @@ class Events(threading.Thread):
     def _follow(self) -> None:
         connection = self._agent.connect(3 * KEEPALIVE_S)
         try:
-            for name, data in parse_events(self._agent.get(connection, "events")):
+            for name, data in parse_events(lines_of(self._agent.get(connection, "events"))):
                 self._back_off.reset()
                 self._post(name, data)
         finally:
             connection.close()
 
 
-def parse_events(lines: Any) -> Iterator[Tuple[str, Dict[str, Any]]]:
-    """Yield the name and the JSON data of each server-sent event.
+def lines_of(body: Body) -> Iterator[bytes]:
+    """Yield each line as soon as it is there.
 
-    Args:
-        lines: a binary file object; iterating over an HTTPResponse gives each line as soon as it is there.
+    Raises:
+        ValueError: if one is too long.
     """
+    begun = b""
+    for piece in iter(body.piece, b""):
+        *whole, begun = (begun + piece).split(b"\n")
+        yield from whole
+        if len(begun) > MAX_LINE_BYTES:
+            raise ValueError("a line of an event is too long")
+
+
+def parse_events(lines: Iterable[bytes]) -> Iterator[Tuple[str, Dict[str, Any]]]:
+    """Yield the name and the JSON data of each server-sent event."""
     name, data = "", b""
-    for line in iter(lines.readline, b""):
+    for line in lines:
         field, _, value = line.rstrip(b"\r\n").partition(b":")
         if field == b"event":
             name = value.strip().decode()
@@ -466,9 +569,13 @@ class OutputReader(threading.Thread):
 class Upload(threading.Thread):
     """Sends the log until the agent has confirmed that all of it is durable."""
 
-    def __init__(self, agent: Agent, log: SendLog, post: Callable[[str, Any], None]) -> None:
+    def __init__(
+        self, agent: Agent, log: SendLog, post: Callable[[str, Any], None], connection: Optional[Connection] = None
+    ) -> None:
+        """Prepare to send; the first time over `connection`, if there is one."""
         super().__init__(name="upload", daemon=True)
         self._agent = agent
+        self._connection = connection
         self._log = log
         self._post = post
         self._back_off = BackOff()
@@ -491,16 +598,16 @@ class Upload(threading.Thread):
 
         Raises:
             FencedError: this attempt is over.
-            OSError, HTTPException, RefusedError, ValueError: the connection is of no more use.
+            OSError, RefusedError, ValueError: the connection is of no more use.
         """
-        connection = self._agent.connect()
+        connection, self._connection = self._connection or self._agent.connect(), None
         try:
             self._agent.begin_upload(connection)
             connection.sock.settimeout(0)
             self._log.rewind()
             self._send_log(connection.sock)
             connection.sock.settimeout(NETWORK_TIMEOUT_S)
-            check_status(connection.getresponse().status)
+            connection.answer()
         finally:
             connection.close()
 
@@ -893,7 +1000,8 @@ class Supervisor:
         self._directory = directory
         self._launcher = launcher
         self._log = SendLog()
-        self._inbox: queue.SimpleQueue[Tuple[str, Any]] = queue.SimpleQueue()
+        self._inbox: Deque[Tuple[str, Any]] = deque()
+        self._connection: Optional[Connection] = None
         self._wake_fd, self._wake_write_fd = os.pipe()
         for fd in (self._wake_fd, self._wake_write_fd):
             os.set_blocking(fd, False)
@@ -923,7 +1031,7 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake_write_fd, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, lambda number, _frame: self._inbox.put(("terminate", number)))
+            signal.signal(number, lambda number, _frame: self._inbox.append(("terminate", number)))
         Preparation(self._agent, self._directory, self.post).start()
         Events(self._agent, self.post).start()
         while self._exit_code is None:
@@ -938,7 +1046,7 @@ class Supervisor:
 
     def post(self, kind: str, value: Any) -> None:
         """Tell the supervisor something, from any thread."""
-        self._inbox.put((kind, value))
+        self._inbox.append((kind, value))
         try:
             os.write(self._wake_write_fd, b"\0")
         except BlockingIOError:
@@ -971,8 +1079,8 @@ class Supervisor:
     # What the other threads tell
 
     def _take_messages(self) -> None:
-        while not self._inbox.empty():
-            kind, value = self._inbox.get()
+        while self._inbox:
+            kind, value = self._inbox.popleft()
             if kind == "prepared":
                 self._launch(*value)
             elif kind == "fenced":
@@ -999,7 +1107,8 @@ class Supervisor:
         elif name == "stop":
             self._stop("stopped on request")
 
-    def _launch(self, spec: Spec, script: bytes, stdin_path: str) -> None:
+    def _launch(self, spec: Spec, script: bytes, stdin_path: str, connection: Connection) -> None:
+        self._connection = connection
         self._spec = spec
         self._clock.set_lease(spec.lease_s, now_s())
         if self._error:
@@ -1017,7 +1126,7 @@ class Supervisor:
             return
         self._launcher.launch(spec, self._script_file.path, stdin_path)
         self._is_launched = True
-        Upload(self._agent, self._log, self.post).start()
+        self._start_upload()
 
     def _take_launch_status(self) -> None:
         """Take note that the launcher has become the script, or could not."""
@@ -1151,7 +1260,20 @@ class Supervisor:
         self._log.add_last_report(**report)
         self._is_reported = True
         if not self._is_launched:
-            Upload(self._agent, self._log, self.post).start()
+            self._start_upload()
+
+    def _start_upload(self) -> None:
+        Upload(self._agent, self._log, self.post, self._connection).start()
+
+
+OPTIONS = {
+    "--url": "the agent's runner channel, https://host:port",
+    "--run": "the run's id",
+    "--attempt": "number of the attempt",
+    "--token-file": "bearer token; its directory is the runner's own",
+    "--ca-file": "certificates that the agent's is checked against",
+    "--time-limit-grace": "seconds that Slurm has to enforce the time limit before the runner does; may be left out",
+}
 
 
 def become_opaque() -> None:
@@ -1164,27 +1286,30 @@ def become_opaque() -> None:
         note("this Python has no ctypes: the script can look into its runner")
 
 
+def parse_options(arguments: List[str]) -> Dict[str, str]:
+    """Return the options by name; print the usage and end where they are not what a runner needs."""
+    options = {"--time-limit-grace": str(TIME_LIMIT_GRACE_S)}
+    options.update(zip(arguments[::2], arguments[1::2]))  # noqa: B905 (3.8 has no `strict`; the length is checked)
+    if len(arguments) % 2 or options.keys() != OPTIONS.keys():
+        for name, meaning in OPTIONS.items():
+            sys.stderr.write("  {:<20} {}\n".format(name, meaning))
+        sys.exit("An agent starts this, to run one batch script, with each option above followed by its value.")
+    return options
+
+
 def main() -> None:
     """Run the runner."""
     become_opaque()
-    parser = argparse.ArgumentParser(description="Run one batch script for an Overspill agent.")
-    parser.add_argument("--url", required=True, help="the agent's runner channel, https://host:port")
-    parser.add_argument("--run", required=True, help="the run's id")
-    parser.add_argument("--attempt", required=True, type=int, help="number of the attempt")
-    parser.add_argument("--token-file", required=True, help="bearer token; its directory is the runner's own")
-    parser.add_argument("--ca-file", required=True, help="certificates that the agent's is checked against")
-    grace_help = "seconds that Slurm has to enforce the time limit before the runner does"
-    parser.add_argument("--time-limit-grace", type=float, default=TIME_LIMIT_GRACE_S, help=grace_help)
-    arguments = parser.parse_args()
+    options = parse_options(sys.argv[1:])
     launcher = Launcher()
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    with open(arguments.token_file) as file:
+    with open(options["--token-file"]) as file:
         token = file.read().strip()
-    os.unlink(arguments.token_file)  # before there is a script that could read it
-    agent = Agent(arguments.url, arguments.run, arguments.attempt, token, arguments.ca_file)
-    directory = os.path.dirname(os.path.abspath(arguments.token_file))
+    os.unlink(options["--token-file"])  # before there is a script that could read it
+    agent = Agent(options["--url"], options["--run"], int(options["--attempt"]), token, options["--ca-file"])
+    directory = os.path.dirname(os.path.abspath(options["--token-file"]))
     try:
-        exit_code = Supervisor(agent, directory, launcher, arguments.time_limit_grace).run()
+        exit_code = Supervisor(agent, directory, launcher, float(options["--time-limit-grace"])).run()
     finally:
         signal_tree(signal.SIGKILL)
     # Not sys.exit: threads that sleep in a network call would make the interpreter's end long or loud.

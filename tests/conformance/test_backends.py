@@ -24,11 +24,12 @@ DEADLINE_S = 60.0
 #: In the runner's place: leaves a mark for each time it is started and lives until it is told to end.
 _PAYLOAD = """
 import os, sys, time
-run, attempt = sys.argv[sys.argv.index("--run") + 1], sys.argv[sys.argv.index("--attempt") + 1]
-with open("{marks}/started", "a") as marks:
-    marks.write(run + " " + attempt + "\\n")
-while not os.path.exists("{marks}/end-" + run):
-    time.sleep(0.005)
+def main():
+    run, attempt = sys.argv[sys.argv.index("--run") + 1], sys.argv[sys.argv.index("--attempt") + 1]
+    with open("{marks}/started", "a") as marks:
+        marks.write(run + " " + attempt + "\\n")
+    while not os.path.exists("{marks}/end-" + run):
+        time.sleep(0.005)
 """
 
 

@@ -36,7 +36,7 @@ async def test_home_exists_even_where_it_is_another_than_the_working_directory(r
 async def test_a_home_that_cannot_be_is_no_reason_not_to_run(relay: Relay, home: str) -> None:
     environment = [b"PATH=/usr/bin:/bin", b"HOME=" + home.encode()]
     output = await output_of(relay, "echo $HOME; ls -A /.overspill", environment=environment)
-    assert output.split() == [home, "ca.pem", "runner.py"]
+    assert output.split() == [home, "__pycache__", "ca.pem", "runner.py"]
 
 
 @pytest.mark.parametrize("directory", ["/etc/passwd/x", "/etc/passwd", "/etc/mtab/x"])
@@ -155,7 +155,7 @@ for name in ("mem", "environ", "maps", "fd", "cwd"):
         pass
 END
 ls /.overspill"""
-    assert (await output_of(relay, script)).split("\n") == ["seized -1", "ca.pem", "runner.py", ""]
+    assert (await output_of(relay, script)).split("\n") == ["seized -1", "__pycache__", "ca.pem", "runner.py", ""]
 
 
 async def test_the_runners_inherited_descriptors_do_not_reach_the_script(relay: Relay) -> None:

@@ -156,3 +156,12 @@ def test_a_child_whose_monitor_died_before_it_told_of_it_is_killed(tmp_path: Pat
     finally:
         bystander.kill()
         bystander.wait()
+
+
+async def test_the_runner_is_compiled_once_and_not_by_each_run(root: Path, place: LocalPlace, backend: Backend) -> None:
+    await backend.start(launch_of(1))
+    await until_started(place, [1])
+    control = root / "runs" / RUN / "attempt-1" / "control"
+    (compiled,) = (control / "__pycache__").iterdir()
+    assert compiled.name.startswith("runner.")
+    assert owner(compiled) == ALICE

@@ -16,7 +16,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -32,6 +33,12 @@ from overspill_agent.runs import Resources, Seen
 log = structlog.get_logger(__name__)
 
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+#: Imported, not run as a program: only so does Python take what is compiled already.
+_RUN = f"import sys; sys.path.append({str(CONTROL)!r}); from runner import main; main()"
+_COMPILE = (
+    "import py_compile as c, sys;"
+    "c.compile(sys.argv[1], doraise=True, invalidation_mode=c.PycInvalidationMode.UNCHECKED_HASH)"
+)
 _LOG_TAIL_BYTES = 500
 #: bubblewrap's exit code where PID 1 was killed: by `stop`, most likely.
 _KILLED = 128 + signal.SIGKILL
@@ -109,6 +116,7 @@ class LocalBackend:
             raise AdminError(f"cannot use {site.directory}: {error.strerror}; correct [local] directory") from error
         self._site = site
         self._programs = Programs.find()
+        self._runner = _compiled(site)
         self._callback: Callable[[str], None] = lambda _run_id: None
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -170,7 +178,8 @@ class LocalBackend:
                 return None
             own = directory / f"attempt-{launch.attempt}"
             # A start may have failed before its first process.
-            _remove(self._programs.rm, own)
+            if os.path.lexists(own):
+                _remove(self._programs.rm, own)
             own.mkdir(mode=0o700)
             sandbox = build(
                 Host(),
@@ -182,7 +191,7 @@ class LocalBackend:
                 control=PurePosixPath(own / "control"),
             )
             _make_private(own / "files", sandbox, launch.account)
-            _make_control(own / "control", launch, self._site.runner)
+            _make_control(own / "control", launch, self._runner)
             with (directory / "launch.log").open("ab") as output:
                 return subprocess.Popen(
                     bwrap_argv(self._programs, self._site.python, launch, sandbox, lock),
@@ -234,7 +243,7 @@ def bwrap_argv(
     become_user = [programs.setpriv, "--reuid", str(account.uid), "--regid", str(account.gid)]
     become_user += ["--groups", ",".join(map(str, account.groups))] if account.groups else ["--clear-groups"]
     become_user += ["--inh-caps=-all", "--bounding-set=-all"]
-    runner = [str(python), "-I", "-S", str(CONTROL / "runner.py"), "--url", launch.agent_url]
+    runner = [str(python), "-I", "-S", "-c", _RUN, "--url", launch.agent_url]
     runner += ["--run", launch.run_id, "--attempt", str(launch.attempt)]
     runner += ["--token-file", str(CONTROL / "token"), "--ca-file", str(CONTROL / "ca.pem")]
     view = [*sandbox.mounts, "--chdir", "/"]
@@ -272,16 +281,37 @@ def _mode_like(path: Path) -> int:
     return 0o755
 
 
-def _make_control(control: Path, launch: Launch, runner: Path) -> None:
+def _compiled(site: LocalSite) -> Mapping[str, bytes]:
+    """Return the runner's files: its source, and what the site's Python makes of it, which saves each run to do so.
+
+    The name of the compiled file says for which Python it is: another one takes the source.
+    """
+    source = site.runner.read_bytes()
+    with tempfile.TemporaryDirectory(dir=site.directory) as name:
+        copy = Path(name) / "runner.py"
+        copy.write_bytes(source)
+        argv = [str(site.python), "-I", "-S", "-c", _COMPILE, str(copy)]
+        done = subprocess.run(argv, env=_ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        compiled = {f"__pycache__/{file.name}": file.read_bytes() for file in Path(name).glob("__pycache__/*.pyc")}
+    if not compiled:
+        output = done.stderr[-_LOG_TAIL_BYTES:].decode("utf-8", "replace")
+        log.warning("runner is not compiled", action="runner_not_compiled", python=str(site.python), output=output)
+    return {"runner.py": source, **compiled}
+
+
+def _make_control(control: Path, launch: Launch, runner: Mapping[str, bytes]) -> None:
     """Write what the runner needs; readable by the user only, who gets the directory when all is in it."""
     control.mkdir(mode=0o700)
     account = launch.account
-    contents = {"runner.py": runner.read_bytes(), "token": launch.token.encode(), "ca.pem": launch.ca_pem}
+    cache = control / "__pycache__"
+    cache.mkdir(mode=0o700)
+    contents = {**runner, "token": launch.token.encode(), "ca.pem": launch.ca_pem}
     for name, content in contents.items():
         descriptor = os.open(control / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             os.fchown(descriptor, account.uid, account.gid)
+    os.chown(cache, account.uid, account.gid, follow_symlinks=False)
     os.chown(control, account.uid, account.gid, follow_symlinks=False)
 
 
