@@ -9,8 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.unit.lua_runtime import VERSIONS, failure_of, module, new_runtime, to_lua
 
-DEADLINE_PAUSE_S = 30
+FIRST_PAUSE_S = 1
 LONGEST_PAUSE_S = 4
+LONGEST_PAUSE_AFTER_DEADLINE_S = 30
 CHEAP_FAILURES = ["unavailable", "protocol", "status"]
 
 
@@ -28,11 +29,33 @@ def test_a_new_breaker_allows_every_call(breaker: Any) -> None:
     assert all(breaker.allows(breaker, now) for now in (0, 0, 1, 1))
 
 
-def test_one_deadline_pauses_for_half_a_minute(breaker: Any) -> None:
+def test_one_deadline_pauses_for_a_second(breaker: Any) -> None:
     assert breaker.record_failure(breaker, "deadline", 100) == "opened"
     assert not breaker.allows(breaker, 100)
-    assert not breaker.allows(breaker, 100 + DEADLINE_PAUSE_S - 0.1)
-    assert breaker.allows(breaker, 100 + DEADLINE_PAUSE_S)
+    assert not breaker.allows(breaker, 100.9)
+    assert breaker.allows(breaker, 101)
+
+
+def test_probes_that_meet_the_deadline_double_the_pause_up_to_half_a_minute(breaker: Any) -> None:
+    assert _pauses_of_a_hung_sidecar(breaker, 8) == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def _pauses_of_a_hung_sidecar(breaker: Any, count: int) -> list[float]:
+    now, pauses = 0.0, []
+    for _ in range(count):
+        assert breaker.allows(breaker, now)
+        breaker.record_failure(breaker, "deadline", now)
+        pauses.append(breaker.pause_s)
+        now += breaker.pause_s
+    return pauses
+
+
+def test_a_sidecar_that_was_late_once_is_asked_as_before_and_late_again_gets_the_short_pause(breaker: Any) -> None:
+    _pauses_of_a_hung_sidecar(breaker, 3)
+    breaker.record_success(breaker)
+    assert breaker.allows(breaker, 100)
+    breaker.record_failure(breaker, "deadline", 100)
+    assert breaker.pause_s == FIRST_PAUSE_S
 
 
 @pytest.mark.parametrize("kind", CHEAP_FAILURES)
@@ -56,16 +79,16 @@ def test_after_a_pause_there_is_one_probe_even_if_nobody_records_its_outcome(bre
     breaker.record_failure(breaker, "deadline", 0)
     assert breaker.allows(breaker, 40)
     assert not breaker.allows(breaker, 40)
-    assert not breaker.allows(breaker, 40 + DEADLINE_PAUSE_S - 0.1)
-    assert breaker.allows(breaker, 40 + DEADLINE_PAUSE_S)
+    assert not breaker.allows(breaker, 40 + FIRST_PAUSE_S - 0.1)
+    assert breaker.allows(breaker, 40 + FIRST_PAUSE_S)
 
 
 def test_a_probe_that_succeeds_closes_and_says_so_once(breaker: Any) -> None:
     breaker.record_failure(breaker, "deadline", 0)
-    assert breaker.allows(breaker, 30)
+    assert breaker.allows(breaker, FIRST_PAUSE_S)
     assert breaker.record_success(breaker) == "closed"
     assert breaker.record_success(breaker) is None
-    assert breaker.allows(breaker, 30)
+    assert breaker.allows(breaker, FIRST_PAUSE_S)
 
 
 def test_probes_that_fail_cheaply_double_the_pause_up_to_a_limit_and_say_nothing(breaker: Any) -> None:
@@ -80,28 +103,28 @@ def test_probes_that_fail_cheaply_double_the_pause_up_to_a_limit_and_say_nothing
     assert pauses == [1, 2, 4, 4, 4, 4]
 
 
-def test_a_probe_that_meets_the_deadline_pauses_for_the_long_time(breaker: Any) -> None:
+def test_a_probe_that_meets_the_deadline_doubles_whatever_pause_there_was(breaker: Any) -> None:
     for _ in range(3):
         breaker.record_failure(breaker, "unavailable", 0)
     assert breaker.allows(breaker, 1)
     assert breaker.record_failure(breaker, "deadline", 1) is None
-    assert not breaker.allows(breaker, DEADLINE_PAUSE_S)
-    assert breaker.allows(breaker, 1 + DEADLINE_PAUSE_S)
+    assert not breaker.allows(breaker, 2.9)
+    assert breaker.allows(breaker, 3)
 
 
 def test_a_sidecar_that_is_absent_after_it_hung_is_probed_at_the_short_interval(breaker: Any) -> None:
-    breaker.record_failure(breaker, "deadline", 0)
-    assert breaker.allows(breaker, 30)
-    breaker.record_failure(breaker, "unavailable", 30)
-    assert not breaker.allows(breaker, 30 + LONGEST_PAUSE_S - 0.1)
-    assert breaker.allows(breaker, 30 + LONGEST_PAUSE_S)
+    _pauses_of_a_hung_sidecar(breaker, 6)
+    assert breaker.allows(breaker, 1000)
+    breaker.record_failure(breaker, "unavailable", 1000)
+    assert not breaker.allows(breaker, 1000 + LONGEST_PAUSE_S - 0.1)
+    assert breaker.allows(breaker, 1000 + LONGEST_PAUSE_S)
 
 
 def test_a_clock_set_back_during_a_pause_does_not_lengthen_it(breaker: Any) -> None:
     breaker.record_failure(breaker, "deadline", 10_000)
     assert breaker.allows(breaker, 9_000)
-    assert not breaker.allows(breaker, 9_001)
-    assert breaker.allows(breaker, 9_000 + DEADLINE_PAUSE_S)
+    assert not breaker.allows(breaker, 9_000.9)
+    assert breaker.allows(breaker, 9_001)
 
 
 class BreakerUnderAnyClock(RuleBasedStateMachine):
@@ -129,13 +152,13 @@ class BreakerUnderAnyClock(RuleBasedStateMachine):
 
     @rule()
     def jobs_come_every_second(self) -> None:
-        seconds = [self.now + second for second in range(DEADLINE_PAUSE_S + 1)]
+        seconds = [self.now + second for second in range(LONGEST_PAUSE_AFTER_DEADLINE_S + 1)]
         assert any(self.breaker.allows(self.breaker, second) for second in seconds)
         self.now = seconds[-1]
 
     @invariant()
     def no_pause_is_longer_than_the_longest(self) -> None:
-        assert self.breaker.pause_s <= DEADLINE_PAUSE_S
+        assert self.breaker.pause_s <= LONGEST_PAUSE_AFTER_DEADLINE_S
 
 
 TestBreakerUnderAnyClock = BreakerUnderAnyClock.TestCase

@@ -2,17 +2,19 @@
 --
 --   closed --(a deadline passed, or several failures in a row)--> open --(pause over: one call probes)--> closed | open
 --
--- A deadline costs every submitter its whole length, under slurmctld's locks, so one is enough for a long pause.
--- Other failures cost a tenth of a millisecond: three in a row bring a pause of a second, which doubles while probes
--- fail, up to a few: a sidecar that comes back is noticed soon.
+-- A pause of a second at first, which doubles while probes fail. A deadline costs its whole length, under slurmctld's
+-- locks, so one is enough for a pause, and a sidecar that hangs is soon probed every half minute only: in all,
+-- submitters lose six deadlines in the first minute and two in each later one. One that was merely late, on a busy host,
+-- is asked again after a second, so that a burst of jobs does not keep the following ones at home.
+-- Other failures cost a tenth of a millisecond: three in a row bring a pause, of a few seconds at most.
 
 local Breaker = {}
 Breaker.__index = Breaker
 
-Breaker.DEADLINE_PAUSE_S = 30
 Breaker.FAILURES_BEFORE_PAUSE = 3
 Breaker.FIRST_PAUSE_S = 1
 Breaker.LONGEST_PAUSE_S = 4
+Breaker.LONGEST_PAUSE_AFTER_DEADLINE_S = 30
 
 function Breaker.new()
   return setmetatable({ is_open = false, failures = 0, pause_s = 0, paused_at = 0 }, Breaker)
@@ -46,15 +48,12 @@ end
 function Breaker:record_failure(kind, now)
   self.failures = self.failures + 1
   local was_open = self.is_open
-  if kind == "deadline" then
-    self.pause_s = Breaker.DEADLINE_PAUSE_S
-  elseif was_open then
-    self.pause_s = math.max(Breaker.FIRST_PAUSE_S, math.min(2 * self.pause_s, Breaker.LONGEST_PAUSE_S))
-  elseif self.failures >= Breaker.FAILURES_BEFORE_PAUSE then
-    self.pause_s = Breaker.FIRST_PAUSE_S
-  else
+  local is_deadline = kind == "deadline"
+  if not (is_deadline or was_open or self.failures >= Breaker.FAILURES_BEFORE_PAUSE) then
     return nil
   end
+  local longest_s = is_deadline and Breaker.LONGEST_PAUSE_AFTER_DEADLINE_S or Breaker.LONGEST_PAUSE_S
+  self.pause_s = math.max(Breaker.FIRST_PAUSE_S, math.min(2 * self.pause_s, longest_s))
   self.is_open, self.paused_at = true, now
   if not was_open then
     return "opened"

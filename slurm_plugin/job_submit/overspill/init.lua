@@ -19,7 +19,7 @@ local overspill = {}
 local MAX_DEADLINE_S = 1
 local MAX_REQUEST_BYTES = 262144
 
-local settings = { socket = "/run/overspill/router.sock", deadline_s = 0.050 }
+local settings = { socket = "/run/overspill/router.sock", deadline_s = 0.045 }
 local breaker = Breaker.new()
 local client -- made at the first call, so that a host without lua-socket can load this module
 local gettime = os.time -- until lua-socket brings one with a fraction
