@@ -40,6 +40,8 @@ _log = structlog.get_logger(__name__)
 
 _Loop = Callable[[], Coroutine[None, None, None]]
 
+#: A relay of its own asks slurmctld for the whole queue so much less often than a router: it decides nothing by it.
+_RELAY_REFRESH_FACTOR = 3
 #: What shutdown may take: calls under way end, sockets close.
 _DRAIN_S = 3.0
 #: Parsing a long queue happens in a thread; a decision must not wait 5 ms, Python's default, for each of its turns.
@@ -61,7 +63,9 @@ class Sidecar:
         self._config = config
         self._role = role
         self._view = CommandLineView(config.slurm.command_deadline_s)
-        self._watch = ClusterWatch(self._view, config.slurm.refresh_s)
+        is_relay_alone = role is Role.RELAY
+        refresh_s = config.slurm.refresh_s * (_RELAY_REFRESH_FACTOR if is_relay_alone else 1)
+        self._watch = ClusterWatch(self._view, refresh_s)
         self._stop = asyncio.Event()
         self._listening: list[asyncio.Event] = []
 

@@ -25,6 +25,8 @@ _log = structlog.get_logger(__name__)
 _STALE_AFTER_INTERVALS = 4
 #: How long it may take until a user whom a word names has a new number.
 _USERS_LIVE_S = 300.0
+#: A Slurm that gives no answer is asked again after this at the latest.
+_RETRY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,8 @@ class ClusterWatch:
                 self._note_failure(error.reason)
             except Exception:  # noqa: BLE001 - the loop's edge; logged with its traceback
                 _log.exception("picture of the cluster failed", action="refresh_failed")
-            await asyncio.sleep(max(0.1, self._refresh_s - (time.monotonic() - began_at)))
+            pause_s = min(self._refresh_s, _RETRY_S) if self._is_failing else self._refresh_s
+            await asyncio.sleep(max(0.1, pause_s - (time.monotonic() - began_at)))
 
     async def refresh(self) -> None:
         """Take one snapshot and make it the current one.

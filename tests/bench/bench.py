@@ -157,23 +157,25 @@ def bench_rig(say: Progress) -> Iterator[Bench]:
     """Bring up a rig of two equal partitions with Overspill as in production; take it down at the end."""
     with Rig.up(policy=_POLICY, cluster=_CLUSTER, progress=say) as rig:
         # The rig's sidecar asks Slurm five times as often as a production one, and its agent has 8 CPUs.
-        _reconfigure(rig.cluster, "sidecar", SIDECAR_CONF, [("refresh_s = 1.0", "refresh_s = 5.0")])
+        _reconfigure(rig.cluster, ["router", "relay"], SIDECAR_CONF, [("refresh_s = 1.0", "refresh_s = 5.0")])
         sizes = [("cpus = 8", f"cpus = {2 * NODE_CPUS}"), ("memory_mib = 16384", f"memory_mib = {_NODE_MEMORY_MIB}")]
-        _reconfigure(rig.site, "agent", AGENT_CONF, sizes)
+        _reconfigure(rig.site, ["agent"], AGENT_CONF, sizes)
         bench = Bench(rig, say)
         bench.wait_until_diverting()
         yield bench
 
 
-def _reconfigure(host: Host, daemon: str, path: str, changes: Sequence[tuple[str, str]]) -> None:
+def _reconfigure(host: Host, daemons: Sequence[str], path: str, changes: Sequence[tuple[str, str]]) -> None:
     text = host.path(path).read_text()
     for old, new in changes:
         if old not in text:
             raise BenchError(f"{path} no longer says {old!r}")
         text = text.replace(old, new)
-    host.daemon(daemon).stop()
+    for daemon in daemons:
+        host.daemon(daemon).stop()
     host.path(path).write_text(text)
-    host.daemon(daemon).start()
+    for daemon in daemons:
+        host.daemon(daemon).start()
 
 
 def _unix_time(text: str) -> float:

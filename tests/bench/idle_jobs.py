@@ -37,7 +37,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
     for role, pss_mib in _pss_per_job(diverted.site).items():
         yield Figure(f"site: memory (PSS) of an idle job, {role}", "MiB", pss_mib, samples=_JOBS)
     for role, now, before in (
-        ("sidecar", diverted.cluster, empty.cluster),
+        ("relay", diverted.cluster, empty.cluster),
         ("agent", diverted.site, empty.site),
     ):
         growth = (now[role].rss_mib - before[role].rss_mib) / _JOBS

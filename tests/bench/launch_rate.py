@@ -56,6 +56,7 @@ def _cpu_s(bench: Bench) -> Mapping[str, float]:
         "whole machine": machine_cpu_seconds(),
         "site": cpu_seconds(bench.rig.site),
         "agent": site["agent"].own_cpu_s,
-        "sidecar": cluster["sidecar"].own_cpu_s,
+        "router": cluster["router"].own_cpu_s,
+        "relay": cluster["relay"].own_cpu_s,
         "slurmctld": cluster["slurmctld"].own_cpu_s,
     }

@@ -15,10 +15,11 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _ROLES = {
     "slurmstepd:": "slurmstepd",
     "overspill_proxy": "proxy",
-    "overspill_sidecar": "sidecar",
+    "--role router": "router",
+    "--role relay": "relay",
     "overspill_agent": "agent",
     "bwrap": "sandbox",
-    "runner.py": "runner",
+    "from runner import": "runner",
     "slurm_script": "job",
     "sleep": "job",
     "slurmctld": "slurmctld",

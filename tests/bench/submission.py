@@ -145,12 +145,12 @@ def _cancel(bench: Bench) -> None:
 
 @contextmanager
 def _stopped_sidecar(bench: Bench) -> Iterator[None]:
-    sidecar = bench.rig.cluster.daemon("sidecar")
-    sidecar.signal(signal.SIGSTOP)
+    router = bench.rig.cluster.daemon("router")
+    router.signal(signal.SIGSTOP)
     try:
         yield
     finally:
-        sidecar.signal(signal.SIGCONT)
+        router.signal(signal.SIGCONT)
 
 
 def _load_hook(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from tests.rig import daemons
 from tests.rig.accounts import USERS
-from tests.rig.daemons import DATABASE_OPTIONS, Daemon
+from tests.rig.daemons import DATABASE_OPTIONS, Daemon, DaemonGroup
 from tests.rig.errors import RigError
 from tests.rig.host import Host
 from tests.rig.options import RigOptions
@@ -50,8 +50,10 @@ def define_daemons(cluster: Host, site: Host, options: RigOptions) -> None:
         specs[1:1] = [daemons.mariadbd(), daemons.slurmdbd()]
     specs += [daemons.slurmd(node, port) for node, port in options.cluster.node_ports.items()]
     if Part.SIDECAR in options.parts:
-        specs.append(daemons.sidecar())
+        specs += [daemons.router(), daemons.relay()]
     cluster.daemons = {spec.name: Daemon(spec, cluster) for spec in specs}
+    if Part.SIDECAR in options.parts:
+        cluster.groups = {"sidecar": DaemonGroup([cluster.daemons["router"], cluster.daemons["relay"]])}
     if Part.AGENT in options.parts:
         agents = [daemons.agent(), *([daemons.second_agent()] if options.cluster.has_second_site else [])]
         site.daemons = {spec.name: Daemon(spec, site) for spec in agents}
@@ -68,7 +70,8 @@ def start_daemons(cluster: Host, site: Host, progress: Progress) -> None:
         progress(f"start {daemon.name}")
         daemon.launch()
     by_name = dict(cluster.daemons)
-    sidecar = by_name.pop("sidecar", None)
+    for name in ("router", "relay"):
+        by_name.pop(name, None)
     # slurmctld dies without munged, and slurmd waits long before it tries an absent slurmctld again.
     for name in ("munged", "mariadbd", "slurmdbd", "slurmctld"):
         if name in by_name:
@@ -80,10 +83,10 @@ def start_daemons(cluster: Host, site: Host, progress: Progress) -> None:
         daemon.launch()
     for daemon in (*site.daemons.values(), *by_name.values()):
         daemon.wait_until_ready()
-    if sidecar is not None:
-        # Last: it would take a site that is not there yet for unreachable, and a while pass before it asks again.
-        progress(f"start {sidecar.name}")
-        sidecar.start()
+    # Last: they would take a site that is not there yet for unreachable, and a while pass before they ask again.
+    for name, group in cluster.groups.items():
+        progress(f"start {name}")
+        group.start()
     progress("all daemons accept connections; waiting for idle nodes")
     _wait_for_idle_nodes(cluster)
 

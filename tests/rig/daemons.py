@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.rig.errors import DaemonError
@@ -146,6 +146,35 @@ class Daemon:
             raise DaemonError(f"{self.name} did not end within {timeout_s} s\n{self.log_tail()}")
 
 
+class DaemonGroup:
+    """Daemons that a test stops, starts and signals as if they were one."""
+
+    def __init__(self, daemons: Sequence[Daemon]) -> None:
+        self._daemons = tuple(daemons)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all of them are."""
+        return all(daemon.is_ready for daemon in self._daemons)
+
+    def start(self) -> None:
+        """Start them side by side and wait until all are ready."""
+        for daemon in self._daemons:
+            daemon.launch()
+        for daemon in self._daemons:
+            daemon.wait_until_ready()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send each a signal."""
+        for daemon in self._daemons:
+            daemon.signal(number)
+
+    def stop(self) -> None:
+        """Stop one after the other. Idempotent."""
+        for daemon in self._daemons:
+            daemon.stop()
+
+
 def munged() -> DaemonSpec:
     return DaemonSpec(
         name="munged",
@@ -198,8 +227,18 @@ def slurmd(node: str, port: int) -> DaemonSpec:
     )
 
 
-def sidecar() -> DaemonSpec:
-    return _overspill_daemon("sidecar", "overspill_sidecar", SIDECAR_CONF, "slurm", (ROUTER_SOCKET, RELAY_SOCKET))
+def router() -> DaemonSpec:
+    # As its systemd unit does: who waits for it is slurmctld, under its locks.
+    before_others = ("--nicelevel", "-5")
+    return _sidecar("router", ROUTER_SOCKET, before_others)
+
+
+def relay() -> DaemonSpec:
+    return _sidecar("relay", RELAY_SOCKET)
+
+
+def _sidecar(role: str, socket: str, scheduling: tuple[str, ...] = ()) -> DaemonSpec:
+    return _overspill_daemon(role, "overspill_sidecar", SIDECAR_CONF, "slurm", (socket,), ("--role", role), scheduling)
 
 
 def agent() -> DaemonSpec:
@@ -212,12 +251,18 @@ def second_agent() -> DaemonSpec:
 
 
 def _overspill_daemon(
-    name: str, module: str, configuration: str, user: str, listens_on: tuple[int | str, ...]
+    name: str,
+    module: str,
+    configuration: str,
+    user: str,
+    listens_on: tuple[int | str, ...],
+    options: tuple[str, ...] = (),
+    scheduling: tuple[str, ...] = (),
 ) -> DaemonSpec:
-    program = ("/opt/overspill/venv/bin/python", "-m", module, "run", "--config", configuration)
-    return _background_daemon(
-        name, user, f"/var/log/overspill/{name}.log", listens_on, program, {"PYTHONPATH": "/opt/overspill/lib"}
-    )
+    program = ("/opt/overspill/venv/bin/python", "-m", module, "run", "--config", configuration, *options)
+    environment = {"PYTHONPATH": "/opt/overspill/lib"}
+    log_file = f"/var/log/overspill/{name}.log"
+    return _background_daemon(name, user, log_file, listens_on, program, environment, scheduling)
 
 
 def _background_daemon(
@@ -227,13 +272,15 @@ def _background_daemon(
     listens_on: tuple[int | str, ...],
     program: tuple[str, ...],
     env: Mapping[str, str] | None = None,
+    scheduling: tuple[str, ...] = (),
 ) -> DaemonSpec:
     """Describe a program that stays in the foreground; start-stop-daemon puts it into the background."""
     pid_file = f"/run/{name}.pid"
     background = ("start-stop-daemon", "--start", "--background", "--make-pidfile", "--pidfile", pid_file)
+    how = ("--output", log_file, "--chuid", user, *scheduling, "--startas", program[0], "--", *program[1:])
     return DaemonSpec(
         name=name,
-        argv=(*background, "--output", log_file, "--chuid", user, "--startas", program[0], "--", *program[1:]),
+        argv=(*background, *how),
         pid_file=pid_file,
         log_file=log_file,
         listens_on=listens_on,

@@ -8,13 +8,13 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Literal, overload
 
 from tests.rig.accounts import login_environment, numbers_of
 from tests.rig.errors import CommandError, RigError
 
 if TYPE_CHECKING:
-    from tests.rig.daemons import Daemon
+    from tests.rig.daemons import Daemon, DaemonGroup
 
 _INIT = Path(__file__).with_name("host_init.py")
 _NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid")
@@ -41,6 +41,7 @@ class Host:
         self.init_pid = init_pid
         self.pid_namespace = pid_namespace
         self.daemons: dict[str, Daemon] = {}
+        self.groups: dict[str, DaemonGroup] = {}
         self._holder = holder
         self._root = root
 
@@ -90,9 +91,16 @@ class Host:
             raise RigError(f"host {name} did not come up:\n{log.read_text()}")
         return cls(name, root, init_pid=int(reported), pid_namespace=pid_namespace, holder=holder)
 
-    def daemon(self, name: str) -> Daemon:
-        """Return the host's daemon of this name: munged, slurmctld, slurmd@c1, sidecar, agent, ..."""
-        return self.daemons[name]
+    @overload
+    def daemon(self, name: Literal["sidecar"]) -> DaemonGroup: ...  # type: ignore[overload-overlap]  # one name of all
+    @overload
+    def daemon(self, name: str) -> Daemon: ...
+    def daemon(self, name: str) -> Daemon | DaemonGroup:
+        """Return the host's daemon of this name: munged, slurmctld, slurmd@c1, router, relay, agent, ...
+
+        "sidecar" is router and relay together, a process each, as the packages install them.
+        """
+        return self.groups[name] if name in self.groups else self.daemons[name]
 
     def path(self, path: str) -> Path:
         """Return where the host's file `path` is, seen from outside.

@@ -90,7 +90,7 @@ class JobVerbs:
         """Return what is known about a job that went wrong."""
         record = "\n".join(f"  {name}={value}" for name, value in job.items())
         output = self._stream(job, "StdOut")[-_OUTPUT_TAIL_BYTES:].decode(errors="replace")
-        concerned = {"slurmctld", "sidecar", "agent", f"slurmd@{job.get('BatchHost')}"}
+        concerned = {"slurmctld", "router", "relay", "agent", f"slurmd@{job.get('BatchHost')}"}
         daemons = [*self.cluster.daemons.values(), *self.site.daemons.values()]
         tails = [daemon.log_tail() for daemon in daemons if daemon.name in concerned]
         return "\n".join([f"job {job['JobId']} {what}", record, "--- its output", output, *tails])
