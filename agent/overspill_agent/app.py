@@ -23,6 +23,7 @@ from overspill_agent.backends.local import LocalBackend, LocalSite
 from overspill_agent.backends.sandbox import Roots
 from overspill_agent.config import DEFAULT_PATH, AgentConfig
 from overspill_agent.gauges import AgentGauges
+from overspill_agent.homes import Homes
 from overspill_agent.pki import Authority
 from overspill_agent.pki.renewal import keep_agent_certificate
 from overspill_agent.reconcile import Reconciler, RunnerAccess
@@ -70,10 +71,11 @@ async def _serve(config: AgentConfig) -> None:
     relay_tls, runner_tls = WatchedTls(config.server_files()), WatchedTls(config.runner_files())
     authority = Authority(config.pki)
     access = RunnerAccess(config.runner_channel.url, runner_tls.current().ca)
-    reconciler = Reconciler(registry, backend, access)
+    homes = Homes(config.store.path.with_name("homes.json"))
+    reconciler = Reconciler(registry, backend, access, silence_s=homes.silence_s)
     channel = RunnerChannel(registry, config.runner_channel.lease_s)
     runners = HttpsServer(channel.app(Enrolment(authority).routes()), config.runner_channel.listen, runner_tls)
-    service = AgentService(registry, backend, config.accounts, Callers(relay_tls, authority), authority)
+    service = AgentService(registry, backend, config.accounts, Callers(relay_tls, authority), authority, homes)
     health = Health(registry)
     relays = GrpcServer(service, health, config.server.listen, relay_tls)
 

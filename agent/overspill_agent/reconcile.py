@@ -20,6 +20,7 @@ from overspill.v1.agent_pb2 import RunSpec
 from overspill_agent import metrics, runs
 from overspill_agent.backends.accounts import resolve_account
 from overspill_agent.backends.base import Account, Backend
+from overspill_agent.homes import name_of
 from overspill_agent.launches import launch_of
 from overspill_agent.registry import LiveRun, Registry, now_ms
 from overspill_agent.runs import Action, Run, Seen, Sight
@@ -58,9 +59,11 @@ class Reconciler:
         access: RunnerAccess,
         *,
         find_account: Callable[[str], Account] = resolve_account,
+        silence_s: Callable[[str], float] = lambda _home: 0.0,
     ) -> None:
         """Subscribe to what may change a run; nothing is done before `run`."""
         self._find_account = find_account
+        self._silence_s = silence_s
         self._registry = registry
         self._backend = backend
         self._access = access
@@ -120,6 +123,7 @@ class Reconciler:
 
     async def step(self, live: LiveRun) -> Action:
         """Look at one run, do what is next about it, and return what that was."""
+        await self._mind_lease(live)
         sight = await self._look(live)
         action = runs.next_action(live.run, sight)
         match action:
@@ -139,6 +143,20 @@ class Reconciler:
         if sight.seen is Seen.ALIVE and live.unwanted_since is not None:
             self._look_again(live.run.run_id, _UNWANTED_TICK_S)
         return action
+
+    async def _mind_lease(self, live: LiveRun) -> None:
+        """Have a run stopped whose cluster may start its job again, because it has not heard of the run for so long."""
+        run = live.run
+        if run.has_ended or run.is_stop_wanted:
+            return
+        if live.home is None:
+            spec = RunSpec.FromString(await self._registry.store.spec(run.run_id) or b"")
+            live.home = name_of(run.request_id.slurm_cluster, spec.home), spec.home_lease_s
+        home, lease_s = live.home
+        silence_s = self._silence_s(home)
+        if 0 < lease_s < silence_s:
+            await self._registry.change(live, lambda run: runs.stop_wanted(run, runs.HOME_LEASE_OVER))
+            log.warning("lease is over", action="home_lease_over", run_id=run.run_id, silence_s=round(silence_s))
 
     def _look_again(self, run_id: str, after_s: float) -> None:
         asyncio.get_running_loop().call_later(after_s, self.look_at, run_id)

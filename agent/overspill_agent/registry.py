@@ -49,6 +49,7 @@ class LiveRun:
         spec_given_to: the attempt whose runner was given the script by this agent; 0 if none was.
         found_attempt: the attempt that an earlier agent had begun, and may have given the script; 0 if none.
         retry_at: monotonic seconds before which a start is not tried again.
+        home: the relay that follows it, and its lease in seconds, 0 for none; None until looked up in the spec.
         relay: the Attach that counts; a new one takes it over.
     """
 
@@ -66,6 +67,7 @@ class LiveRun:
         self.tries = 0
         self.shortages = 0
         self.retry_at = 0.0
+        self.home: tuple[str, int] | None = None
         self.relay = object()
         self._changed = asyncio.Event()
 

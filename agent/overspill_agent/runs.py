@@ -202,6 +202,14 @@ def ending_of_report(run: Run, report: EndReport) -> Ending:
     )
 
 
+#: Why a run is stopped whose cluster is silent for longer than its lease. Nobody wanted it stopped: its node failed.
+HOME_LEASE_OVER = "the site heard nothing of the cluster for longer than the lease and stopped the job"
+
+
+def _outcome_of_stop(reason: str) -> Outcome:
+    return Outcome.NODE_FAIL if reason == HOME_LEASE_OVER else Outcome.CANCELLED
+
+
 def _judge(run: Run, report: EndReport) -> tuple[Outcome, str]:
     if report.is_timed_out:
         return Outcome.TIMEOUT, "the site stopped the job at its time limit"
@@ -210,7 +218,7 @@ def _judge(run: Run, report: EndReport) -> tuple[Outcome, str]:
     if report.exit_code is not None:
         return Outcome.COMPLETED, report.error
     if run.stop_reason is not None:
-        return Outcome.CANCELLED, run.stop_reason
+        return _outcome_of_stop(run.stop_reason), run.stop_reason
     if report.signal is not None:
         return Outcome.SIGNALED, report.error
     return Outcome.REJECTED, report.error or "the script could not be started"
@@ -226,7 +234,7 @@ def ending_without_report(run: Run, seen: Seen, stdout_bytes: int, stderr_bytes:
         stderr_bytes: likewise.
     """
     if run.stop_reason is not None:
-        outcome, reason = Outcome.CANCELLED, run.stop_reason
+        outcome, reason = _outcome_of_stop(run.stop_reason), run.stop_reason
     elif run.attempt == 0:
         outcome, reason = Outcome.REJECTED, "the site could not start the job"
     elif run.started_at_ms is None and seen is Seen.NOTHING:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -84,7 +85,8 @@ class Sidecar:
         # The policy is read at every refresh; a hang-up must not end the service.
         loop.add_signal_handler(signal.SIGHUP, lambda: _log.info("nothing to reload", action="hangup"))
         async with AsyncExitStack() as stack:
-            sites = [Site(config, self._watch.slurm_cluster) for config in self._config.sites]
+            home = "" if self._role is Role.ROUTER else socket.gethostname()
+            sites = [Site(config, self._watch.slurm_cluster, home) for config in self._config.sites]
             for site in sites:
                 stack.push_async_callback(site.close)
             tasks = await self._startup(stack, sites)

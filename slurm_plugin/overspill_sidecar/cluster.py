@@ -47,6 +47,10 @@ class Trail:
     site: str
     #: Partition list as the user meant it, where the job goes if the site cannot take it.
     partition: str
+    #: Sites that could not take the job, which is not to be sent there again.
+    refused_by: tuple[str, ...] = ()
+    #: Site where an older attempt may still run; empty if all are known to be dead.
+    unfenced_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,10 @@ class SiteConfig(_Section):
     tls: TlsConfig | None = None
     pki_directory: _AbsolutePath | None = None
     poll_s: float = Field(default=2.0, ge=0.1, le=60)
+    #: A run whose relay the agent has not heard for so long ends as a node failure, and Slurm may start the job again.
+    lease_s: int = Field(default=3600, ge=1)
+    #: How long after that the run is certainly dead: the site's own lease with its runners, and clocks.
+    lease_margin_s: float = Field(default=300.0, ge=0)
 
     @property
     def enrolled(self) -> Enrolled | None:

@@ -55,12 +55,13 @@ class Site:
     `is_retryable` says so.
     """
 
-    def __init__(self, config: SiteConfig, slurm_cluster: Callable[[], str | None]) -> None:
+    def __init__(self, config: SiteConfig, slurm_cluster: Callable[[], str | None], home: str = "") -> None:
         """Open the channel, which connects by itself; needs a running event loop.
 
         Args:
             config: where the agent is and how to talk to it.
             slurm_cluster: returns this cluster's name, None while Slurm has not told it.
+            home: the relay's name, under which it renews the leases of its runs; empty if this is none.
 
         Raises:
             ConfigError: if a PEM file cannot be read.
@@ -68,6 +69,10 @@ class Site:
         self.config = config
         self._slurm_cluster = slurm_cluster
         self._link = AgentLink(config.agent, config.tls_files)
+        self.home = home
+        self._lease_id = 0
+        self._knows_leases = True
+        self._silent_since = time.monotonic()
         self._capacity: SiteCapacity | None = None
         self._failures = _FAILURES_TO_CLOSE
         self._heard_at = float("-inf")
@@ -99,7 +104,9 @@ class Site:
 
     async def poll(self, slurm_cluster: str) -> None:
         """Ask for the capacity once and take note of the answer, or of there being none."""
-        request = agent_pb2.CapacityRequest(slurm_cluster=slurm_cluster)
+        request = agent_pb2.CapacityRequest(
+            slurm_cluster=slurm_cluster, home=self.home, confirmed_lease_id=self._lease_id
+        )
         asked_at_unix_s = time.time()
         try:
             answer = await self._link.ask(lambda agent: agent.Capacity, request, _CAPACITY_DEADLINE_S)
@@ -113,6 +120,8 @@ class Site:
         if self._failures >= _FAILURES_TO_CLOSE:
             _log.info("site is reachable", action="site_reachable", site=self.name, cpus=answer.total.cpus)
         self._failures = 0
+        self._lease_id, self._knows_leases = answer.lease_id, answer.lease_id != 0
+        self._silent_since = time.monotonic()
         self._is_outage_known = False
         self._heard_at = time.monotonic()
         self._capacity = SiteCapacity(_amount(answer.total), _amount(answer.free), _amount(answer.largest_free))
@@ -129,12 +138,24 @@ class Site:
         skew = answer.now_ms / 1000 - (asked_at_unix_s + now) / 2 if answer.now_ms else None
         self._contact = Contact(True, since, "", skew, answer.version, answer.total.gpus)
 
+    def is_lease_over(self, now: float) -> bool:
+        """Tell whether every run that this relay has submitted is dead, because the site has been silent for so long.
+
+        The site ends a run that has heard nothing of its home for the lease; the margin is for the killing, for clocks
+        and for a Submit that was still on its way. What an earlier relay heard and sent is not known: silence begins
+        with this one.
+        """
+        lease_s = self.config.lease_s + self.config.lease_margin_s
+        return self._knows_leases and now - self._silent_since > lease_s
+
     async def is_connected(self, timeout_s: float) -> bool:
         """Wait for the channel to connect. After False, no request has left this host."""
         return await self._link.is_connected(timeout_s)
 
     async def submit(self, request: agent_pb2.SubmitRequest) -> agent_pb2.SubmitResponse:
         """Sign and store a run. Idempotent by its request id."""
+        # Whether it arrives or not: a run that it makes has its whole lease before it.
+        self._silent_since = time.monotonic()
         self._link.sign(request)
         return await self._link.ask(lambda agent: agent.Submit, request, _SUBMIT_DEADLINE_S)
 

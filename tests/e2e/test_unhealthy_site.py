@@ -113,3 +113,37 @@ def test_a_site_that_fails_every_job_loses_none(new_rig: Callable[..., Rig], fau
     for job_id in jobs:
         job = rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=300)
         assert (job["Partition"], rig.output(job_id)) == ("batch", b"here\n")
+
+
+def _site_processes(rig: Rig, marker: str) -> int:
+    shown = rig.site.run(["ps", "-eo", "args="], check=True).stdout
+    return sum(line.strip() == marker for line in shown.splitlines())
+
+
+@pytest.mark.timeout(400)
+def test_a_requeued_job_does_not_start_while_its_old_run_may_live_behind_a_cut(rig: Rig) -> None:
+    marker = f"sleep 7{time.monotonic_ns() % 10**7:07d}"
+    job_id = submit_diverted(
+        rig, f"#!/bin/bash\necho ready $SLURM_RESTART_COUNT\n[ -v SLURM_RESTART_COUNT ] || {marker}\n"
+    )
+    wait_until(lambda: _site_processes(rig, marker) == 1, timeout_s=30, what="the job to run")
+    rig.network.cut()
+    try:
+        rig.cluster.run(["scontrol", "requeue", str(job_id)], check=True)
+        wait_until(lambda: '"unfenced_at":"site-a"' in _admin_comment(rig, job_id), timeout_s=60, what="the mark")
+        # What Slurm waits by itself: a job that nobody holds back starts within it.
+        time.sleep(150)
+        assert rig.job(job_id)["JobState"] == "PENDING"
+        assert _site_processes(rig, marker) == 1
+    finally:
+        rig.network.heal()
+    wait_until(lambda: _site_processes(rig, marker) == 0, timeout_s=60, what="the old run to be stopped")
+    wait_until(lambda: "unfenced_at" not in _admin_comment(rig, job_id), timeout_s=60, what="the mark to go")
+    rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=180)
+    assert rig.output(job_id) == b"ready 1\n"
+    wait_until_diverting(rig)
+
+
+def _admin_comment(rig: Rig, job_id: int) -> str:
+    shown = rig.cluster.run(["squeue", "--noheader", f"--jobs={job_id}", "--Format=admin_comment:500"], check=True)
+    return shown.stdout

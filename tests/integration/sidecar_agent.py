@@ -196,7 +196,7 @@ class FakeAgent(AgentServicer):
         )
 
     async def Capacity(self, _: pb.CapacityRequest, __: _Context) -> pb.CapacityResponse:  # noqa: N802
-        return pb.CapacityResponse(total=self.total, free=self.free, largest_free=self.free)
+        return pb.CapacityResponse(total=self.total, free=self.free, largest_free=self.free, lease_id=1)
 
     async def Renew(self, _: pb.RenewRequest, context: _Context) -> pb.RenewResponse:  # noqa: N802
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not of this site's own authority")

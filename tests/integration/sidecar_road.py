@@ -220,6 +220,7 @@ async def road(
     is_agent_up: bool = True,
     grace_s: float = 60.0,
     certificate: TlsFiles | None = None,
+    **site_changes: Any,
 ) -> AsyncIterator[Road]:
     """Stand everything up in `directory`; take it down without a task left."""
     certificates = Certificates(directory / "tls")
@@ -228,7 +229,8 @@ async def road(
         await agent.start()
     view = in_memory_view(*(jobs or (diverted_job(),)))
     watch = ClusterWatch(view, refresh_s=0.2)
-    site = Site(site_config(agent, certificate or certificates.files("cluster", "rig")), watch.slurm_cluster)
+    at_site = site_config(agent, certificate or certificates.files("cluster", "rig"), **site_changes)
+    site = Site(at_site, watch.slurm_cluster, "home")
     config = RelayConfig(socket=directory / "relay.sock", unreachable_grace_s=grace_s)
     health = HealthRecord(first_pause_s=60.0)
     loops = [asyncio.create_task(watch.run()), asyncio.create_task(site.run())]

@@ -27,7 +27,14 @@ from overspill_agent.spool import Piece, Reserve, Stream
 from overspill_agent.store import Store
 
 ACCOUNT = Account(name="cloud", uid=2001, gid=2001, groups=(2001,), home="/home/cloud")
-SPEC = RunSpec(script=b"#!/bin/sh\n", argv=[b"/spool/slurm_script"], cwd=b"/home/alice").SerializeToString()
+LEASE_S = 3600
+SPEC = RunSpec(
+    script=b"#!/bin/sh\n",
+    argv=[b"/spool/slurm_script"],
+    cwd=b"/home/alice",
+    home="relay1",
+    home_lease_s=LEASE_S,
+).SerializeToString()
 
 
 class Agent:
@@ -36,6 +43,7 @@ class Agent:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.world = World()
+        self.silences: dict[str, float] = {}
         self._open()
 
     def _open(self) -> None:
@@ -44,7 +52,13 @@ class Agent:
             Store(self._directory / "agent.db"), self._directory / "spool", Reserve(self._directory, 0)
         )
         access = RunnerAccess("https://site:1", b"CA")
-        self.reconciler = Reconciler(self.registry, self.backend, access, find_account=lambda _name: ACCOUNT)
+        self.reconciler = Reconciler(
+            self.registry,
+            self.backend,
+            access,
+            find_account=lambda _name: ACCOUNT,
+            silence_s=lambda home: self.silences.get(home, 0.0),
+        )
 
     async def restart(self) -> None:
         await self.registry.close()
@@ -315,3 +329,35 @@ async def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
+
+
+async def test_a_run_whose_home_is_silent_for_longer_than_its_lease_ends_as_a_node_failure(agent: Agent) -> None:
+    live = await agent.accept()
+    assert await agent.step() is Action.START
+    agent.silences["rig/relay1"] = LEASE_S - 1
+    assert await agent.step() is Action.WAIT
+    agent.silences = {"rig/relay2": LEASE_S + 1}
+    assert await agent.step() is Action.WAIT
+    agent.silences = {"rig/relay1": LEASE_S + 1}
+    await agent.step()
+    agent.world.alive.clear()
+    assert await agent.step() is Action.END
+    assert live.run.ending is not None
+    assert (live.run.ending.outcome, live.run.ending.reason) == (Outcome.NODE_FAIL, runs.HOME_LEASE_OVER)
+
+
+async def test_a_run_whose_lease_ran_out_before_its_start_is_never_started(agent: Agent) -> None:
+    await agent.accept()
+    agent.silences["rig/relay1"] = LEASE_S + 1
+    await agent.restart()
+    assert await agent.step() is Action.END
+    assert agent.world.launches == []
+
+
+async def test_a_stop_that_was_asked_for_stays_one_though_the_lease_runs_out_meanwhile(agent: Agent) -> None:
+    live = await agent.accept()
+    await agent.registry.change(live, lambda run: runs.stop_wanted(run, "cancelled"))
+    agent.silences["rig/relay1"] = LEASE_S + 1
+    assert await agent.step() is Action.END
+    assert live.run.ending is not None
+    assert live.run.ending.outcome is Outcome.CANCELLED

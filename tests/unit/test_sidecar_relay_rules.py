@@ -81,7 +81,9 @@ def test_a_stranger_is_told_from_a_job(why: str, changes: dict[str, Any]) -> Non
 
 def test_what_is_submitted_is_the_proxys_process_and_slurms_word_on_whose_it_is() -> None:
     payload = Payload(b"#!/bin/sh\n\xff", [b"/spool/slurm_script", b""], [b"A=1\n2", b"B=\xfe"])
-    request = submit_request(request_id_of(_JOB, "rig"), _JOB, "physics", _HELLO, payload, kill_wait_s=5)
+    request = submit_request(
+        request_id_of(_JOB, "rig"), _JOB, "physics", _HELLO, payload, kill_wait_s=5, home="here", home_lease_s=3600
+    )
     spec = request.spec
     assert str(request_id_of(_JOB, "rig")) == "rig/7/1000/0"
     assert not request.request_id.HasField("array_task_id")
@@ -94,7 +96,14 @@ def test_what_is_submitted_is_the_proxys_process_and_slurms_word_on_whose_it_is(
 
 def test_task_zero_of_an_array_is_a_task() -> None:
     request = submit_request(
-        request_id_of(replace(_JOB, array_task_id=0), "rig"), _JOB, "", _HELLO, Payload(b"x", [b"s"], []), 5
+        request_id_of(replace(_JOB, array_task_id=0), "rig"),
+        _JOB,
+        "",
+        _HELLO,
+        Payload(b"x", [b"s"], []),
+        kill_wait_s=5,
+        home="here",
+        home_lease_s=3600,
     )
     assert request.request_id.HasField("array_task_id")
 

@@ -18,6 +18,7 @@ from overspill.v1 import agent_pb2_grpc
 from overspill_agent import metrics, runs
 from overspill_agent.backends.accounts import mapped_account, resolve_mapping
 from overspill_agent.backends.base import Backend
+from overspill_agent.homes import Homes, name_of
 from overspill_agent.pki import Authority
 from overspill_agent.registry import LiveRun, Registry, now_ms
 from overspill_agent.runs import Run, Seen, SignalEffect
@@ -41,13 +42,20 @@ class AgentService(agent_pb2_grpc.AgentServicer):
     """`overspill.v1.Agent`. What each RPC promises stands in agent.proto."""
 
     def __init__(
-        self, registry: Registry, backend: Backend, accounts: Accounts, callers: Callers, authority: Authority
+        self,
+        registry: Registry,
+        backend: Backend,
+        accounts: Accounts,
+        callers: Callers,
+        authority: Authority,
+        homes: Homes,
     ) -> None:
         self._registry = registry
         self._backend = backend
         self._accounts = accounts
         self._callers = callers
         self._authority = authority
+        self._homes = homes
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitResponse:  # noqa: N802
         cluster = request.request_id.slurm_cluster
@@ -153,8 +161,15 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         check_caller(request.slurm_cluster, self._callers.identify(context).names)
         total = self._backend.capacity()
         free = resources_message(total.less(self._registry.promised()))
+        home = name_of(request.slurm_cluster, request.home)
+        self._homes.confirm(home, request.confirmed_lease_id)
         return pb.CapacityResponse(
-            total=resources_message(total), free=free, largest_free=free, now_ms=now_ms(), version=__version__
+            total=resources_message(total),
+            free=free,
+            largest_free=free,
+            lease_id=self._homes.answer(home),
+            now_ms=now_ms(),
+            version=__version__,
         )
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:  # noqa: N802

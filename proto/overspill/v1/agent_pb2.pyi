@@ -232,6 +232,8 @@ class RunSpec(_message.Message):
     RESOURCES_FIELD_NUMBER: _builtins.int
     KILL_WAIT_S_FIELD_NUMBER: _builtins.int
     ACCOUNT_FIELD_NUMBER: _builtins.int
+    HOME_LEASE_S_FIELD_NUMBER: _builtins.int
+    HOME_FIELD_NUMBER: _builtins.int
     script: _builtins.bytes
     """The batch script, byte for byte."""
     cwd: _builtins.bytes
@@ -253,6 +255,12 @@ class RunSpec(_message.Message):
     """Seconds between TERM and KILL (KillWait of slurm.conf)."""
     account: _builtins.str
     """The account that the job is charged to at home; empty where Slurm knows of none."""
+    home_lease_s: _builtins.int
+    """The run's lease with its home: once `home` has confirmed no answer to Capacity for so long, the site ends the run as
+    NODE_FAIL, because Slurm may start the job again. 0, as from an older relay: there is none.
+    """
+    home: _builtins.str
+    """The relay that follows the run, by a name that outlives its restarts."""
     @_builtins.property
     def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """argv[0] as slurmd would have passed it (the script's path in slurmd's spool), then the user's arguments."""
@@ -285,10 +293,12 @@ class RunSpec(_message.Message):
         resources: Global___Resources | None = ...,
         kill_wait_s: _builtins.int = ...,
         account: _builtins.str = ...,
+        home_lease_s: _builtins.int = ...,
+        home: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "argv", b"argv", "cwd", b"cwd", "environment", b"environment", "group_id", b"group_id", "has_stdin", b"has_stdin", "is_output_joined", b"is_output_joined", "kill_wait_s", b"kill_wait_s", "resources", b"resources", "rlimits", b"rlimits", "script", b"script", "time_limit_s", b"time_limit_s", "umask", b"umask", "user_id", b"user_id", "user_name", b"user_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "argv", b"argv", "cwd", b"cwd", "environment", b"environment", "group_id", b"group_id", "has_stdin", b"has_stdin", "home", b"home", "home_lease_s", b"home_lease_s", "is_output_joined", b"is_output_joined", "kill_wait_s", b"kill_wait_s", "resources", b"resources", "rlimits", b"rlimits", "script", b"script", "time_limit_s", b"time_limit_s", "umask", b"umask", "user_id", b"user_id", "user_name", b"user_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -823,18 +833,28 @@ class CapacityRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SLURM_CLUSTER_FIELD_NUMBER: _builtins.int
+    HOME_FIELD_NUMBER: _builtins.int
+    CONFIRMED_LEASE_ID_FIELD_NUMBER: _builtins.int
     slurm_cluster: _builtins.str
     """ClusterName of slurm.conf; PERMISSION_DENIED unless it is the name in the client's certificate, so that a cluster
     which could not submit is told before it diverts anything. An older relay left it out and is refused.
+    """
+    home: _builtins.str
+    """The relay that asks; empty where none does: a router renews no leases."""
+    confirmed_lease_id: _builtins.int
+    """The last `lease_id` that has arrived, 0 if none. It renews the leases of `home`'s runs from the moment when that
+    answer was sent: a request alone may come through where no answer does.
     """
     def __init__(
         self,
         *,
         slurm_cluster: _builtins.str = ...,
+        home: _builtins.str = ...,
+        confirmed_lease_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["slurm_cluster", b"slurm_cluster"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed_lease_id", b"confirmed_lease_id", "home", b"home", "slurm_cluster", b"slurm_cluster"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -847,8 +867,11 @@ class CapacityResponse(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     FREE_FIELD_NUMBER: _builtins.int
     LARGEST_FREE_FIELD_NUMBER: _builtins.int
+    LEASE_ID_FIELD_NUMBER: _builtins.int
     NOW_MS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.int
+    """Names this answer; 0 from an older agent, which knows no leases and ends no run for them."""
     now_ms: _builtins.int
     """The agent's clock, Unix milliseconds, and its version: what `overspill check` compares. 0 and empty from an agent
     that does not tell.
@@ -872,12 +895,13 @@ class CapacityResponse(_message.Message):
         total: Global___Resources | None = ...,
         free: Global___Resources | None = ...,
         largest_free: Global___Resources | None = ...,
+        lease_id: _builtins.int = ...,
         now_ms: _builtins.int = ...,
         version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "largest_free", b"largest_free", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "largest_free", b"largest_free", "now_ms", b"now_ms", "total", b"total", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "largest_free", b"largest_free", "lease_id", b"lease_id", "now_ms", b"now_ms", "total", b"total", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

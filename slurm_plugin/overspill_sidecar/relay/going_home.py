@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 
 import structlog
 
@@ -35,7 +36,7 @@ async def send_home(view: ClusterView, job: Job, site: str) -> bool:
         return False
     try:
         await view.update(job.name, Partition=job.trail.partition)
-        await view.update(job.name, AdminComment=marked_as_refused(job.admin_comment, site))
+        await view.update(job.name, AdminComment=marked_as_refused(job, site))
     except NotFoundError:
         _log.info("job cancelled on its way home", action="leave_cancelled", **_names(job))
     return True
@@ -93,9 +94,25 @@ def _names(job: Job) -> dict[str, int]:
     return {"slurm_job_id": job.slurm_job_id}
 
 
-def marked_as_refused(admin_comment: str, site: str) -> str:
-    """Return the admin_comment with `site` among those that this job is not to be sent to again."""
-    whole = json.loads(admin_comment)
-    ours = whole["overspill"]
-    ours["refused_by"] = [*(name for name in ours.get("refused_by", []) if name != site), site]
+def marked_as_refused(job: Job, site: str) -> str:
+    """Return the job's admin_comment with `site` among those that the job is not to be sent to again."""
+    before = job.trail.refused_by if job.trail else ()
+    refused_by = [*(name for name in before if name != site), site]
+    return our_part_changed(job.admin_comment, {"refused_by": refused_by}) or job.admin_comment
+
+
+def our_part_changed(admin_comment: str, changes: Mapping[str, object]) -> str | None:
+    """Return the admin_comment with these keys of our part set, or removed where None; None if it is no JSON object."""
+    try:
+        whole = json.loads(admin_comment or "{}")
+        ours = whole.setdefault("overspill", {}) if isinstance(whole, dict) else None
+    except ValueError:
+        return None
+    if not isinstance(ours, dict):
+        return None
+    for key, value in changes.items():
+        if value is None:
+            ours.pop(key, None)
+        else:
+            ours[key] = value
     return json.dumps(whole, separators=(",", ":"))

@@ -20,6 +20,7 @@ from overspill_sidecar.config import RelayConfig
 from overspill_sidecar.health import HealthRecord
 from overspill_sidecar.relay.admission import Admission, RefusalLog
 from overspill_sidecar.relay.connection import Hello, ProxyConnection, ProxyGoneError
+from overspill_sidecar.relay.fence import Fences, stop_runs
 from overspill_sidecar.relay.session import Session, Surroundings
 from overspill_sidecar.relay.submission import OlderAttemptError, check_is_ours, request_id_of, submit_request
 from overspill_sidecar.sites import Site
@@ -54,6 +55,7 @@ class Relay:
         self._group = asyncio.TaskGroup()
         spawn = functools.partial(self._group.create_task, name="departure")
         self._surroundings = Surroundings(view, spawn, config.unreachable_grace_s, health, time.time())
+        self._fences = Fences(watch, view, sites, functools.partial(self._group.create_task, name="fence"))
         self._is_closing = False
 
     def count_jobs(self) -> int:
@@ -66,6 +68,7 @@ class Relay:
         Being cancelled closes the sockets and stops no run: the proxies wait for the next relay.
         """
         async with self._group:
+            self._group.create_task(self._fences.run(), name="fences")
             server = await asyncio.start_unix_server(self._accept, path, limit=_READ_BUFFER_BYTES, backlog=1024)
             try:
                 path.chmod(0o666)  # noqa: ASYNC240 - any user's job may call; who it is, the kernel tells
@@ -114,7 +117,16 @@ class Relay:
         self._surroundings.health.note_hand_over(job.batch_host)
         request_id = request_id_of(job, snapshot.config.cluster_name)
         account = await self._view.account(job.slurm_job_id)
-        request = submit_request(request_id, job, account, hello, payload, snapshot.config.kill_wait_s)
+        request = submit_request(
+            request_id,
+            job,
+            account,
+            hello,
+            payload,
+            kill_wait_s=snapshot.config.kill_wait_s,
+            home=site.home,
+            home_lease_s=site.config.lease_s,
+        )
         session = Session(proxy, job, site, request, hello, self._surroundings)
         _log.info("proxy admitted", action="proxy_admitted", **session.names())
         return session, str(request_id)
@@ -138,7 +150,7 @@ class Relay:
             return request_id.slurm_job_id == slurm_job_id and request_id.restart_count <= restart_count
 
         for site in self._sites.values():
-            stop = functools.partial(_stop_runs, site, is_meant, "Slurm has requeued this attempt of the job")
+            stop = functools.partial(stop_runs, site, is_meant, "Slurm has requeued this attempt of the job")
             self._until_done(stop, f"stop older attempts of {slurm_job_id}")
 
     async def _carry(self, session: Session, key: str) -> None:
@@ -169,9 +181,9 @@ class Relay:
             self._until_done(lambda: _release(session, run_id), f"release {run_id}")
         elif run_id is not None:
             _log.info("proxy died", action="proxy_died", **session.names())
-            self._until_done(lambda: site.stop(run_id, _PROXY_DIED), f"stop {run_id}")
+            self._fences.begin(session.job, site, lambda: site.stop(run_id, _PROXY_DIED))
         elif not session.is_settled:
-            self._until_done(lambda: _stop_submitted(session), f"stop what was submitted of {session.job.name}")
+            self._fences.begin(session.job, site, lambda: _stop_submitted(session))
 
     def _until_done(self, act: Callable[[], Awaitable[None]], name: str) -> None:
         self._group.create_task(_repeat(act, name), name=name)
@@ -191,13 +203,7 @@ async def _stop_submitted(session: Session) -> None:
     """End the run of a proxy that died before the site had said that it has one: it, or an earlier relay's Submit."""
     if session.submission is not None:
         await asyncio.wait([session.submission])
-    await _stop_runs(session.site, lambda request_id: request_id == session.request_id, _PROXY_DIED)
-
-
-async def _stop_runs(site: Site, is_meant: Callable[[agent_pb2.RequestId], bool], reason: str) -> None:
-    for run in await site.list_runs():
-        if is_meant(run.request_id) and run.state != agent_pb2.RUN_STATE_ENDED:
-            await site.stop(run.run_id, reason)
+    await stop_runs(session.site, lambda request_id: request_id == session.request_id, _PROXY_DIED)
 
 
 async def _repeat(act: Callable[[], Awaitable[None]], name: str) -> None:

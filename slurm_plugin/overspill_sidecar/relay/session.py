@@ -57,6 +57,7 @@ _ASK_S = 2.0
 _ENDED_BY = int(signal.SIGTERM)
 #: Slurm's clock and ours may differ by this much when they decide whether an earlier relay saw the job.
 _CLOCK_SKEW_S = 5.0
+_LEASE_OVER = "nothing was heard of the site for longer than the lease"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,8 @@ class Session:
             except OverspillError as error:
                 reason = error.reason
                 is_failing = not isinstance(error, ExhaustedError)
+            if self.site.is_lease_over(time.monotonic()):
+                self._may_run_already = False
             self._log.debug("submit failed", action="submit_failed", reason=reason)
             if not self._may_run_already and self._ending_signal:
                 return EndAs(signal_number=self._ending_signal)
@@ -261,6 +264,8 @@ class Session:
             except (NotFoundError, InvalidRequestError) as error:
                 return agent_pb2.Ended(outcome=agent_pb2.RUN_OUTCOME_LOST, reason=error.reason)
             except OverspillError as error:
+                if self.site.is_lease_over(time.monotonic()):
+                    return agent_pb2.Ended(outcome=agent_pb2.RUN_OUTCOME_NODE_FAIL, reason=_LEASE_OVER)
                 self._note_break(error)
             finally:
                 self._attachment.close()

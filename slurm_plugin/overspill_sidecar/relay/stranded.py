@@ -87,7 +87,7 @@ class Strandings:
         site = self._site_of[job.partitions[0]]
         facts: dict[str, object] = {"slurm_job_id": job.slurm_job_id, "site": site}
         try:
-            await self._view.update(job.name, AdminComment=marked_as_refused(job.admin_comment, site))
+            await self._view.update(job.name, AdminComment=marked_as_refused(job, site))
             await self._view.update(job.name, Partition=job.trail.partition)
         except NotFoundError:
             return  # cancelled meanwhile

@@ -50,7 +50,15 @@ def request_id_of(job: Job, slurm_cluster: str) -> RequestId:
 
 
 def submit_request(
-    request_id: RequestId, job: Job, account: str, hello: Hello, payload: Payload, kill_wait_s: int
+    request_id: RequestId,
+    job: Job,
+    account: str,
+    hello: Hello,
+    payload: Payload,
+    *,
+    kill_wait_s: int,
+    home: str,
+    home_lease_s: int,
 ) -> agent_pb2.SubmitRequest:
     """Return the request. Who the user is and what was allocated is Slurm's word, never the proxy's."""
     return agent_pb2.SubmitRequest(
@@ -80,6 +88,8 @@ def submit_request(
             resources=agent_pb2.Resources(cpus=job.cpus, memory_mib=job.memory_mib, gpus=job.gpus),
             kill_wait_s=kill_wait_s,
             account=account,
+            home=home,
+            home_lease_s=home_lease_s,
         ),
     )
 

@@ -98,9 +98,15 @@ def _updated(job: Job, fields: Mapping[str, str]) -> Job:
     if "AdminComment" in fields:
         comment = fields["AdminComment"]
         job = replace(job, admin_comment=comment, trail=parse_trail(comment))
-    if fields.get("StartTime") == "now" and job.is_pending:
-        job = replace(job, reason="None")
+    if "StartTime" in fields and job.is_pending:
+        job = _starting(job, fields["StartTime"])
     return job
+
+
+def _starting(job: Job, when: str) -> Job:
+    """Return the job with a new begin time: `now`, or `now+seconds`."""
+    after_s = int(when.removeprefix("now") or "0")
+    return replace(job, reason="BeginTime" if after_s else "None", start_time_s=int(time.time()) + after_s)
 
 
 def _requeued(job: Job) -> Job:

@@ -240,7 +240,14 @@ def parse_trail(admin_comment: str) -> Trail | None:
     ours = whole.get("overspill") if isinstance(whole, dict) else None
     if not isinstance(ours, dict):
         return None
-    return Trail(*(str(ours.get(key, "")) for key in ("decision", "site", "partition")))
+    refused_by = ours.get("refused_by")
+    return Trail(
+        decision_id=str(ours.get("decision", "")),
+        site=str(ours.get("site", "")),
+        partition=str(ours.get("partition", "")),
+        refused_by=tuple(map(str, refused_by)) if isinstance(refused_by, list) else (),
+        unfenced_at=str(ours.get("unfenced_at", "")),
+    )
 
 
 def _tasks(array_tasks: str) -> int:

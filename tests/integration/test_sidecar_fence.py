@@ -1,0 +1,110 @@
+"""A job whose attempt is over at home while its site cannot be told: nothing starts before the old run is dead."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tests.integration.sidecar_road import Road, diverted_job, eventually, road
+
+
+def _requeue(way: Road, **changes: Any) -> None:
+    """Do to the job what Slurm does when its node fails: a new attempt, two minutes later."""
+    begin = int(time.time()) + 20
+    pending = {"state": "PENDING", "reason": "BeginTime", "batch_host": "", "nodes": "", "start_time_s": begin}
+    way.view.jobs[7] = replace(way.view.jobs[7], restart_count=1, **{**pending, **changes})
+
+
+def _is_put_off(way: Road) -> bool:
+    job = way.view.jobs[7]
+    return (job.start_time_s or 0) > time.time() + 60 and job.trail is not None and job.trail.unfenced_at == "site-a"
+
+
+async def _lose_proxy_and_site(way: Road) -> None:
+    proxy = await way.running()
+    await way.agent.stop()
+    proxy.close()
+
+
+async def test_the_next_attempt_waits_until_the_site_has_stopped_the_old_run(tmp_path: Path) -> None:
+    async with road(tmp_path) as way:
+        await _lose_proxy_and_site(way)
+        _requeue(way)
+        await eventually(lambda: _is_put_off(way), "the start is put off")
+        await way.agent.start()
+        await eventually(lambda: way.agent.run.stop_reason, "the old run is stopped")
+        await eventually(lambda: not way.view.jobs[7].trail.unfenced_at, "the mark is gone")  # type: ignore[union-attr]
+
+
+async def test_a_relay_that_restarts_goes_on_putting_off(tmp_path: Path) -> None:
+    async with road(tmp_path) as way:
+        await _lose_proxy_and_site(way)
+        await eventually(lambda: way.view.jobs[7].trail.unfenced_at, "the job is marked")  # type: ignore[union-attr]
+        await way.stop_relay()
+        _requeue(way)
+        await way.restart_relay()
+        await eventually(lambda: _is_put_off(way), "the start is put off")
+        await way.agent.start()
+        await eventually(lambda: way.agent.run.stop_reason, "the old run is stopped")
+        await eventually(lambda: not way.view.jobs[7].trail.unfenced_at, "the mark is gone")  # type: ignore[union-attr]
+
+
+async def test_what_happened_while_no_relay_was_there_is_in_doubt_until_the_site_answers(tmp_path: Path) -> None:
+    """A power cut at home takes relay, proxies and slurmctld at once; the way to the site comes back last."""
+    async with road(tmp_path, is_agent_up=False) as way:
+        await way.stop_relay()
+        _requeue(way)
+        await way.restart_relay()
+        await eventually(lambda: _is_put_off(way), "the start is put off")
+        await way.agent.start()
+        await eventually(lambda: not way.view.jobs[7].trail.unfenced_at, "the mark is gone")  # type: ignore[union-attr]
+
+
+async def test_once_the_lease_is_over_nothing_holds_the_job_back(tmp_path: Path) -> None:
+    async with road(tmp_path, lease_s=2, lease_margin_s=1.0) as way:
+        await _lose_proxy_and_site(way)
+        _requeue(way)
+        await eventually(lambda: _is_put_off(way), "the start is put off")
+        await eventually(lambda: not way.view.jobs[7].trail.unfenced_at, "the mark is gone")  # type: ignore[union-attr]
+
+
+async def test_a_job_that_went_home_from_an_unreachable_site_starts_at_once(tmp_path: Path) -> None:
+    async with road(tmp_path, diverted_job(), is_agent_up=False, grace_s=0.5) as way:
+        await way.opened()
+        await eventually(lambda: way.view.jobs[7].partitions == ("batch",), "home")
+        await eventually(lambda: way.view.jobs[7].reason == "None", "it may start")
+        trail = way.view.jobs[7].trail
+        assert trail is not None
+        assert (trail.refused_by, trail.unfenced_at) == (("site-a",), "")
+
+
+async def test_a_cancelled_job_is_not_put_off_and_its_run_is_stopped_when_the_site_is_back(tmp_path: Path) -> None:
+    """F9."""
+    async with road(tmp_path) as way:
+        proxy = await way.running()
+        await way.agent.stop()
+        way.view.jobs[7] = replace(way.view.jobs[7], state="CANCELLED")
+        proxy.close()
+        await way.agent.start()
+        await eventually(lambda: way.agent.run.stop_reason, "the run is stopped")
+        assert way.view.jobs[7].state == "CANCELLED"
+
+
+async def test_a_run_whose_site_is_silent_for_longer_than_the_lease_is_a_node_failure(tmp_path: Path) -> None:
+    async with road(tmp_path, lease_s=2, lease_margin_s=1.0) as way:
+        await way.running()
+        await way.agent.stop()
+        await eventually(lambda: way.view.jobs[7].restart_count == 1, "Slurm starts it again")
+        assert way.view.jobs[7].partitions == ("batch",)
+
+
+async def test_a_submit_without_an_answer_goes_home_once_the_lease_of_what_it_made_is_over(tmp_path: Path) -> None:
+    async with road(tmp_path, grace_s=0.0, lease_s=2, lease_margin_s=1.0) as way:
+        way.agent.takes_runs.clear()
+        await way.opened()
+        await eventually(lambda: way.agent.asked_to_submit, "the submit")
+        await way.agent.stop()
+        await eventually(lambda: way.view.jobs[7].restart_count == 1, "home")
+        assert way.view.jobs[7].partitions == ("batch",)
