@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from overspill.errors import OverspillError, TransientError
+from overspill.states import HOME_LEASE_OVER
 from overspill.v1.agent_pb2 import RunSpec
 from overspill_agent import metrics, runs
 from overspill_agent.backends.accounts import resolve_account
@@ -155,7 +156,7 @@ class Reconciler:
         home, lease_s = live.home
         silence_s = self._silence_s(home)
         if 0 < lease_s < silence_s:
-            await self._registry.change(live, lambda run: runs.stop_wanted(run, runs.HOME_LEASE_OVER))
+            await self._registry.change(live, lambda run: runs.stop_wanted(run, HOME_LEASE_OVER))
             log.warning("lease is over", action="home_lease_over", run_id=run.run_id, silence_s=round(silence_s))
 
     def _look_again(self, run_id: str, after_s: float) -> None:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from signal import Signals
 
 from overspill.request_id import RequestId
-from overspill.states import Outcome, RunState, is_allowed
+from overspill.states import HOME_LEASE_OVER, Outcome, RunState, is_allowed
 
 #: So often one agent starts a run, each time as a new attempt, if the starts leave no trace of a process (the launcher
 #: failed). Starts that a shortage at the site prevents do not count, nor do those of an agent that has died since.
@@ -202,11 +202,8 @@ def ending_of_report(run: Run, report: EndReport) -> Ending:
     )
 
 
-#: Why a run is stopped whose cluster is silent for longer than its lease. Nobody wanted it stopped: its node failed.
-HOME_LEASE_OVER = "the site heard nothing of the cluster for longer than the lease and stopped the job"
-
-
 def _outcome_of_stop(reason: str) -> Outcome:
+    """Return what a stop makes of a run: nobody wanted one whose lease is over to be stopped."""
     return Outcome.NODE_FAIL if reason == HOME_LEASE_OVER else Outcome.CANCELLED
 
 

@@ -69,6 +69,13 @@ CONFLICT = 409
 #: Of the head of an answer, and of an event.
 MAX_LINE_BYTES = 64 * 1024
 NETWORK_TIMEOUT_S = 30.0
+#: A peer whose host does not acknowledge is gone after 9 s, be it that bytes are on their way or that none are.
+TCP_OPTIONS = (
+    (socket.TCP_KEEPIDLE, 3),
+    (socket.TCP_KEEPINTVL, 2),
+    (socket.TCP_KEEPCNT, 3),
+    (socket.TCP_USER_TIMEOUT, 9000),
+)
 #: How long the agent may take for a start that it has not refused. No lease is known until then.
 STARTUP_LEASE_S = 600.0
 #: Slurm enforces the time limit; the runner does only where Slurm has not, for want of a connection.
@@ -171,9 +178,8 @@ class Agent:
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            keepalive = ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
-            for option, seconds in keepalive:
-                plain.setsockopt(socket.IPPROTO_TCP, option, seconds)
+            for option, value in TCP_OPTIONS:
+                plain.setsockopt(socket.IPPROTO_TCP, option, value)
             return Connection(self._tls.wrap_socket(plain, server_hostname=self._host))
         except BaseException:
             plain.close()

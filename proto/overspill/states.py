@@ -35,6 +35,9 @@ class Outcome(StrEnum):
     LOST = "LOST"
 
 
+#: Reason of a NODE_FAIL that is neither end's fault: each of them ends the run by itself, and Slurm may start it again.
+HOME_LEASE_OVER: Final = "the cluster and the site heard nothing of each other for longer than the lease"
+
 #: From each state, where a run may go. A run can end from anywhere but only once: ENDED leads nowhere. Stages may be
 #: passed over (no inputs, a backend without a queue) but never gone back to.
 TRANSITIONS: Final[dict[RunState, frozenset[RunState]]] = {

@@ -147,3 +147,25 @@ def test_a_requeued_job_does_not_start_while_its_old_run_may_live_behind_a_cut(r
 def _admin_comment(rig: Rig, job_id: int) -> str:
     shown = rig.cluster.run(["squeue", "--noheader", f"--jobs={job_id}", "--Format=admin_comment:500"], check=True)
     return shown.stdout
+
+
+@pytest.mark.timeout(300)
+def test_a_cut_longer_than_the_lease_ends_the_run_at_the_site_before_slurm_starts_the_job_again(
+    new_rig: Callable[..., Rig],
+) -> None:
+    rig = new_rig(policy="overspill_mode=always")
+    conf = rig.cluster.path("/etc/overspill/sidecar.toml")
+    conf.write_text(conf.read_text().replace("\nnodes = ", "\nlease_s = 15\nlease_margin_s = 20.0\nnodes = "))
+    rig.cluster.daemon("sidecar").stop()
+    rig.cluster.daemon("sidecar").start()
+    wait_until_diverting(rig)
+    marker = f"sleep 5{time.monotonic_ns() % 10**7:07d}"
+    job_id = submit_diverted(rig, f"#!/bin/bash\n[ -v SLURM_RESTART_COUNT ] || {marker}\necho here\n")
+    wait_until(lambda: _site_processes(rig, marker) == 1, timeout_s=30, what="the job to run")
+    rig.network.cut()
+    wait_until(lambda: _site_processes(rig, marker) == 0, timeout_s=60, what="the agent to end the run")
+    assert rig.job(job_id)["Restarts"] == "0"
+    wait_until(lambda: rig.job(job_id)["Restarts"] == "1", timeout_s=90, what="Slurm to start the job again")
+    rig.cluster.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now"], check=True)
+    job = rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=90)
+    assert (job["Partition"], rig.output(job_id)) == ("batch", b"here\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 
 from tests.rig.host import Host
+from tests.rig.overspill_conf import RUNNER_PORT
 from tests.rig.tree import ADDRESSES
 
 _INTERFACE = "net0"
@@ -34,12 +35,18 @@ class Network:
         for host in self._hosts:
             host.run(["iptables", "--append", *_DROP_INCOMING], check=True)
 
+    def cut_runners(self) -> None:
+        """Lose every packet between the runners and the agent, which are on one host here."""
+        for end in ("--dport", "--sport"):
+            loopback = ("INPUT", "--in-interface", "lo", "--protocol", "tcp", end, str(RUNNER_PORT), "--jump", "DROP")
+            self._hosts[1].run(["iptables", "--append", *loopback], check=True)
+
     def unplug(self) -> None:
         """Take the link down: sending fails at once with `Network is unreachable`."""
         self._set_link("down")
 
     def heal(self) -> None:
-        """Undo every `cut` and `unplug`."""
+        """Undo every `cut`, `cut_runners` and `unplug`."""
         for host in self._hosts:
             host.run(["iptables", "--flush", "INPUT"], check=True)
         self._set_link("up")

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from overspill.errors import ExhaustedError
 from overspill.request_id import RequestId
 from overspill.runner_protocol import FRAME_HEADER, RunnerFrame
-from overspill.states import Outcome, RunState
+from overspill.states import HOME_LEASE_OVER, Outcome, RunState
 from overspill.v1.agent_pb2 import OutputOffsets, RunSpec
 from overspill_agent import runs
 from overspill_agent.backends.base import Account
@@ -343,7 +343,7 @@ async def test_a_run_whose_home_is_silent_for_longer_than_its_lease_ends_as_a_no
     agent.world.alive.clear()
     assert await agent.step() is Action.END
     assert live.run.ending is not None
-    assert (live.run.ending.outcome, live.run.ending.reason) == (Outcome.NODE_FAIL, runs.HOME_LEASE_OVER)
+    assert (live.run.ending.outcome, live.run.ending.reason) == (Outcome.NODE_FAIL, HOME_LEASE_OVER)
 
 
 async def test_a_run_whose_lease_ran_out_before_its_start_is_never_started(agent: Agent) -> None:

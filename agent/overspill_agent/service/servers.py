@@ -21,6 +21,13 @@ from overspill_agent.service.limited_http import LimitedHttpProtocol
 
 #: For RPCs and requests that are under way when the agent goes down; streams have ended by then.
 DRAIN_S = 2
+#: A runner whose host does not acknowledge is gone after 9 s, as the agent is for the runner. Connections inherit it.
+_TCP_OPTIONS = (
+    (socket.TCP_KEEPIDLE, 3),
+    (socket.TCP_KEEPINTVL, 2),
+    (socket.TCP_KEEPCNT, 3),
+    (socket.TCP_USER_TIMEOUT, 9000),
+)
 
 
 class GrpcServer:
@@ -113,6 +120,10 @@ def _bind(listen: str) -> socket.socket:
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, int(port)), family=family, backlog=socket.SOMAXCONN)
+        server = socket.create_server((host, int(port)), family=family, backlog=socket.SOMAXCONN)
     except OSError as error:
         raise AdminError(f"cannot listen on {listen} ([runner_channel]): {error.strerror}") from error
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _TCP_OPTIONS:
+        server.setsockopt(socket.IPPROTO_TCP, option, value)
+    return server

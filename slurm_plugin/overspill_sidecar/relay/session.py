@@ -27,7 +27,7 @@ from overspill.proxy_framing import (
     FrameType,
     FramingError,
 )
-from overspill.states import RunState
+from overspill.states import HOME_LEASE_OVER, RunState
 from overspill.v1 import agent_pb2
 from overspill_sidecar import metrics
 from overspill_sidecar.backoff import Backoff
@@ -57,7 +57,6 @@ _ASK_S = 2.0
 _ENDED_BY = int(signal.SIGTERM)
 #: Slurm's clock and ours may differ by this much when they decide whether an earlier relay saw the job.
 _CLOCK_SKEW_S = 5.0
-_LEASE_OVER = "nothing was heard of the site for longer than the lease"
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +264,7 @@ class Session:
                 return agent_pb2.Ended(outcome=agent_pb2.RUN_OUTCOME_LOST, reason=error.reason)
             except OverspillError as error:
                 if self.site.is_lease_over(time.monotonic()):
-                    return agent_pb2.Ended(outcome=agent_pb2.RUN_OUTCOME_NODE_FAIL, reason=_LEASE_OVER)
+                    return agent_pb2.Ended(outcome=agent_pb2.RUN_OUTCOME_NODE_FAIL, reason=HOME_LEASE_OVER)
                 self._note_break(error)
             finally:
                 self._attachment.close()
@@ -296,8 +295,9 @@ class Session:
     def _note_end(self, ended: agent_pb2.Ended) -> None:
         outcome = agent_pb2.RunOutcome.Name(ended.outcome).removeprefix("RUN_OUTCOME_")
         metrics.RUNS_ENDED.labels(self.site.name, outcome).inc()
-        speaks = does_end_speak_for_site(outcome_of(ended.outcome), has_started=ended.started_at_ms > 0)
-        self._surroundings.health.note_end(self.site.name, speaks_for_site=speaks)
+        if ended.reason != HOME_LEASE_OVER:
+            speaks = does_end_speak_for_site(outcome_of(ended.outcome), has_started=ended.started_at_ms > 0)
+            self._surroundings.health.note_end(self.site.name, speaks_for_site=speaks)
         run_ms = ended.ended_at_ms - ended.started_at_ms if ended.started_at_ms else 0
         self._log.info(
             "run changed its state",
