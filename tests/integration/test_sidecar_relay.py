@@ -309,14 +309,23 @@ async def test_a_job_cancelled_before_the_site_was_reached_ends_at_once(tmp_path
 
 
 @pytest.mark.parametrize("outcome", ["NODE_FAIL", "LOST"])
-async def test_a_lost_run_has_its_job_requeued_where_it_was(way: Road, outcome: str) -> None:
+async def test_a_lost_run_has_its_job_requeued_to_its_own_partition(way: Road, outcome: str) -> None:
     proxy = await way.running()
     await way.agent.run.end(outcome, reason="power")
-    await eventually(lambda: way.view.jobs[7].is_pending, "the job is requeued")
-    assert way.view.jobs[7].partitions == ("overspill",)
+    await eventually(lambda: way.view.jobs[7].partitions == ("batch",), "the job is requeued")
+    await eventually(lambda: '"refused_by":["site-a"]' in way.view.jobs[7].admin_comment, "the mark")
+    assert way.view.jobs[7].reason == "BeginTime"
     await proxy.signal(1, signal.SIGTERM)
     assert await proxy.end() == {"signal": 15}
     await eventually(lambda: way.agent.run.is_released, "the run is released")
+
+
+async def test_a_lost_run_of_a_job_without_another_home_is_requeued_where_it_was(tmp_path: Path) -> None:
+    async with road(tmp_path, diverted_job(trail=None, admin_comment="")) as way:
+        await way.running()
+        await way.agent.run.end("LOST", reason="amnesia")
+        await eventually(lambda: way.view.jobs[7].is_pending, "the job is requeued")
+        assert way.view.jobs[7].partitions == ("overspill",)
 
 
 async def test_a_lost_run_of_a_job_that_must_not_be_requeued_fails_it_with_the_reason(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ async def _is_done(stop: Stop, job: Job, site: Site) -> bool:
         async with asyncio.timeout(_STOP_DEADLINE_S):
             await stop()
     except RequestError as error:
-        _log.info("not to be done", action="fence_refused", slurm_job_id=job.slurm_job_id, reason=error.reason)
+        _log.debug("not to be done", action="fence_refused", slurm_job_id=job.slurm_job_id, reason=error.reason)
     except (OverspillError, TimeoutError):
         _log.debug("older attempt is not stopped yet", action="fence_waits", site=site.name, job=job.name)
         return False

@@ -367,11 +367,11 @@ class Session:
             try:
                 if goes_home(self.job):
                     is_leaving = await going_home.send_home(view, self.job, self.site.name)
+                else:
+                    is_leaving = await going_home.requeue(view, self.job)
                 if is_leaving and not is_noted:
                     self._note_return(ending)
                     is_noted = True
-                else:
-                    is_leaving = await going_home.requeue(view, self.job)
                 if is_leaving and isinstance(ending, GoHome):
                     await going_home.start_soon(view, self.job)
             except TransientError as error:
