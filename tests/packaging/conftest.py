@@ -1,0 +1,55 @@
+"""The packages, built once, and machines on which they were installed as docs/howto-admin.md says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.packaging import how_to
+from tests.packaging.machines import Machines
+from tests.rig.parts import CHECKOUT
+
+#: Any time will do, if only it is the same at each build.
+EPOCH_S = 1_700_000_000
+HOW_TO = CHECKOUT / "docs/howto-admin.md"
+
+
+@pytest.fixture(scope="session")
+def debs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return build(tmp_path_factory.mktemp("packages"), "deb")
+
+
+def build(out: Path, package_format: str) -> list[Path]:
+    """Build the packages of one format into `out`."""
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "packaging"), "SOURCE_DATE_EPOCH": str(EPOCH_S)}
+    argv = [sys.executable, "-m", "overspill_packages", "--out", str(out), "--format", package_format]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return sorted(out.glob(f"*.{package_format}"))
+
+
+@pytest.fixture(scope="session")
+def installed(debs: list[Path]) -> Iterator[Machines]:
+    """Two machines on which an admin has followed the how-to to its end."""
+    with Machines.up(debs) as machines:
+        hosts = {"cluster": machines.cluster, "site": machines.site}
+        for step in how_to.read(HOW_TO):
+            how_to.follow([step], hosts)
+            if isinstance(step, how_to.Command) and "openssl" in step.text:
+                _carry_certificates(machines)
+        yield machines
+
+
+def _carry_certificates(machines: Machines) -> None:
+    """Bring the cluster's certificate from the site, which the how-to leaves to the reader."""
+    for name in ("ca.crt", "mycluster.crt", "mycluster.key"):
+        source = machines.site.path(f"/etc/overspill/tls/{name}")
+        target = machines.cluster.path(f"/etc/overspill/tls/{name}")
+        if source.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())

@@ -1,0 +1,1 @@
+"""What runs inside a machine of these tests, copied there; standard library only."""
