@@ -1,0 +1,36 @@
+"""What the packages are built from agrees with what everything else is built from."""
+
+import re
+from pathlib import Path
+
+import pytest
+from overspill_packages.facts import slurm_release
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def _pins(lock: Path) -> dict[str, str]:
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", lock.read_text(), re.MULTILINE))
+
+
+def test_packages_bring_the_versions_that_are_tested() -> None:
+    tested = _pins(CHECKOUT / "requirements.lock")
+    assert _pins(CHECKOUT / "packaging/requirements.lock").items() <= tested.items()
+
+
+def test_packages_bring_every_library_that_the_programs_need() -> None:
+    brought = _pins(CHECKOUT / "packaging/requirements.lock")
+    declared = (CHECKOUT / "pyproject.toml").read_text().partition("[dependency-groups]")[0]
+    needed = re.findall(r'^  "([A-Za-z0-9_-]+)(?:\[[a-z]+\])?[>=]=', declared, re.MULTILINE)
+    assert "grpcio" in needed
+    missing = {name.lower() for name in needed} - set(brought)
+    assert not missing, "run `make lock`"
+
+
+def test_slurms_release_is_read_from_its_header() -> None:
+    assert slurm_release("#define SLURM_VERSION_NUMBER 0x160508\n") == (22, 5)
+
+
+def test_a_header_without_a_version_is_refused() -> None:
+    with pytest.raises(ValueError, match="--slurm-include"):
+        slurm_release("#define SOMETHING 1\n")
