@@ -74,6 +74,10 @@ class Package(_Table):
         """The units that can be restarted by name."""
         return [unit for unit in self.units if "@." not in unit]
 
+    @property
+    def templates(self) -> list[str]:
+        return [unit for unit in self.units if "@." in unit]
+
 
 class Common(_Table):
     maintainer: str

@@ -10,6 +10,12 @@ import shlex
 
 from overspill_packages.description import Package
 
+#: systemctl finds no instances of a template by itself that are enabled only.
+_DISABLE_INSTANCES = """\
+    for link in /etc/systemd/system/*.wants/{instances}; do
+        [ ! -L "$link" ] || systemctl --no-reload disable --now "$(basename "$link")" || true
+    done
+"""
 _IF_SYSTEMD = "if [ -d /run/systemd/system ]; then\n{body}fi\n"
 
 
@@ -22,11 +28,13 @@ def after_installation(package: Package, *, is_upgrade: str) -> str:
 
 
 def before_removal(package: Package, *, is_removal: str) -> str:
-    """Return the lines that stop what runs; the agent's runs end by themselves when their lease is over."""
-    if not package.services:
-        return ""
-    stop = f"    systemctl --no-reload disable --now {' '.join(package.services)} || true\n"
-    return f"if {is_removal}; then\n{_indented(_IF_SYSTEMD.format(body=stop))}fi\n"
+    """Return the lines that stop and disable what runs; the agent's runs end by themselves when their lease is over."""
+    body = ""
+    if package.services:
+        body += f"    systemctl --no-reload disable --now {' '.join(package.services)} || true\n"
+    for template in package.templates:
+        body += _DISABLE_INSTANCES.format(instances=template.replace("@.", "@*."))
+    return f"if {is_removal}; then\n{_indented(_IF_SYSTEMD.format(body=body))}fi\n" if body else ""
 
 
 def after_removal(package: Package) -> str:

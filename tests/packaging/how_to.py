@@ -1,6 +1,6 @@
-"""Executes a page of docs/ as a reader would: what its blocks say is typed and written, and what they promise is checked.
+"""Executes a page of docs/ as a reader would: its blocks are typed and written, and what they promise is checked.
 
-A block of `console` holds prompts (`root@site# apt-get ...`, `alice@cluster$ sbatch ...`) and under each what the command
+A block of `console` holds prompts (`root@site# apt-get ...`, `alice@cluster$ sbatch ...`) and under each what it
 prints; `…` stands for anything. A block whose first line is ```` ```toml site:/etc/overspill/agent.toml ```` is a file
 that the reader writes; with the word `append` its lines are added to the file.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from tests.rig.host import Host
 from tests.rig.job_verbs import JobVerbs
 from tests.rig.network import Network
 from tests.rig.tree import ADDRESSES
+from tests.rig.waiting import poll
 
 #: Where the packages lie that an admin has downloaded.
 DOWNLOADS = "/root"
@@ -47,6 +49,8 @@ PartitionName=batch Nodes=c1 Default=YES DefaultTime=00:10:00 MaxTime=1-00:00:00
 class Machines(JobVerbs):
     """The two machines, running. Usable as a context manager that ends them and removes every file of theirs."""
 
+    overspill_command = ("overspill",)
+
     def __init__(self, home: RigDirectory, cluster: Host, site: Host, lease_fd: int) -> None:
         """Represent machines that run; use `up`."""
         self.cluster = cluster
@@ -67,9 +71,7 @@ class Machines(JobVerbs):
                 for name in ADDRESSES:
                     root = home.path / name
                     _build(root, packages)
-                    hosts[name] = Host.start(
-                        name, root, mounts=_mounts(root), lease=lease, kept_fds=home.kept_fds
-                    )
+                    hosts[name] = Host.start(name, root, mounts=_mounts(root), lease=lease, kept_fds=home.kept_fds)
                     undo_on_error.callback(hosts[name].kill)
             machines = cls(home, hosts["cluster"], hosts["site"], lease_write)
             for host in hosts.values():
@@ -81,7 +83,17 @@ class Machines(JobVerbs):
         return machines
 
     def install(self, host: Host, *packages: str) -> None:
-        host.run([*_INSTALL, *packages], env={"DEBIAN_FRONTEND": "noninteractive"}, timeout=_INSTALL_TIMEOUT_S, check=True)
+        host.run(
+            [*_INSTALL, *packages], env={"DEBIAN_FRONTEND": "noninteractive"}, timeout=_INSTALL_TIMEOUT_S, check=True
+        )
+
+    def set_word(self, word: str, value: str) -> None:
+        """Give a policy word in slurm.conf another value, and return when slurmctld shows it."""
+        path = self.cluster.path("/etc/slurm/slurm.conf")
+        path.write_text(re.sub(rf"\b{word}=[^,\n]*", f"{word}={value}", path.read_text()))
+        self.cluster.run(["scontrol", "reconfigure"], check=True)
+        shown = ["scontrol", "show", "config"]
+        assert poll(lambda: f"{word}={value}" in self.cluster.run(shown).stdout, timeout_s=30, interval_s=0.1)
 
     def __enter__(self) -> Self:
         return self

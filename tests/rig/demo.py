@@ -14,6 +14,7 @@ from datetime import datetime
 from rich.console import Console
 from rich.table import Table
 
+from tests.rig.job_verbs import JobVerbs
 from tests.rig.rig import Rig
 from tests.rig.routing import ask_router, would_divert
 from tests.rig.waiting import poll
@@ -83,14 +84,16 @@ _OTHERS = (
 class Demo:
     """One walk through the demo on a running rig."""
 
-    def __init__(self, rig: Rig, console: Console) -> None:
+    def __init__(self, rig: JobVerbs, console: Console, *, real_nodes: int) -> None:
+        """Show the demo on `rig`, whose partition `batch` has so many nodes of two CPUs each."""
         self._rig = rig
         self._console = console
+        self._real_nodes = real_nodes
 
     def run(self) -> list[Submitted]:
         """Do everything; return the jobs with whatever promise was broken."""
         self._say(f"[bold]1.[/] bob fills the partition `batch` for {_BATCH_IS_BUSY_S} s")
-        fillers = [self._submit(_FILLER, user="bob") for _ in range(self._rig.options.cluster.real_nodes)]
+        fillers = [self._submit(_FILLER, user="bob") for _ in range(self._real_nodes)]
         for filler in fillers:
             self._rig.wait_for_state(filler.job_id, "RUNNING")
         self._wait_until_router_sees_a_full_cluster()
@@ -193,7 +196,7 @@ def run_demo() -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_IN_A_LOG)
     began = time.monotonic()
     with Rig.up(policy=_POLICY, progress=lambda step: console.print(f"[dim]  rig: {step}[/]")) as rig:
-        jobs = Demo(rig, console).run()
+        jobs = Demo(rig, console, real_nodes=rig.options.cluster.real_nodes).run()
     console.print(_table(jobs))
     broken = [(job, what) for job in jobs for what in job.broken]
     for job, what in broken:

@@ -13,10 +13,15 @@ _OUTPUT_TAIL_BYTES = 2000
 
 
 class JobVerbs:
-    """The verbs, for a class that has the two hosts."""
+    """The verbs, for a class that has the two hosts.
+
+    Attributes:
+        overspill_command: how `overspill` is called on the cluster.
+    """
 
     cluster: Host
     site: Host
+    overspill_command: tuple[str, ...] = ("/opt/overspill/venv/bin/python", "-m", "overspill.cli")
 
     def sbatch(
         self,

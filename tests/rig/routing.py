@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 
-from tests.rig.rig import Rig
-
-_DECIDE = ("/opt/overspill/venv/bin/python", "-m", "overspill.cli", "decide", "--json")
+from tests.rig.job_verbs import JobVerbs
 
 
-def ask_router(rig: Rig, *options: str) -> dict[str, object] | None:
+def ask_router(rig: JobVerbs, *options: str) -> dict[str, object] | None:
     """Return the router's answer about a plain job of these options, None where no router answers."""
-    asked = rig.cluster.run([*_DECIDE, *options], user="slurm", cwd="/", env={"PYTHONPATH": "/opt/overspill/lib"})
+    decide = [*rig.overspill_command, "decide", "--json", *options]
+    asked = rig.cluster.run(decide, user="slurm", cwd="/", env={"PYTHONPATH": "/opt/overspill/lib"})
     answer: dict[str, object] | None = json.loads(asked.stdout) if asked.returncode == 0 else None
     return answer
 
 
-def would_divert(rig: Rig) -> bool:
+def would_divert(rig: JobVerbs) -> bool:
     """Return whether a plain job would be diverted now; False where no router answers."""
     answer = ask_router(rig)
     return answer is not None and answer["verdict"] == "DIVERT"

@@ -36,10 +36,12 @@ class Unit:
         template, at, instance = self.name.partition("@")
         file_name = f"{template}{at}.service"
         self.keys: dict[str, list[str]] = {}
+        self.wanted_link = Path(_UNIT_DIRECTORIES[0], "multi-user.target.wants", f"{self.name}.service")
         paths = [Path(directory, file_name) for directory in _UNIT_DIRECTORIES]
         path = next((path for path in paths if path.exists()), None)
         if path is None:
             sys.exit(f"Unit {name} not found.")
+        self.path = path
         for part in (path, *sorted(Path(_UNIT_DIRECTORIES[0], f"{file_name}.d").glob("*.conf"))):
             for line in part.read_text().splitlines():
                 key, equals, value = line.partition("=")
@@ -140,11 +142,15 @@ class Unit:
             argv += ["prlimit", f"--nofile={limit}"]
         if self.last("ProtectSystem") == "strict":
             again = "".join(f"mount --bind {path} {path}; mount -o remount,bind,rw {path};" for path in writable)
-            script = f'mount --rbind / /mnt; cd /mnt; mount -o remount,bind,ro /mnt; {again.replace(" /", " /mnt/")}'
+            script = f"mount --rbind / /mnt; cd /mnt; mount -o remount,bind,ro /mnt; {again.replace(' /', ' /mnt/')}"
             argv += ["unshare", "--mount", "sh", "-ec", f'{script} exec chroot /mnt "$@"', "sh"]
         become = []
         if self.last("User"):
-            become += [f"--reuid={self.last('User')}", f"--regid={self.last('Group', self.last('User'))}", "--init-groups"]
+            become += [
+                f"--reuid={self.last('User')}",
+                f"--regid={self.last('Group', self.last('User'))}",
+                "--init-groups",
+            ]
         if self.last("NoNewPrivileges") == "yes":
             become.append("--no-new-privs")
         if "CapabilityBoundingSet" in self.keys:
@@ -173,7 +179,16 @@ def main() -> None:
         sys.exit(0 if all(unit.pid for unit in units) else 3)
     for unit in units:
         was_active = unit.pid is not None
-        if verb in {"stop", "restart"} or (verb == "try-restart" and was_active) or (verb == "disable" and "--now" in words):
+        if verb == "enable":
+            unit.wanted_link.parent.mkdir(parents=True, exist_ok=True)
+            unit.wanted_link.symlink_to(unit.path)
+        elif verb == "disable":
+            unit.wanted_link.unlink(missing_ok=True)
+        if (
+            verb in {"stop", "restart"}
+            or (verb == "try-restart" and was_active)
+            or (verb == "disable" and "--now" in words)
+        ):
             unit.stop()
         is_wanted = verb in {"start", "restart"} or (verb == "enable" and "--now" in words)
         if is_wanted or (verb == "try-restart" and was_active):
