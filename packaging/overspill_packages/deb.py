@@ -9,6 +9,10 @@ from pathlib import Path
 from overspill_packages import scripts, tree
 from overspill_packages.description import Common, Facts, Format, Package
 
+#: What dpkg passes to the scripts. Source: Debian Policy, 6.5.
+_IS_UPGRADE = '[ "$1" = configure ] && [ -n "$2" ]'
+_IS_REMOVAL = '[ "$1" = remove ]'
+
 
 def build(package: Package, common: Common, *, root: Path, facts: Facts, out: Path) -> Path:
     """Write `out/<package>_<version>_<architecture>.deb` and return its path; adds DEBIAN/ to `root`."""
@@ -19,9 +23,9 @@ def build(package: Package, common: Common, *, root: Path, facts: Facts, out: Pa
         "control": _control(package, common, facts, size_kib),
         "md5sums": _md5sums(root),
         "conffiles": "".join(f"{path}\n" for path in tree.configuration_files(package, Format.DEB)),
-        "postinst": _script(scripts.after_installation(package, is_upgrade='[ "$1" = configure ] && [ -n "$2" ]')),
-        "prerm": _script(scripts.before_removal(package, is_removal='[ "$1" = remove ]')),
-        "postrm": _script(scripts.after_removal(package) + _on_purge(scripts.purge(package))),
+        "postinst": _script(scripts.after_installation(package, is_upgrade=_IS_UPGRADE)),
+        "prerm": _script(scripts.before_removal(package, is_removal=_IS_REMOVAL)),
+        "postrm": _script(scripts.after_removal(package, is_removal=_IS_REMOVAL) + _on_purge(scripts.purge(package))),
     }
     for name, content in contents.items():
         if content:

@@ -68,7 +68,7 @@ def _spec(package: Package, common: Common, root: Path, facts: Facts) -> str:
     sections = {
         "%post": scripts.after_installation(package, is_upgrade=_IS_UPGRADE),
         "%preun": scripts.before_removal(package, is_removal=_IS_REMOVAL),
-        "%postun": scripts.after_removal(package),
+        "%postun": scripts.after_removal(package, is_removal=_IS_REMOVAL),
     }
     return _SPEC.format(
         name=package.name,

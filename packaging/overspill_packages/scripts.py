@@ -16,14 +16,16 @@ _DISABLE_INSTANCES = """\
         [ ! -L "$link" ] || systemctl --no-reload disable --now "$(basename "$link")" || true
     done
 """
+#: No defect of systemd's is a reason to leave a package half installed.
+_RELOAD = "    systemctl daemon-reload || true\n"
 _IF_SYSTEMD = "if [ -d /run/systemd/system ]; then\n{body}fi\n"
 
 
 def after_installation(package: Package, *, is_upgrade: str) -> str:
     """Return the lines; `is_upgrade` is the shell's test for an upgrade."""
-    body = "    systemctl daemon-reload\n"
+    body = _RELOAD
     if package.services:
-        body += f"    if {is_upgrade}; then systemctl try-restart {' '.join(package.services)}; fi\n"
+        body += f"    if {is_upgrade}; then systemctl try-restart {' '.join(package.services)} || true; fi\n"
     return _IF_SYSTEMD.format(body=body) if package.units else ""
 
 
@@ -37,8 +39,8 @@ def before_removal(package: Package, *, is_removal: str) -> str:
     return f"if {is_removal}; then\n{_indented(_IF_SYSTEMD.format(body=body))}fi\n" if body else ""
 
 
-def after_removal(package: Package) -> str:
-    return _IF_SYSTEMD.format(body="    systemctl daemon-reload\n") if package.units else ""
+def after_removal(package: Package, *, is_removal: str) -> str:
+    return f"if {is_removal}; then\n{_indented(_IF_SYSTEMD.format(body=_RELOAD))}fi\n" if package.units else ""
 
 
 def purge(package: Package) -> str:

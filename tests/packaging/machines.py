@@ -117,7 +117,7 @@ def _build(root: Path, packages: Iterable[Path]) -> None:
     debian.unpack(root)
     for package in packages:
         shutil.copy(package, root / DOWNLOADS.lstrip("/"))
-    program = root / "usr/local/bin/systemctl"
+    program = root / "usr/bin/systemctl"
     shutil.copyfile(Path(systemctl.__file__), program)
     program.chmod(0o755)
     names = "".join(f"{address} {name}\n" for name, address in ADDRESSES.items())

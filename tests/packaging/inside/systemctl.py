@@ -112,7 +112,7 @@ class Unit:
         sys.exit(f"Job for {self.name}.service failed: it never said that it was ready")
 
     def _command(self) -> list[str]:
-        environment = {}
+        environment: dict[str, str] = {}
         for path in self.keys.get("EnvironmentFile", []):
             with contextlib.suppress(FileNotFoundError):
                 lines = Path(path.removeprefix("-")).read_text().splitlines()
