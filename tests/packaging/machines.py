@@ -49,8 +49,6 @@ PartitionName=batch Nodes=c1 Default=YES DefaultTime=00:10:00 MaxTime=1-00:00:00
 class Machines(JobVerbs):
     """The two machines, running. Usable as a context manager that ends them and removes every file of theirs."""
 
-    overspill_command = ("overspill",)
-
     def __init__(self, home: RigDirectory, cluster: Host, site: Host, lease_fd: int) -> None:
         """Represent machines that run; use `up`."""
         self.cluster = cluster

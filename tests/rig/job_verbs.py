@@ -13,15 +13,10 @@ _OUTPUT_TAIL_BYTES = 2000
 
 
 class JobVerbs:
-    """The verbs, for a class that has the two hosts.
-
-    Attributes:
-        overspill_command: how `overspill` is called on the cluster.
-    """
+    """The verbs, for a class that has the two hosts."""
 
     cluster: Host
     site: Host
-    overspill_command: tuple[str, ...] = ("/opt/overspill/venv/bin/python", "-m", "overspill.cli")
 
     def sbatch(
         self,

@@ -9,8 +9,7 @@ from tests.rig.job_verbs import JobVerbs
 
 def ask_router(rig: JobVerbs, *options: str) -> dict[str, object] | None:
     """Return the router's answer about a plain job of these options, None where no router answers."""
-    decide = [*rig.overspill_command, "decide", "--json", *options]
-    asked = rig.cluster.run(decide, user="slurm", cwd="/", env={"PYTHONPATH": "/opt/overspill/lib"})
+    asked = rig.cluster.run(["overspill", "decide", "--json", *options], user="slurm", cwd="/")
     answer: dict[str, object] | None = json.loads(asked.stdout) if asked.returncode == 0 else None
     return answer
 

@@ -1,10 +1,16 @@
 """What the packages are built from agrees with what everything else is built from."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
+
+from overspill_agent.config import AgentConfig
 from overspill_packages.facts import slurm_release
+from overspill_sidecar.config import SidecarConfig
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -34,3 +40,21 @@ def test_slurms_release_is_read_from_its_header() -> None:
 def test_a_header_without_a_version_is_refused() -> None:
     with pytest.raises(ValueError, match="--slurm-include"):
         slurm_release("#define SOMETHING 1\n")
+
+
+@pytest.mark.parametrize(
+    ("page", "model"), [("sidecar.toml.md", SidecarConfig), ("agent.toml.md", AgentConfig)], ids=["sidecar", "agent"]
+)
+def test_the_manual_of_a_configuration_file_names_every_key(page: str, model: type[BaseModel]) -> None:
+    text = (CHECKOUT / "docs" / page).read_text()
+    missing = [key for key in _keys(model) if f"**{key}**" not in text and f"[{key}" not in text]
+    assert missing == []
+
+
+def _keys(model: type[BaseModel]) -> Iterator[str]:
+    """Yield the keys of a model and of all tables in it."""
+    for name, field in model.model_fields.items():
+        yield name
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from _keys(part)
