@@ -12,6 +12,7 @@ import click
 
 from overspill_packages import deb, environment, facts, manuals, rpm, tree
 from overspill_packages.description import Facts, Format, load
+from overspill_packages.facts import SYSTEM_PYTHON
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 #: The proxy starts once per job on another interpreter than the services: its packages lie apart from theirs.
@@ -60,6 +61,7 @@ def _build_contents(built: Path, found: Facts, slurm_include: Path) -> None:
     manuals.build(_CHECKOUT / "docs", built / "man", found)
     _write_completions(built / "completions")
     _stage_proxy(built / "proxy")
+    _write_plugstack(built / "plugstack.conf", found)
     variables = [f"OUT={built}", f"SLURM_INCLUDE={slurm_include}"]
     make = ["make", "--silent", "-C", str(_CHECKOUT / "slurm_plugin/spank"), *variables]
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
@@ -72,6 +74,15 @@ def _write_completions(directory: Path) -> None:
         overspill = Path(sys.executable).with_name("overspill")
         script = subprocess.run([overspill, "completion", shell], check=True, capture_output=True).stdout
         (directory / f"overspill.{shell}").write_bytes(script)
+
+
+def _write_plugstack(path: Path, found: Facts) -> None:
+    """Name the very interpreter that the proxy is compiled for; another `python3` would compile it at every start."""
+    example = (_CHECKOUT / "packaging/examples/plugstack.conf").read_text(encoding="utf-8")
+    python = f"python={SYSTEM_PYTHON} "
+    if python not in example:
+        raise click.ClickException(f"packaging/examples/plugstack.conf does not say {python}")
+    path.write_text(example.replace(python, f"python=/usr/bin/python{found.python} "), encoding="utf-8")
 
 
 def _stage_proxy(directory: Path) -> None:
