@@ -91,12 +91,15 @@ class Fences:
     async def _fence(self, job: Job, site: Site, stop: Stop, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await asyncio.wait([before])
-        backoff, is_marked = Backoff(), bool(job.trail and job.trail.unfenced_at)
-        while not await _is_done(stop, job, site):
+        backoff, is_marked, is_told = Backoff(), bool(job.trail and job.trail.unfenced_at), False
+        while not await _is_done(stop, job):
             if site.is_lease_over(time.monotonic()):
                 _log.warning("lease is over", action="fence_lease_over", slurm_job_id=job.slurm_job_id, site=site.name)
                 break
-            is_marked = True
+            if not is_told:
+                facts = {"slurm_job_id": job.slurm_job_id, "site": site.name}
+                _log.warning("the ended attempt cannot be stopped yet: a next one waits", action="fence_waits", **facts)
+            is_marked = is_told = True
             await self._try(self._hold(job, site))
             await backoff.wait()
         if is_marked:
@@ -113,7 +116,7 @@ class Fences:
             return
         if now.restart_count > 0:
             await self._view.update(now.name, StartTime=f"now+{_PUT_OFF_S}")
-            _log.warning("next attempt put off", action="fence_put_off", slurm_job_id=job.slurm_job_id, site=site.name)
+            _log.debug("next attempt put off", action="fence_put_off", slurm_job_id=job.slurm_job_id, site=site.name)
 
     async def _mark(self, job: Job, site: str) -> Job:
         now = await self._view.job(job.slurm_job_id)
@@ -131,7 +134,7 @@ class Fences:
             _log.debug("job is not put off", action="fence_failed", reason=error.reason)
 
 
-async def _is_done(stop: Stop, job: Job, site: Site) -> bool:
+async def _is_done(stop: Stop, job: Job) -> bool:
     """Try once to have the older attempt ended."""
     try:
         async with asyncio.timeout(_STOP_DEADLINE_S):
@@ -139,7 +142,6 @@ async def _is_done(stop: Stop, job: Job, site: Site) -> bool:
     except RequestError as error:
         _log.debug("not to be done", action="fence_refused", slurm_job_id=job.slurm_job_id, reason=error.reason)
     except (OverspillError, TimeoutError):
-        _log.debug("older attempt is not stopped yet", action="fence_waits", site=site.name, job=job.name)
         return False
     return True
 
