@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 
@@ -169,3 +170,26 @@ def test_a_cut_longer_than_the_lease_ends_the_run_at_the_site_before_slurm_start
     rig.cluster.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now"], check=True)
     job = rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=90)
     assert (job["Partition"], rig.output(job_id)) == ("batch", b"here\n")
+
+
+@pytest.mark.timeout(400)
+def test_a_job_whose_slurmstepd_was_killed_behind_a_cut_waits_for_the_end_of_its_run(rig: Rig) -> None:
+    marker = f"sleep 4{time.monotonic_ns() % 10**7:07d}"
+    job_id = submit_diverted(rig, f"#!/bin/bash\n{marker}\n")
+    wait_until(lambda: _site_processes(rig, marker) == 1, timeout_s=30, what="the job to run")
+    time.sleep(25)  # a slurmd that restarts sooner does not tell slurmctld that the job is missing
+    rig.network.cut()
+    try:
+        rig.cluster.run(["pkill", "-KILL", "-f", rf"slurmstepd: \[{job_id}\."], check=True)
+        slurmd = rig.cluster.daemon(f"slurmd@{VIRTUAL_NODE}")
+        slurmd.signal(signal.SIGKILL)
+        slurmd.start()
+        wait_until(lambda: rig.job(job_id)["Restarts"] == "1", timeout_s=120, what="Slurm to requeue the job")
+        wait_until(lambda: '"unfenced_at":"site-a"' in _admin_comment(rig, job_id), timeout_s=60, what="the mark")
+        assert _site_processes(rig, marker) == 1
+    finally:
+        rig.network.heal()
+    wait_until(lambda: _site_processes(rig, marker) == 0, timeout_s=60, what="the old run to be stopped")
+    wait_until(lambda: "unfenced_at" not in _admin_comment(rig, job_id), timeout_s=60, what="the mark to go")
+    rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
+    wait_until_diverting(rig)
