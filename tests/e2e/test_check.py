@@ -58,6 +58,12 @@ FAULTS = {
     "sidecar.toml has an unknown key": Fault(
         _SIDECAR, lambda text: f"colour = 1\n{text}", "sidecar.toml", "colour: no such key"
     ),
+    "metrics on a port that the running daemon does not know": Fault(
+        _SIDECAR, _replace('"127.0.0.1:9465"', '"127.0.0.1:9499"'), "metrics", "nobody answers on", "warning"
+    ),
+    "metrics on a port that the running agent does not know": Fault(
+        _AGENT, _replace('"127.0.0.1:9467"', '"127.0.0.1:9499"'), "metrics", "nobody answers on", "warning", at="site"
+    ),
     "a wrong word": Fault(
         _CONF,
         _replace("overspill_mode=always", "overspill_mode=always,overspill_weight=3"),

@@ -16,6 +16,7 @@ import trustme
 from prometheus_client import CollectorRegistry, Counter
 
 from overspill.metrics import MetricsServer, describe_process
+from overspill.metrics.check import check_metrics
 from overspill.tls import TlsFiles
 from tests.integration.agent_site import free_port
 
@@ -200,3 +201,24 @@ def test_a_certificates_end_is_told_and_an_unreadable_one_counts_as_ended(tmp_pa
     assert ends is not None
     assert ends > 1_700_000_000
     assert registry.get_sample_value(name, {"path": str(tmp_path / "gone.crt")}) == 0
+
+
+async def test_check_tells_our_metrics_from_another_programs_and_from_nobodys() -> None:
+    port = free_port()
+    listen = f"127.0.0.1:{port}"
+
+    def found(*, has_tls: bool = False) -> list[str]:
+        return [f"{finding.level}: {finding.says}" for finding in check_metrics(listen, has_tls=has_tls)]
+
+    assert "warning: nobody answers" in (await asyncio.to_thread(found))[0]
+    async with _serving(listen):
+        await _asked(port)
+        assert await asyncio.to_thread(found) == [f"warning: another program answers on {listen}"]
+        assert await asyncio.to_thread(lambda: found(has_tls=True)) == [f"ok: they are served on {listen}"]
+    registry = CollectorRegistry()
+    describe_process(registry, [])
+    server = asyncio.create_task(MetricsServer([registry], listen, None).run())
+    await _asked(port)
+    assert await asyncio.to_thread(found) == [f"ok: they are served on {listen}"]
+    server.cancel()
+    await asyncio.wait([server])

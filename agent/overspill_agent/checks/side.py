@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from overspill.cli.certificates import check_certificates
 from overspill.cli.finding import Finding, Side, error, ok, warning
 from overspill.errors import OverspillError
+from overspill.metrics.check import check_metrics
 from overspill_agent.backends.accounts import check_accounts, check_value
 from overspill_agent.checks import host
 from overspill_agent.config import AgentConfig, configured_path, load
@@ -29,6 +30,7 @@ def look(path: Path) -> Iterator[Finding]:
     yield from host.disk(config)
     yield from host.listening(config)
     yield from host.sandbox(config)
+    yield from check_metrics(config.metrics.listen, has_tls=config.metrics.tls is not None)
 
 
 SITE = Side("site", configured_path, look)

@@ -11,6 +11,7 @@ from pathlib import Path
 from overspill.cli.certificates import check_certificates
 from overspill.cli.finding import Finding, Side, error, ok, warning
 from overspill.errors import OverspillError
+from overspill.metrics.check import check_metrics
 from overspill_sidecar.checks import cluster_wide, daemons, hook, nodes, policy, spank
 from overspill_sidecar.commands.slurm_conf import Slurm, ask_slurm
 from overspill_sidecar.config import SidecarConfig, configured_path, load
@@ -32,6 +33,7 @@ def look(path: Path) -> Iterator[Finding]:
     if config is not None:
         yield from _certificates(config, slurm)
         contacts = yield from daemons.look(config)
+        yield from _metrics(config)
     if config is not None and slurm is not None:
         yield from policy.look(slurm, config)
         yield from nodes.look(slurm, config, {name: site.total_cpus for name, site in contacts.items()})
@@ -83,6 +85,14 @@ def _munge(slurm: Slurm) -> Iterator[Finding]:
         yield error("munge", f"it makes no credential: {made.stderr.strip()}", "systemctl restart munge")
     else:
         yield ok("munge", "it makes credentials")
+
+
+def _metrics(config: SidecarConfig) -> Iterator[Finding]:
+    """Look at the router's, and on a host that has none at the relay's."""
+    section = config.metrics
+    is_relay_alone = not config.router.socket.exists()
+    listen = (section.relay_listen if is_relay_alone else None) or section.listen
+    yield from check_metrics(listen, has_tls=section.tls is not None)
 
 
 def _certificates(config: SidecarConfig, slurm: Slurm | None) -> Iterator[Finding]:
