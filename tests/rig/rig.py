@@ -128,6 +128,13 @@ class Rig(JobVerbs):
         """The authority of both ends' certificates."""
         return Certificates(self.path / "ca")
 
+    def set_slurm_conf(self, *more_lines: str) -> None:
+        """Replace the lines at the end of slurm.conf; what `scontrol update` has changed is as in slurm.conf again."""
+        self.options = replace(self.options, cluster=replace(self.options.cluster, more_lines=more_lines))
+        self._save()
+        layout.write_slurm_conf(self.path / self.cluster.name, self.options)
+        self.cluster.run(["scontrol", "reconfigure"], check=True)
+
     def set_policy(self, policy: str) -> None:
         """Replace the policy words in slurm.conf and return when slurmctld shows them.
 

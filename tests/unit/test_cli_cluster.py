@@ -11,7 +11,7 @@ import pytest
 
 from overspill.errors import NotFoundError
 from overspill.v1.sidecar_pb2 import DecisionRecord
-from overspill_sidecar import capacity, decision, eligibility, reasons, shape
+from overspill_sidecar import capacity, decision, eligibility, reasons, shape, target
 from overspill_sidecar.cluster import Job
 from overspill_sidecar.commands.cluster import check_job_id, parse_shown_job, trail_facts
 from overspill_sidecar.commands.explain import matching
@@ -67,7 +67,7 @@ def test_a_local_jobs_decision_is_one_of_its_name_and_partition_the_nearest_firs
 
 def test_every_reason_in_the_code_has_a_sentence() -> None:
     words = {reason for reason, _ in eligibility._NEVER_DIVERTED}  # noqa: SLF001 - the table is the truth
-    for module in (decision, capacity, shape):
+    for module in (decision, capacity, shape, target):
         source = inspect.getsource(module)
         words |= set(re.findall(r'StaysLocal\("(\w+)"\)', source))
         words |= set(re.findall(r'(?:return|reason = |\() ?"([a-z]+_[a-z_]+)"[,\n ]', source))
