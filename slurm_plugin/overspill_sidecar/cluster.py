@@ -88,6 +88,8 @@ class Job:
     #: As set, whoever set it; `trail` is our part of it.
     admin_comment: str
     trail: Trail | None
+    #: Options of sbatch that keep a job local and that no submit hook sees, so that only the started job shows them.
+    hidden_options: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

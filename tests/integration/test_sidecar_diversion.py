@@ -118,6 +118,16 @@ def test_a_comment_of_the_site_that_is_no_json_object_keeps_the_job_and_itself(f
     _cancel(full_rig, noted)
 
 
+def test_a_deadline_that_no_hook_sees_brings_the_job_home_as_soon_as_it_shows(full_rig: Rig) -> None:
+    _wait_for_answer(full_rig, "wait_above_threshold", "--ntasks=8")
+    job_id = full_rig.sbatch(_NOTHING, "--deadline=now+2hours", "--time=10")
+    wait_until(lambda: full_rig.job(job_id)["Restarts"] == "1", timeout_s=30, what="the job to leave")
+    wait_until(lambda: _partitions(full_rig, job_id) == {"batch"}, timeout_s=30, what="the job to be home")
+    wait_until(lambda: "refused_by" in full_rig.job(job_id)["AdminComment"], timeout_s=30, what="its mark")
+    assert full_rig.output(job_id) == b""
+    full_rig.cluster.run(["scancel", str(job_id)], check=True)
+
+
 def test_new_words_count_after_a_reconfigure_and_wrong_ones_leave_the_last_good(full_rig: Rig) -> None:
     rig, before = full_rig, full_rig.options.policy
     rig.set_policy(f"{before},overspill_deny_users=alice")

@@ -239,6 +239,13 @@ async def test_a_job_that_the_site_refuses_goes_home(way: Road, status: str) -> 
     await eventually(lambda: way.view.jobs[7].reason == "None", "the job may start at home at once")
 
 
+async def test_a_job_with_an_option_that_only_shows_now_goes_home_unsubmitted(tmp_path: Path) -> None:
+    async with road(tmp_path, diverted_job(hidden_options=("deadline",))) as way:
+        await way.opened()
+        await eventually(lambda: way.view.jobs[7].partitions == ("batch",), "the job is home")
+        assert way.agent.runs == {}
+
+
 async def test_a_job_that_must_not_be_requeued_goes_home_all_the_same_and_stays_so(tmp_path: Path) -> None:
     async with road(tmp_path, diverted_job(can_requeue=False)) as way:
         way.agent.refusal = grpc.StatusCode.PERMISSION_DENIED

@@ -79,6 +79,12 @@ def test_what_others_write_into_the_admin_comment_is_no_trail(comment: str) -> N
     assert queries.parse_trail(comment) is None
 
 
+def test_options_that_no_hook_shows_show_in_the_queue() -> None:
+    text = _text("job").replace("N/A\x1fN/A\x1f", "1795269457\x1f1\x1f")
+    assert queries.parse_jobs(text)[0].hidden_options == ("deadline", "core-spec")
+    assert queries.parse_jobs(_text("job"))[0].hidden_options == ()
+
+
 def test_no_jobs_is_an_answer() -> None:
     assert queries.parse_jobs("") == ()
 

@@ -183,6 +183,8 @@ class Session:
 
     async def _submit(self) -> Ending | None:
         """Have the site store the run, and set `run_id`. Return how the job ends if the site does not take it."""
+        if self.job.hidden_options and goes_home(self.job) and not self._may_run_already:
+            return GoHome(f"--{self.job.hidden_options[0]} keeps a job local, and shows only once it has started")
         backoff, give_up_at = Backoff(), time.monotonic() + self._surroundings.unreachable_grace_s
         while True:
             is_connected, is_failing = await self.site.is_connected(_CONNECT_S), False

@@ -47,12 +47,16 @@ _JOB_FIELDS = (
     "PriorityLong",
     "RestartCnt",
     "Requeue",
+    "Deadline",
+    "CoreSpec",
     "admin_comment",
 )
 #: Who gave a node's reason, and when, is the end of it. Free text of admins, `Comment` and `Extra`, comes after.
 _REASON = re.compile(r" Reason=(.*?) \[[^\s\[\]@]+@[^\s\[\]]+\](?: |$)")
 #: Without accounting, users may give any text for an account (seen on 22.05: newlines too). Such a one is not told.
 _ACCOUNT = re.compile(r"(\d+) ([\w.+@-]{1,128})")
+#: Options that job_submit_lua does not show on every version, by the field that does.
+_HIDDEN_OPTIONS = {"Deadline": "deadline", "CoreSpec": "core-spec"}
 _PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)")
 _DRAINED = frozenset({"DRAIN", "DRAINED", "DRAINING"})
 #: Flags of a node's state on which no new job is started. Source: sinfo(1), NODE STATE CODES.
@@ -224,6 +228,9 @@ def _parse_job(record: str) -> Job:
             can_requeue=field["Requeue"] == "1",
             admin_comment=_given(field["admin_comment"]),
             trail=parse_trail(field["admin_comment"]),
+            hidden_options=tuple(
+                option for name, option in _HIDDEN_OPTIONS.items() if _given(field[name]) not in {"", "0"}
+            ),
         )
     except ValueError as error:
         raise UnavailableError(f"squeue's record of job {field['JobID']} cannot be read: {error}") from error
