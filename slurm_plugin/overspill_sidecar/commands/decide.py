@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 from pathlib import Path
 
 import click
@@ -43,16 +44,33 @@ class _Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+class _User(click.ParamType[int]):
+    name = "user"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if value.isdecimal():
+            return int(value)
+        try:
+            return pwd.getpwnam(value).pw_uid
+        except KeyError:
+            self.fail(f"this host knows no user {value}", param, ctx)
+
+
 @click.command()
 @click.option("--partition", default="", help="Partition list; the default partition if none is given.")
 @click.option("--ntasks", default=1, show_default=True)
-@click.option("--cpus-per-task", default=1, show_default=True)
+@click.option("--cpus-per-task", default=0, help="As for sbatch; unset if 0.")
 @click.option("--nodes", default=1, show_default=True)
 @click.option("--time", "time_limit_s", type=_Duration(), default=0, help="Time limit as for sbatch.")
 @click.option("--mem", "memory_mib", type=_Size(), default=0, help="Memory per node as for sbatch.")
 @click.option("--array", default="", help="Array as for sbatch.")
 @click.option("--account", default="")
 @click.option("--qos", default="")
+@click.option("--constraint", "features", default="", help="Features as for sbatch.")
+@click.option("--gpus", default=0, help="Number of GPUs.")
+@click.option("--user", "user_id", type=_User(), default=os.getuid, help="Whose job it is; yours if nobody is named.")
 @click.option("--overspill", "option", type=click.Choice(["auto", "never", "always"]), default="auto")
 @json_option
 def decide(
@@ -62,6 +80,7 @@ def decide(
     nodes: int,
     time_limit_s: int,
     memory_mib: int,
+    gpus: int,
     as_json: bool,
     **job: object,
 ) -> None:
@@ -71,9 +90,9 @@ def decide(
     Examples:
       overspill decide
       overspill decide --partition long --ntasks 16 --time 1-0 --mem 32G --json
+      overspill decide --user alice --account physics --gpus 2
     """
     request = router_pb2.DecideRequest(
-        user_id=os.getuid(),
         has_script=True,
         is_dry_run=True,
         num_tasks=ntasks,
@@ -81,6 +100,8 @@ def decide(
         time_limit_min=-(-time_limit_s // 60),
         memory_per_node_mib=memory_mib,
         overspill_option=option,
+        tres=[f"gpu:{gpus}"] if gpus else [],
+        tres_scopes=["job"] if gpus else [],
         **job,  # type: ignore[arg-type]  # click has checked them
     )
     response = _ask(_router_socket(), request)
@@ -124,6 +145,8 @@ def _as_dict(response: router_pb2.DecideResponse) -> dict[str, object]:
         "time_limit_min": response.time_limit_min,
         "memory_per_cpu_mib": response.memory_per_cpu_mib,
         "memory_per_node_mib": response.memory_per_node_mib,
+        "memory_per_gpu_mib": response.memory_per_gpu_mib,
+        "cpus_per_gpu": response.cpus_per_gpu,
         "user_message": response.user_message,
         "admin_comment": json.loads(response.admin_comment) if response.admin_comment else None,
     }
