@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import socket
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from tests.e2e.diversion import submit_diverted, wait_until, wait_until_diverting, wait_until_not_diverting
 from tests.rig import Rig
+from tests.rig.observing import events_of
 from tests.rig.routing import would_divert
 
 _TICKS = "#!/bin/bash\necho ready\nfor i in $(seq {count}); do echo line $i; sleep 0.02; done\n"
@@ -156,8 +156,8 @@ def _processes(rig: Rig) -> str:
 
 def _runs_of(rig: Rig, job_id: int) -> frozenset[int]:
     """Return the restart counts of the attempts that the site's log tells of."""
-    log = rig.site.path("/var/log/overspill/agent.log").read_text()
-    return frozenset(int(count) for count in re.findall(rf"rig/{job_id}/\d+/(\d+)", log))
+    counts = (event.get("restart_count") for event in events_of(rig.site, job_id))
+    return frozenset(count for count in counts if isinstance(count, int))
 
 
 @contextmanager
