@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,17 +17,17 @@ from typing import cast
 
 from tests.rig import Rig
 from tests.rig.host import Host
-from tests.rig.overspill_conf import AGENT_CONF, SIDECAR_CONF
+from tests.rig.overspill_conf import AGENT_CONF, AGENT_PORT, SIDECAR_CONF, SITE_PKI
 from tests.rig.progress import Progress
 from tests.rig.routing import ask_router
-from tests.rig.slurm_conf import ClusterOptions
+from tests.rig.slurm_conf import OVERSPILL_PARTITION, ClusterOptions
 from tests.rig.waiting import poll
 
 #: sbatch options that choose the way of a job. Overspill itself decides nothing here but for `submission`.
 LOCAL, DIVERTED = "--overspill=never", "--overspill=always"
 #: Both partitions are one node of this size: what runs on one could run on the other.
-NODE_CPUS = 128
-_NODE_MEMORY_MIB = 512_000
+NODE_CPUS = 2_048
+_NODE_MEMORY_MIB = 4_096_000
 _CLUSTER = ClusterOptions(
     real_nodes=1,
     real_node_cpus=NODE_CPUS,
@@ -80,9 +82,25 @@ class Bench:
         """Return where a file in the submit directory is, seen from outside."""
         return self.rig.cluster.path(f"/home/alice/{name}")
 
-    def submit(self, body: str, way: str, *options: str) -> int:
-        """Submit a bash script by LOCAL or DIVERTED."""
-        return self.rig.sbatch(f"#!/bin/bash\n{body}\n", way, *options)
+    def submit(self, body: str, way: str, *options: str, user: str = "alice") -> int:
+        """Submit a bash script by LOCAL or DIVERTED; one that is not sent that way is cancelled and submitted again.
+
+        Raises:
+            BenchError: if the router keeps it at home for half a minute.
+        """
+        script, tries_end_at = f"#!/bin/bash\n{body}\n", time.monotonic() + 30
+        while True:
+            job_id = self.rig.sbatch(script, way, *options, user=user)
+            if way == LOCAL or self.is_diverted(job_id):
+                return job_id
+            self.rig.cluster.run(["scancel", str(job_id)], check=True)
+            if time.monotonic() > tries_end_at:
+                raise BenchError(f"job {job_id} was not diverted, nor were those before it")
+            time.sleep(0.5)
+
+    def is_diverted(self, job_id: int) -> bool:
+        """Tell whether the job runs or waits in the overspill partition."""
+        return OVERSPILL_PARTITION in self.rig.job(job_id)["Partition"].split(",")
 
     def wait_for_jobs(self, job_ids: Collection[int], states: str, timeout_s: float) -> None:
         """Wait until each of the jobs is in one of the states, which are as for `squeue --states`.
@@ -121,14 +139,32 @@ class Bench:
     def full_nodes(self) -> Iterator[None]:
         """Hold both nodes full, so that what is submitted waits; on leaving, everything that waits starts at once."""
         everything = (f"--cpus-per-task={NODE_CPUS}", "--time=1-0")
-        blockers = [
-            self.rig.sbatch("#!/bin/bash\nsleep 100000\n", way, *everything, user="bob") for way in (LOCAL, DIVERTED)
-        ]
+        blockers = [self.submit("sleep 100000", way, *everything, user="bob") for way in (LOCAL, DIVERTED)]
         self.wait_for_jobs(blockers, "RUNNING", timeout_s=30)
         try:
             yield
         finally:
             self.rig.cluster.run(["scancel", *map(str, blockers)], check=True)
+
+    @contextmanager
+    def canned_site(self) -> Iterator[None]:
+        """Have an agent that runs nothing in the place of the site's, see `canned_agent`."""
+        site = self.rig.site
+        files = [str(site.path(f"{SITE_PKI}/{name}")) for name in ("agent.pem", "ca.pem")]
+        enter = ["nsenter", f"--net=/proc/{site.init_pid}/ns/net", sys.executable, "-m", "tests.bench.canned_agent"]
+        sizes = [str(2 * NODE_CPUS), str(_NODE_MEMORY_MIB)]
+        site.daemon("agent").stop()
+        canned = subprocess.Popen([*enter, f"0.0.0.0:{AGENT_PORT}", *files, *sizes], stdout=subprocess.PIPE)
+        try:
+            if canned.stdout is None or canned.stdout.readline() != b"listening\n":
+                raise BenchError("the canned agent does not start")
+            self.wait_until_diverting()
+            yield
+        finally:
+            canned.kill()
+            canned.wait()
+            site.daemon("agent").start()
+            self.wait_until_diverting()
 
     def wait_until_diverting(self) -> None:
         """Wait until the router sends away what is to go.

@@ -14,7 +14,18 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import burst, cancellation, first_line, idle_jobs, launch_rate, output_latency, submission, throughput
+from tests.bench import (
+    burst,
+    cancellation,
+    crowd,
+    first_line,
+    idle_jobs,
+    launch_rate,
+    output_latency,
+    proxies,
+    submission,
+    throughput,
+)
 from tests.bench.bench import Bench, BenchError, bench_rig
 from tests.bench.figure import Figure
 from tests.rig.errors import RigError
@@ -28,7 +39,9 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = {
     "throughput": throughput.measure,
     "burst": burst.measure,
     "launch-rate": launch_rate.measure,
+    "proxies": proxies.measure,
     "idle-jobs": idle_jobs.measure,
+    "crowd": crowd.measure,
     "submission": submission.measure,
 }
 _WIDTH_IN_A_LOG = 170

@@ -15,18 +15,20 @@ _ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class _Launch:
+class Launch:
+    """What starting and ending jobs cost."""
+
     jobs_per_s: float
     #: CPU time by where it was spent, for one job.
     cpu_ms: Mapping[str, float]
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    launches: dict[str, list[_Launch]] = {DIVERTED: [], LOCAL: []}
+    launches: dict[str, list[Launch]] = {DIVERTED: [], LOCAL: []}
     for number in range(_ROUNDS):
         for way in (DIVERTED, LOCAL):
             bench.say(f"{_JOBS} jobs, round {number + 1} of {_ROUNDS}, {way}")
-            launches[way].append(_launch(bench, way))
+            launches[way].append(launch(bench, way, ":"))
     diverted, local = launches[DIVERTED], launches[LOCAL]
     rate, local_rate = (median(launch.jobs_per_s for launch in way) for way in (diverted, local))
     yield Figure("first start to last end", "jobs/s", rate, local_rate, "batch", ">= 0.9x for the proxies", _ROUNDS)
@@ -35,15 +37,16 @@ def measure(bench: Bench) -> Iterator[Figure]:
         yield Figure(f"CPU time of one launch, {place}", "ms", used[0], used[1], "batch", "", _ROUNDS)
 
 
-def _launch(bench: Bench, way: str) -> _Launch:
+def launch(bench: Bench, way: str, body: str) -> Launch:
+    """Have 100 jobs with this script wait behind a full node, let them go, and wait for the last one's end."""
     with bench.full_nodes():
-        job_ids = [bench.submit(":", way) for _ in range(_JOBS)]
+        job_ids = [bench.submit(body, way) for _ in range(_JOBS)]
         before_s = _cpu_s(bench)
     bench.wait_for_jobs(job_ids, "COMPLETED", timeout_s=120)
     after_s = _cpu_s(bench)
     log = bench.controller_log()
     took_s = max(log.done_at[job_id] for job_id in job_ids) - min(log.started_at[job_id] for job_id in job_ids)
-    return _Launch(_JOBS / took_s, {place: (after_s[place] - before_s[place]) * 1e3 / _JOBS for place in after_s})
+    return Launch(_JOBS / took_s, {place: (after_s[place] - before_s[place]) * 1e3 / _JOBS for place in after_s})
 
 
 def _cpu_s(bench: Bench) -> Mapping[str, float]:

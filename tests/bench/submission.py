@@ -23,6 +23,8 @@ from tests.rig.slurm_conf import OVERSPILL_PARTITION
 
 #: mode=on and the answer "it stays"; the answer "divert"; and no question at all.
 STAYS, DIVERTS, NOOP = "stays", "diverts", "noop"
+#: No hook at all.
+BARE = "bare"
 _FILLING = NOOP + "-filling"
 _HOOK = f"""\
 local overspill = require "overspill"
@@ -87,12 +89,15 @@ def _with_queue(bench: Bench, queue: str, rounds: int) -> Iterator[Figure]:
     samples = _Samples()
     for number in range(rounds):
         bench.say(f"{queue}, round {number + 1} of {rounds}")
+        with _stopped_sidecar(bench), _without_hook(bench):
+            _block(bench, samples, [BARE])
         with _stopped_sidecar(bench):
             _block(bench, samples, [NOOP])
         bench.wait_until_diverting()
         _block(bench, samples, [STAYS, DIVERTS])
         samples.diverted_shares.append(_share_diverted(bench))
         _cancel(bench)
+    yield from spread(f"no-op hook, {queue}", samples.alone_ms[NOOP], samples.alone_ms[BARE], against="no hook")
     for label in (STAYS, DIVERTS):
         what = f"sbatch, job {label}, {queue}"
         alone, in_hook = samples.alone_ms, samples.in_hook_ms
@@ -139,7 +144,7 @@ def _share_diverted(bench: Bench) -> float:
 
 def _cancel(bench: Bench) -> None:
     """Cancel what the last round has left; slurmctld answers when they are gone from the queue."""
-    names = f"--name={NOOP},{STAYS},{DIVERTS}"
+    names = f"--name={BARE},{NOOP},{STAYS},{DIVERTS}"
     bench.rig.cluster.run(["scancel", "--user=alice", names], check=True, timeout=120.0)
 
 
@@ -151,6 +156,21 @@ def _stopped_sidecar(bench: Bench) -> Iterator[None]:
         yield
     finally:
         router.signal(signal.SIGCONT)
+
+
+@contextmanager
+def _without_hook(bench: Bench) -> Iterator[None]:
+    """Have slurmctld load no job_submit plugin."""
+    path = bench.rig.cluster.path("/etc/slurm/slurm.conf")
+    with_hook = path.read_text()
+    bench.rig.cluster.write("/etc/slurm/slurm.conf", re.sub(r"(?m)^JobSubmitPlugins=.*\n", "", with_hook))
+    bench.rig.cluster.run(["scontrol", "reconfigure"], check=True)
+    try:
+        yield
+    finally:
+        bench.rig.cluster.write("/etc/slurm/slurm.conf", with_hook)
+        bench.rig.cluster.run(["scontrol", "reconfigure"], check=True)
+        _load_hook(bench)
 
 
 def _load_hook(bench: Bench) -> None:
