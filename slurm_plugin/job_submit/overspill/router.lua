@@ -100,7 +100,6 @@ local ODD_FIELDS = {
   { option = "time-min", field = "time_min", unset = NO_VAL },
   { option = "reboot", field = "reboot", unset = NO_VAL16 },
   { option = "contiguous", field = "contiguous", unset = NO_VAL16 },
-  { option = "mincpus", field = "pn_min_cpus", unset = NO_VAL16 },
   { option = "sockets-per-node", field = "sockets_per_node", unset = NO_VAL16 },
   { option = "cores-per-socket", field = "cores_per_socket", unset = NO_VAL16 },
   { option = "threads-per-core", field = "threads_per_core", unset = NO_VAL16 },
@@ -150,6 +149,11 @@ local function odd_options(job_desc, cluster_name)
     if number_set(value, odd.unset) or odd.is_set_by_zero and value == 0 then
       options[#options + 1] = odd.option
     end
+  end
+  -- sbatch raises this one to `--cpus-per-task` by itself (seen on 22.05).
+  local min_cpus = number_set(job_desc.pn_min_cpus, NO_VAL16)
+  if min_cpus and min_cpus > (number_set(job_desc.cpus_per_task, NO_VAL16) or 1) then
+    options[#options + 1] = "mincpus"
   end
   local clusters = job_desc.clusters or ""
   if clusters ~= "" and clusters ~= cluster_name then
