@@ -37,19 +37,5 @@ def build(out: Path, package_format: str) -> list[Path]:
 def installed(debs: list[Path]) -> Iterator[Machines]:
     """Two machines on which an admin has followed the how-to to its end."""
     with Machines.up(debs) as machines:
-        hosts = {"cluster": machines.cluster, "site": machines.site}
-        for step in how_to.read(HOW_TO):
-            how_to.follow([step], hosts)
-            if isinstance(step, how_to.Command) and "openssl" in step.text:
-                _carry_certificates(machines)
+        how_to.follow(how_to.read(HOW_TO), {"cluster": machines.cluster, "site": machines.site})
         yield machines
-
-
-def _carry_certificates(machines: Machines) -> None:
-    """Bring the cluster's certificate from the site, which the how-to leaves to the reader."""
-    for name in ("ca.crt", "mycluster.crt", "mycluster.key"):
-        source = machines.site.path(f"/etc/overspill/tls/{name}")
-        target = machines.cluster.path(f"/etc/overspill/tls/{name}")
-        if source.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(source.read_bytes())

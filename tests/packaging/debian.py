@@ -24,19 +24,18 @@ _OURS = {"usr/sbin/policy-rc.d": "#!/bin/sh\nexit 101\n", "etc/dpkg/dpkg.cfg.d/f
 _NEEDS_OF_CLUSTER = ("slurmctld", "slurmd", "slurm-client", "lua-socket")
 _NEEDS_OF_SITE = ("bubblewrap",)
 #: What `make up` and every tutorial on Slurm take for granted.
-_NEEDS_OF_TESTS = ("python3", "iproute2", "openssl", "procps")
+_NEEDS_OF_TESTS = ("python3", "iproute2", "procps")
 
 
-def unpack(root: Path) -> None:
-    """Make `root` a Debian with only its essential packages; what others need waits in its apt's cache."""
-    base = _CACHE / f"{_SUITE}.tar"
-    if not base.exists():
-        _make_base(base)
-    root.mkdir(parents=True)
-    subprocess.run(["tar", "-C", root, "-xf", base], check=True)
+def base() -> Path:
+    """Return a tar archive of a Debian with only its essential packages; what others need waits in its apt's cache."""
+    archive = _CACHE / f"{_SUITE}.tar"
+    if not archive.exists():
+        _make_base(archive)
+    return archive
 
 
-def _make_base(base: Path) -> None:
+def _make_base(archive: Path) -> None:
     tree = _CACHE / "root"
     shutil.rmtree(tree, ignore_errors=True)
     _CACHE.mkdir(parents=True, exist_ok=True)
@@ -52,9 +51,9 @@ def _make_base(base: Path) -> None:
     (tree / "etc/apt/apt.conf.d/zz-keep").write_text('Binary::apt::APT::Keep-Downloaded-Packages "true";\n')
     (tree / "etc/apt/apt.conf.d/docker-clean").unlink(missing_ok=True)
     _run("chroot", str(tree), "apt-get", "install", "-q", "--yes", "--download-only", *sorted(needed))
-    partial = base.with_suffix(".partial")
+    partial = archive.with_suffix(".partial")
     _run("tar", "-C", str(tree), "-cf", str(partial), ".")
-    partial.rename(base)
+    partial.rename(archive)
     shutil.rmtree(tree)
 
 

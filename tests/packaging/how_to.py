@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.rig.host import Host
 
 _PROMPT = re.compile(r"^(?P<user>\w+)@(?P<host>\w+)[#$] (?P<command>.+)$")
 _FENCE = re.compile(r"^```(?P<language>\w+)(?: (?P<host>\w+):(?P<path>/\S+)(?P<append> append)?)?$")
+#: What the reader replaces by what the other side has printed.
+_CODE = "CODE"
+_INVITATION = re.compile(r"^ +overspill enroll \S+ (\S+)$", re.MULTILINE)
 _TIMEOUT_S = 180.0
 
 
@@ -47,16 +50,19 @@ def follow(steps: list[Command | WrittenFile], hosts: dict[str, Host]) -> None:
     Raises:
         AssertionError: a command fails or prints something else.
     """
+    code = ""
     for step in steps:
         host = hosts[step.host]
         if isinstance(step, WrittenFile):
             before = host.path(step.path).read_text() if step.is_appended else ""
             host.write(step.path, before + step.text)
         else:
-            _execute(step, host)
+            printed = _execute(replace(step, text=step.text.replace(_CODE, code)), host)
+            code = "".join(_INVITATION.findall(printed)) or code
 
 
-def _execute(command: Command, host: Host) -> None:
+def _execute(command: Command, host: Host) -> str:
+    """Execute the command and return what it prints."""
     environment = {"DEBIAN_FRONTEND": "noninteractive"}
     done = host.run(["bash", "-c", command.text], user=command.user, env=environment, timeout=_TIMEOUT_S)
     told = f"{command.user}@{host.name}: {command.text}\n{done.stdout}{done.stderr}"
@@ -64,6 +70,7 @@ def _execute(command: Command, host: Host) -> None:
     if command.prints:
         expected = r"\n".join(".*".join(map(re.escape, line.split("…"))) for line in command.prints)
         assert re.search(expected, done.stdout + done.stderr, re.DOTALL), f"{told}\nthe page says:\n{command.prints}"
+    return done.stdout
 
 
 def _steps(lines: Iterator[str]) -> Iterator[Command | WrittenFile]:

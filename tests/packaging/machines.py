@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from tests.packaging import debian
 from tests.packaging.inside import systemctl
@@ -59,31 +61,26 @@ class Machines(JobVerbs):
     @classmethod
     def up(cls, packages: Iterable[Path]) -> Self:
         """Start both machines, install and start the cluster's Slurm, put the packages into both `DOWNLOADS`."""
+        archive = debian.base()
         home = directory.create(None)
         lease_read, lease_write = os.pipe()
         with ExitStack() as undo_on_error:
             undo_on_error.callback(home.remove_after_the_end)
             undo_on_error.callback(os.close, lease_write)
-            hosts = {}
-            with os.fdopen(lease_read, "rb") as lease:
-                for name in ADDRESSES:
-                    root = home.path / name
-                    _build(root, packages)
-                    hosts[name] = Host.start(name, root, mounts=_mounts(root), lease=lease, kept_fds=home.kept_fds)
-                    undo_on_error.callback(hosts[name].kill)
-            machines = cls(home, hosts["cluster"], hosts["site"], lease_write)
-            for host in hosts.values():
-                machines.install(host, "python3", "iproute2", "openssl", "procps")
-                _add_users(host)
+            with ThreadPoolExecutor() as both:
+                roots = [home.path / name for name in ADDRESSES]
+                list(both.map(lambda root: _build(root, archive, packages), roots))
+                hosts = []
+                with os.fdopen(lease_read, "rb") as lease:
+                    for root in roots:
+                        hosts.append(_start(root, lease, home))
+                        undo_on_error.callback(hosts[-1].kill)
+                list(both.map(_prepare, hosts))
+            machines = cls(home, hosts[0], hosts[1], lease_write)
             Network(machines.cluster, machines.site).connect()
             machines._start_slurm()
             undo_on_error.pop_all()
         return machines
-
-    def install(self, host: Host, *packages: str) -> None:
-        host.run(
-            [*_INSTALL, *packages], env={"DEBIAN_FRONTEND": "noninteractive"}, timeout=_INSTALL_TIMEOUT_S, check=True
-        )
 
     def set_word(self, word: str, value: str) -> None:
         """Give a policy word in slurm.conf another value, and return when slurmctld shows it."""
@@ -103,7 +100,7 @@ class Machines(JobVerbs):
         self._home.remove_after_the_end()
 
     def _start_slurm(self) -> None:
-        self.install(self.cluster, "slurmctld", "slurmd", "slurm-client")
+        _install(self.cluster, "slurmctld", "slurmd", "slurm-client")
         self.cluster.run(["install", "-d", "-o", "slurm", "/var/lib/slurm/slurmctld"], check=True)
         self.cluster.write("/etc/slurm/slurm.conf", _SLURM_CONF)
         self.cluster.write("/etc/default/slurmd", "SLURMD_OPTIONS='-N c1'\n")
@@ -111,8 +108,9 @@ class Machines(JobVerbs):
             self.cluster.run(["systemctl", "start", service], timeout=60.0, check=True)
 
 
-def _build(root: Path, packages: Iterable[Path]) -> None:
-    debian.unpack(root)
+def _build(root: Path, archive: Path, packages: Iterable[Path]) -> None:
+    root.mkdir()
+    subprocess.run(["tar", "-C", root, "-xf", archive], check=True)
     for package in packages:
         shutil.copy(package, root / DOWNLOADS.lstrip("/"))
     program = root / "usr/bin/systemctl"
@@ -132,6 +130,17 @@ def _mounts(root: Path) -> list[list[str]]:
     ]
 
 
-def _add_users(host: Host) -> None:
+def _start(root: Path, lease: IO[bytes], home: RigDirectory) -> Host:
+    return Host.start(root.name, root, mounts=_mounts(root), lease=lease, kept_fds=home.kept_fds)
+
+
+def _prepare(host: Host) -> None:
+    """Add what every machine in a cluster has, and the users."""
+    _install(host, "python3", "iproute2", "procps")
     for user in USERS:
         host.run(["useradd", "--create-home", f"--uid={user.uid}", "--shell=/bin/bash", user.name], check=True)
+
+
+def _install(host: Host, *packages: str) -> None:
+    environment = {"DEBIAN_FRONTEND": "noninteractive"}
+    host.run([*_INSTALL, *packages], env=environment, timeout=_INSTALL_TIMEOUT_S, check=True)

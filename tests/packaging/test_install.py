@@ -16,7 +16,7 @@ from tests.rig.demo import Demo
 from tests.rig.host import Host
 from tests.rig.waiting import poll
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 _SERVICES = {"cluster": ("overspill-router", "overspill-relay", "overspill-slurmd@ovs1"), "site": ("overspill-agent",)}
 _APT_TIMEOUT_S = 180.0
