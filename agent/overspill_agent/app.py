@@ -65,6 +65,7 @@ async def _serve(config: AgentConfig) -> None:
 
     backend = LocalBackend(local_site(config))
     _warn_of_shared_disk(config)
+    _warn_of_read_only(config)
     reserve = Reserve(config.store.path.parent, config.store.reserve_mib * 1024 * 1024)
     registry = Registry(Store(config.store.path), config.store.spool_directory, reserve)
     await registry.load()
@@ -134,6 +135,17 @@ def _warn_of_shared_disk(config: AgentConfig) -> None:
             local_directory=str(runs),
             store_directory=str(store),
         )
+
+
+def _warn_of_read_only(config: AgentConfig) -> None:
+    """Tell the operator of shared directories in which no run can write, as where systemd confines the agent."""
+    for path in config.local.shared:
+        if path.exists() and os.statvfs(path).f_flag & os.ST_RDONLY:
+            log.warning(
+                "a shared directory is read-only here: `systemctl edit overspill-agent` and add ReadWritePaths=",
+                action="shared_directory_read_only",
+                directory=str(path),
+            )
 
 
 async def _cancelled(task: asyncio.Task[object] | asyncio.Task[None]) -> None:

@@ -11,7 +11,7 @@ import click
 import overspill_agent.cli
 import overspill_sidecar.cli
 from overspill.cli import main as overspill_main
-from overspill_packages import command_pages
+from overspill_packages import command_pages, tables
 from overspill_packages.description import Facts
 
 _PROGRAMS: dict[str, click.Command] = {
@@ -23,6 +23,7 @@ _PROGRAMS: dict[str, click.Command] = {
 _PAGES = {
     "overspill-sidecar.toml.5": "sidecar.toml.md",
     "overspill-agent.toml.5": "agent.toml.md",
+    "overspill-policy.7": "policy.md",
 }
 
 
@@ -33,7 +34,15 @@ def build(docs: Path, target: Path, facts: Facts) -> None:
         name, _, section = page.rpartition(".")
         _convert(command_pages.page(name, command, int(section)), target / page, facts)
     for page, source in _PAGES.items():
-        _convert((docs / source).read_text(encoding="utf-8"), target / page, facts)
+        _convert(_with_name(page, (docs / source).read_text(encoding="utf-8")), target / page, facts)
+
+
+def _with_name(page: str, text: str) -> str:
+    """Give a page that was written for the web what man(1) wants: the section with its name, and no tables."""
+    title, _, rest = text.removeprefix("# ").partition("\n")
+    if title == "NAME":
+        return text
+    return f"# NAME\n\n{page.rpartition('.')[0]} - {title}\n\n# DESCRIPTION\n{tables.as_lists(rest)}"
 
 
 def _convert(markdown: str, page: Path, facts: Facts) -> None:

@@ -26,7 +26,13 @@ trap 'echo end; exit 0' USR1
 while :; do echo $((i += 1)); sleep 0.2; done
 """
 #: What a removed package may leave: what apt and the admin have put there themselves.
-_NOT_OURS = (f"{DOWNLOADS}/", "/var/cache/apt/", "/home/", "/run/systemctl/")
+_NOT_OURS = (
+    f"{DOWNLOADS}/",
+    "/var/cache/apt/",
+    "/home/",
+    "/run/systemctl/",
+    "/etc/systemd/system/overspill-agent.service.d",
+)
 
 
 def test_the_how_to_leads_to_a_diverted_job(installed: Machines) -> None:
@@ -41,10 +47,26 @@ def test_every_promise_of_the_demo_is_kept(installed: Machines) -> None:
 
 
 def test_commands_have_manuals_and_completions(installed: Machines) -> None:
-    on_cluster = ("overspill.1", "overspill-sidecar.8", "overspill-sidecar.toml.5")
+    on_cluster = ("overspill.1", "overspill-sidecar.8", "overspill-sidecar.toml.5", "overspill-policy.7")
     for page in on_cluster:
         assert installed.cluster.path(f"/usr/share/man/man{page[-1]}/{page}.gz").exists()
     assert installed.cluster.path("/usr/share/bash-completion/completions/overspill").exists()
+
+
+def test_a_shared_directory_needs_a_word_to_systemd(installed: Machines) -> None:
+    """Else runs could not write there: the log says what to do, and that is enough."""
+    site = installed.site
+    before = site.path("/etc/overspill/agent.toml").read_text()
+    site.write("/etc/overspill/agent.toml", before.replace("[local]\n", '[local]\nshared = ["/srv"]\n'))
+    site.run(["systemctl", "restart", "overspill-agent"], timeout=60.0, check=True)
+    log = site.path("/run/systemctl/overspill-agent.log")
+    assert poll(lambda: "shared_directory_read_only" in log.read_text(), timeout_s=10)
+    site.run(["mkdir", "/etc/systemd/system/overspill-agent.service.d"], check=True)
+    site.write("/etc/systemd/system/overspill-agent.service.d/override.conf", "[Service]\nReadWritePaths=/srv\n")
+    log.unlink()
+    site.run(["systemctl", "restart", "overspill-agent"], timeout=60.0, check=True)
+    assert "agent_started" in log.read_text()
+    assert "shared_directory_read_only" not in log.read_text()
 
 
 def test_an_upgrade_restarts_every_service_and_no_job(installed: Machines) -> None:

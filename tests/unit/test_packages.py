@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from overspill_agent.config import AgentConfig
 from overspill_packages.facts import slurm_release
+from overspill_packages.tables import as_lists
 from overspill_sidecar.config import SidecarConfig
 
 CHECKOUT = Path(__file__).parents[2]
@@ -58,3 +59,8 @@ def _keys(model: type[BaseModel]) -> Iterator[str]:
         for part in (field.annotation, *get_args(field.annotation)):
             if isinstance(part, type) and issubclass(part, BaseModel):
                 yield from _keys(part)
+
+
+def test_a_table_is_a_list_in_a_manual() -> None:
+    page = "Words:\n\n| word | meaning | default |\n|---|---|---|\n| `a` | A. | 1 |\n| `b` | B. |  |\n\nEnd.\n"
+    assert as_lists(page) == "Words:\n\n`a`\n: A. default: 1.\n\n`b`\n: B.\n\nEnd.\n"

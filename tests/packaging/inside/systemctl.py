@@ -134,6 +134,8 @@ class Unit:
                 path.chmod(int(self.last(f"{key}Mode", "0755"), 8))
                 os.chown(path, user.pw_uid, user.pw_gid)
                 yield str(path)
+        for paths in self.keys.get("ReadWritePaths", []):
+            yield from paths.split()
 
     def _confinement(self, writable: list[str]) -> list[str]:
         argv: list[str] = []
