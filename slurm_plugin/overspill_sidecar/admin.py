@@ -20,7 +20,7 @@ from overspill.v1.sidecar_pb2_grpc import (
 )
 from overspill_sidecar.capacity import Amount
 from overspill_sidecar.ledger import Ledger, Search
-from overspill_sidecar.policy import Policy
+from overspill_sidecar.policy import Policy, WordKey
 from overspill_sidecar.router import Router
 from overspill_sidecar.sites import Site
 from overspill_sidecar.watch import ClusterWatch
@@ -28,6 +28,8 @@ from overspill_sidecar.watch import ClusterWatch
 _FOREVER_MS = 2**62
 _USUAL_LIMIT = 100
 _MOST_EVENTS = 1_000
+#: Policy words whose values are seconds.
+_TIMES = frozenset({"wait", "max_time"})
 
 
 class RouterAdmin(RouterAdminServicer):
@@ -154,11 +156,16 @@ def _now_ms() -> int:
 
 
 def _words(policy: Policy) -> list[pb.PolicyWord]:
-    return [pb.PolicyWord(word=str(key), value=_shown(value)) for key, value in sorted(policy.words.items())]
+    return [pb.PolicyWord(word=str(key), value=_shown(key, value)) for key, value in sorted(policy.words.items())]
 
 
-def _shown(value: object) -> str:
-    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _shown(key: WordKey, value: object) -> str:
+    """Return the value as slurm.conf would have it; a bare number of time would be minutes there."""
+    if isinstance(value, tuple):
+        return "+".join(map(str, value))
+    if key.key in _TIMES and isinstance(value, int):
+        return f"{value // 3600:02}:{value // 60 % 60:02}:{value % 60:02}"
+    return str(value)
 
 
 def _site_statuses(sites: Sequence[Site], promised: Mapping[str, Amount]) -> list[pb.SiteStatus]:

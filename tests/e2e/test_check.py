@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -252,8 +250,11 @@ def test_the_sizes_of_nodes_and_site_are_compared(sound: Rig) -> None:
 def test_records_that_cannot_be_written_are_told(new_rig: Callable[..., Rig]) -> None:
     rig = new_rig(policy="overspill_mode=always")
     rig.cluster.daemon("sidecar").stop()
-    records: Path = rig.cluster.path("/var/lib/overspill")
-    os.chown(records, 0, 0)
+    for name in ("decisions.db", "events.db"):
+        records = rig.cluster.path(f"/var/lib/overspill/{name}")
+        for file in records.parent.glob(f"{name}*"):
+            file.unlink()
+        records.mkdir()
     rig.cluster.daemon("sidecar").start()
     wait_until(lambda: "router" not in _errors(rig), timeout_s=30, what="the router to answer")
     warned = {it["subject"]: it["says"] for it in _found(rig) if it["level"] == "warning"}

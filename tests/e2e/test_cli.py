@@ -36,6 +36,12 @@ def test_root_and_slurm_user_see_the_status_of_both_daemons_and_each_site(rig: R
         assert status["router"]["version"] == status["relay"]["version"]
 
 
+def test_times_in_the_policy_are_shown_as_slurm_writes_them(new_rig: Callable[..., Rig]) -> None:
+    rig = new_rig(policy="overspill_mode=on,overspill_wait=90")
+    wait_until(lambda: bool(overspill_json(rig, "status")["policy"]), timeout_s=30, what="the router to see the policy")
+    assert overspill_json(rig, "status")["policy"]["overspill_wait"] == "01:30:00"
+
+
 def test_a_user_sees_what_slurm_shows_and_is_told_what_he_may_not_see(rig: Rig) -> None:
     done = overspill(rig, "status", user="alice")
     assert done.returncode == 0
