@@ -230,6 +230,12 @@ def test_a_drained_virtual_node_is_told_with_its_reason(sound: Rig) -> None:
         sound.cluster.run([*update, "State=RESUME"], check=True)
 
 
+def test_a_user_without_rights_gets_warnings_not_errors(sound: Rig) -> None:
+    done = overspill(sound, "check", user="alice")
+    assert done.returncode == 0, done.stdout
+    assert "run overspill check as root" in done.stdout
+
+
 def test_munge_that_is_gone_is_told(sound: Rig) -> None:
     sound.cluster.daemon("munged").stop()
     try:

@@ -143,6 +143,18 @@ def test_with_parts_down_each_command_says_which(new_rig: Callable[..., Rig]) ->
     assert overspill(rig, "status").returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [("overspill ex", "explain"), ("overspill jobs --site s", "site-a"), ("overspill logs ", None)],
+)
+def test_a_shell_completes_commands_sites_and_job_ids(rig: Rig, words: str, completed: str | None) -> None:
+    job = rig.sbatch(_HELLO)
+    index = len(words.split()) - (not words.endswith(" "))
+    variables = {"COMP_WORDS": words, "COMP_CWORD": str(index), "_OVERSPILL_COMPLETE": "bash_complete"}
+    offered = overspill(rig, env=variables).stdout
+    assert f"plain,{completed or job}\n" in offered
+
+
 def test_without_any_configuration_check_says_what_to_write(rig: Rig) -> None:
     absent = {"OVERSPILL_SIDECAR_CONFIG": "/nowhere/s.toml", "OVERSPILL_AGENT_CONFIG": "/nowhere/a.toml"}
     done = overspill(rig, "check", env=absent)

@@ -33,6 +33,10 @@ def check_certificates(subject: str, files: TlsFiles, names: Collection[str], ow
 def _check(
     subject: str, files: TlsFiles, names: Collection[str], owners: Collection[int], now: datetime
 ) -> Iterator[Finding]:
+    if unseen := [path for path in (files.private_key, files.certificate, files.ca) if _is_closed_to_us(path)]:
+        what = f"cannot be looked at: we may not read {', '.join(map(str, dict.fromkeys(unseen)))}"
+        yield warning(f"{subject}: certificate", what, "run overspill check as root")
+        return
     yield from _check_key_file(subject, files.private_key, owners)
     try:
         leaf = x509.load_pem_x509_certificates(files.certificate.read_bytes())[0]
@@ -55,6 +59,16 @@ def _check(
         what = f"{files.certificate} is not signed by {files.ca}"
         yield error(f"{subject}: CA", what, "put the CA of the site here, or have the certificate issued by it")
     yield from _check_pair(subject, files, leaf)
+
+
+def _is_closed_to_us(path: Path) -> bool:
+    try:
+        with path.open("rb"):
+            return False
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def _check_key_file(subject: str, path: Path, owners: Collection[int]) -> Iterator[Finding]:

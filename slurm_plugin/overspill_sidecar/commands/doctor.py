@@ -47,7 +47,7 @@ def doctor(*, site: str | None, user: str | None, account: str | None, timeout_s
     finally:
         probe.clean_up()
     if as_json:
-        print_json({"job_id": probe.job_id, "hops": [asdict(hop) for hop in probe.hops], "ok": probe.is_well})
+        print_json({"job_id": probe.job_id, "hops": [_as_json(hop) for hop in probe.hops], "ok": probe.is_well})
     else:
         _summarise(probe)
     raise SystemExit(0 if probe.is_well else 1)
@@ -78,6 +78,10 @@ def _account_of(user: str | None) -> pwd.struct_passwd:
     if os.geteuid() not in {0, entry.pw_uid}:
         raise NotPermittedError("only root may send another user's job")
     return entry
+
+
+def _as_json(hop: Hop) -> dict[str, object]:
+    return asdict(hop) | {"took_s": None if hop.took_s is None else round(hop.took_s, 4)}
 
 
 def _say(hop: Hop) -> None:
