@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tests.rig import Rig
 from tests.rig.routing import would_divert
-from tests.rig.slurm_conf import OVERSPILL_PARTITION
+from tests.rig.slurm_conf import OVERSPILL_PARTITION, VIRTUAL_NODE
 from tests.rig.waiting import poll
 
 
@@ -21,7 +21,7 @@ def wait_until(is_done: Callable[[], bool], *, timeout_s: float, what: str) -> N
 
 def wait_until_diverting(rig: Rig) -> None:
     """Wait until jobs are diverted: the router would, and slurmctld's hook asks it again after an earlier failure."""
-    wait_until(lambda: would_divert(rig), timeout_s=30, what="the router to divert")
+    wait_until(lambda: would_divert(rig), timeout_s=60, what="the router to divert")
     # The hook's breaker pauses for 30 s after a missed deadline.
     assert poll(lambda: _is_probe_diverted(rig), timeout_s=60, interval_s=1), "waited in vain for slurmctld to ask"
 
@@ -31,10 +31,22 @@ def _is_probe_diverted(rig: Rig) -> bool:
 
 
 def submit_diverted(rig: Rig, script: str, *options: str) -> int:
-    """Submit a job that is to be diverted, and make sure that it is."""
+    """Submit a job that is to be diverted, and make sure that it is.
+
+    Waits for a site whose node is drained, because the test before has broken something for long enough.
+    """
+    if drain_reason(rig):
+        wait_until_diverting(rig)
     job_id = rig.sbatch(script, *options)
     assert rig.job(job_id)["Partition"] == OVERSPILL_PARTITION
     return job_id
+
+
+def drain_reason(rig: Rig) -> str:
+    """Return why the virtual node is drained, as `sinfo -R` tells it; empty if it is not."""
+    shown = rig.cluster.run(["sinfo", "--noheader", "-N", "-n", VIRTUAL_NODE, "-o", "%T|%E"], check=True).stdout
+    state, _, reason = shown.strip().partition("|")
+    return reason if state.startswith("drain") else ""
 
 
 def wait_until_not_diverting(rig: Rig) -> None:

@@ -47,8 +47,8 @@ listen = "127.0.0.1:{SIDECAR_METRICS_PORT}"
 relay_listen = "127.0.0.1:{RELAY_METRICS_PORT}"
 
 [health]
-drain_after_s = 2.0
-resume_after_s = 2.0
+drain_after_s = 5.0
+resume_after_s = 1.0
 first_pause_s = 10.0
 
 {sections}"""

@@ -106,7 +106,7 @@ class LocalBackend:
         """Take up the site's directory, with whatever runs there.
 
         Raises:
-            AdminError: not root, a program is missing, or the directory cannot be used.
+            AdminError: not root, a program or the runner is missing, or the directory cannot be used.
         """
         if os.geteuid() != 0:
             raise AdminError("the local backend starts processes of other users: run the agent as root")
@@ -286,7 +286,10 @@ def _compiled(site: LocalSite) -> Mapping[str, bytes]:
 
     The name of the compiled file says for which Python it is: another one takes the source.
     """
-    source = site.runner.read_bytes()
+    try:
+        source = site.runner.read_bytes()
+    except OSError as error:
+        raise AdminError(f"cannot read {site.runner}: {error.strerror}; correct [local] runner") from error
     with tempfile.TemporaryDirectory(dir=site.directory) as name:
         copy = Path(name) / "runner.py"
         copy.write_bytes(source)
