@@ -145,7 +145,7 @@ def test_a_second_one_says_why_it_does_not_start(service: Service) -> None:
 def test_a_router_that_does_not_run_is_said_in_one_line(service: Service) -> None:
     asked = service.ask("decide")
     assert asked.returncode == 1
-    assert f"no router answers on {service.router_socket}" in asked.stderr
+    assert f"the router is not running on this host ({service.router_socket} is not there)" in asked.stderr
     assert "Traceback" not in asked.stderr
 
 

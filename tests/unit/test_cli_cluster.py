@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from overspill.cli import main
 from overspill.errors import NotFoundError
 from overspill.v1.sidecar_pb2 import DecisionRecord
 from overspill_sidecar import capacity, decision, eligibility, reasons, shape, target
@@ -79,3 +81,19 @@ def test_every_reason_in_the_code_has_a_sentence() -> None:
 def test_a_shadowed_decision_says_what_would_have_been() -> None:
     assert "otherwise it would have gone" in sentence("shadow_wait_above_threshold")
     assert sentence("some_newer_word") == "some newer word"
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["jobs"], ["explain", "1"], ["logs", "1"], ["nodes"], ["doctor"], ["decide"]]
+)
+def test_a_host_without_slurm_or_configuration_is_told_in_plain_lines(
+    monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setenv("OVERSPILL_SIDECAR_CONFIG", "/nonexistent/sidecar.toml")
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    told = result.output.splitlines()
+    assert told
+    assert all(line.startswith(("overspill: ", "! ")) for line in told)
+    assert "defect" not in result.output

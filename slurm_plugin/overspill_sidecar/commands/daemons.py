@@ -57,11 +57,23 @@ class Daemons:
         return list(answer.events)
 
 
-def _ask(role: str, path: Path, question: Callable[[grpc.Channel], _T]) -> _T:
+def check_socket(role: str, path: Path) -> None:
+    """Tell why nobody can be asked on the socket before gRPC tells it in its own words.
+
+    Raises:
+        UnavailableError: if the socket is not there.
+        NotPermittedError: if we may not open it.
+    """
+    if not os.path.exists(path.parent):  # noqa: PTH110 - False where we may not look
+        raise UnavailableError(f"the {role} is not running on this host ({path.parent} is not there)")
     if not os.access(path.parent, os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise NotPermittedError(f"only root and SlurmUser may ask the {role}")
     if not path.exists():
         raise UnavailableError(f"the {role} is not running on this host ({path} is not there)")
+
+
+def _ask(role: str, path: Path, question: Callable[[grpc.Channel], _T]) -> _T:
+    check_socket(role, path)
     with grpc.insecure_channel(f"unix:{path}") as channel:
         try:
             return question(channel)

@@ -14,6 +14,7 @@ from overspill.cli.output import json_option, print_json, print_line
 from overspill.errors import UnavailableError, from_rpc_error
 from overspill.v1 import router_pb2
 from overspill.v1.router_pb2_grpc import RouterStub
+from overspill_sidecar.commands.daemons import check_socket
 from overspill_sidecar.config import RouterConfig, configured_path, load
 from overspill_sidecar.slurm_text import parse_duration_s, parse_size_mib
 
@@ -127,6 +128,7 @@ def _router_socket() -> Path:
 
 
 def _ask(socket: Path, request: router_pb2.DecideRequest) -> router_pb2.DecideResponse:
+    check_socket("router", socket)
     with grpc.insecure_channel(f"unix:{socket}") as channel:
         try:
             return RouterStub(channel).Decide(request, timeout=_DECIDE_DEADLINE_S)

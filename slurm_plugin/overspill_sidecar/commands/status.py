@@ -141,10 +141,10 @@ def _print(picture: _Picture) -> None:
             for site, node in picture.virtual_nodes
         ]
         print_table(["VIRTUAL NODE", "SITE", "STATE", "CPUS ALLOCATED"], rows)
-    if picture.problems:
+    if picture.problems and picture.snapshot is not None:
         print_line()
-        for problem in picture.problems:
-            print_line(styled(f"! {problem}", "yellow"))
+    for problem in picture.problems:
+        print_line(styled(f"! {problem}", "yellow"))
     for note in picture.notes:
         print_line(styled(f"  {note}", "dim"))
 
