@@ -63,7 +63,7 @@ class Sidecar:
     def __init__(self, config: SidecarConfig, role: Role) -> None:
         self._config = config
         self._role = role
-        self._view = CommandLineView(config.slurm.command_deadline_s)
+        self._view = CommandLineView(config.slurm.command_deadline_s, config.slurm.accounting_refresh_s)
         is_relay_alone = role is Role.RELAY
         refresh_s = config.slurm.refresh_s * (_RELAY_REFRESH_FACTOR if is_relay_alone else 1)
         self._watch = ClusterWatch(self._view, refresh_s)

@@ -38,6 +38,8 @@ class _Section(BaseModel):
 class SlurmConfig(_Section):
     refresh_s: float = Field(default=5.0, ge=0.2, le=300)
     #: A command of Slurm that takes longer has failed.
+    #: Associations and QOS are a record for each user, whether he uses the cluster or not: asked less often.
+    accounting_refresh_s: float = Field(default=30.0, ge=0.2, le=3600)
     command_deadline_s: float = Field(default=10.0, gt=0, le=120)
 
 

@@ -33,6 +33,7 @@ def sidecar_toml(cluster: ClusterOptions) -> str:
     return f"""\
 [slurm]
 refresh_s = 1.0
+accounting_refresh_s = 1.0
 
 [router]
 socket = "{ROUTER_SOCKET}"

@@ -10,7 +10,7 @@ import pytest
 
 from overspill.cli.finding import Finding, Level
 from overspill.v1.sidecar_pb2 import SiteStatus
-from overspill_sidecar.checks import daemons, nodes
+from overspill_sidecar.checks import daemons, nodes, policy
 from overspill_sidecar.cluster import Snapshot
 from overspill_sidecar.commands.node_lines import Lines, Offer, lines_for
 from overspill_sidecar.commands.slurm_conf import Slurm, parse_config_values
@@ -41,6 +41,23 @@ def _slurm(node: dict[str, str] | None = None, **values: str) -> Slurm:
         nodes=queries.parse_nodes(text["nodes"]),
     )
     return Slurm(parse_config_values(text["config"]) | values, snapshot, MappingProxyType(raw))
+
+
+def test_words_that_name_nobody_and_nothing_are_pointed_out() -> None:
+    slurm = _slurm()
+    words = "overspill_mode=on,overspill_from=batch+lnog,overspill_wait=-5,overspill_deny_users=root+no-such-user"
+    config = replace(slurm.snapshot.config, parameters=(words,))
+    slurm = replace(slurm, snapshot=replace(slurm.snapshot, config=config))
+    found = {finding.subject: finding for finding in policy.look(slurm, _config()) if finding.level is not Level.OK}
+    assert found.keys() == {
+        "slurm.conf: overspill_wait=-5",
+        "slurm.conf: overspill_from",
+        "slurm.conf: overspill_deny_users",
+    }
+    assert "knows no partition lnog" in found["slurm.conf: overspill_from"].says
+    users = found["slurm.conf: overspill_deny_users"]
+    assert (users.level, users.says) == (Level.WARNING, "this host knows no user no-such-user")
+    assert users.remedy == "correct the word, or see `getent passwd no-such-user`"
 
 
 def _lines(slurm: Slurm, offer: Offer, **site: object) -> Lines:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from overspill.cli.finding import Finding, error, ok, warning
 from overspill_sidecar.commands.slurm_conf import Slurm
 from overspill_sidecar.config import SidecarConfig
-from overspill_sidecar.policy import Mode, parse_policy, unknown_partitions
+from overspill_sidecar.policy import Mode, parse_policy, unknown_partitions, unknown_users
+from overspill_sidecar.users import user_ids
 
 _SUBJECT = "slurm.conf: policy"
 
@@ -17,6 +18,9 @@ def look(slurm: Slurm, config: SidecarConfig) -> Iterator[Finding]:
     policy, problems = parse_policy(slurm.snapshot.config.parameters)
     for problem in (*problems, *unknown_partitions(policy, slurm.snapshot.partitions)):
         yield error(f"slurm.conf: {problem.word}", f"{problem.reason}; the word is ignored", "correct it, reconfigure")
+    for problem in unknown_users(policy, user_ids(policy.user_names)):
+        what, _, remedy = problem.reason.partition(": ")
+        yield warning(f"slurm.conf: {problem.word}", what, remedy)
     mode = policy.mode
     if mode is Mode.OFF:
         remedy = "set overspill_mode=shadow, or on, in SlurmctldParameters and scontrol reconfigure"

@@ -26,15 +26,15 @@ _OVER = "Job has already finished"
 #: slurmctld 24.11 and 26.05 answer EAGAIN to a part of all updates of a job whose user has no association.
 _TRY_AGAIN = "Resource temporarily unavailable"
 _ATTEMPTS = 12
-_ACCOUNTING_LIVES_S = 5.0
 
 
 class CommandLineView:
     """Asks slurmctld through its own commands, which any Slurm has. Parsing happens in a thread."""
 
-    def __init__(self, deadline_s: float = 10.0) -> None:
+    def __init__(self, deadline_s: float = 10.0, accounting_refresh_s: float = 30.0) -> None:
         self._deadline_s = deadline_s
         self._questions = BatchedQuestions(self._jobs)
+        self._accounting_refresh_s = accounting_refresh_s
         self._known_accounting: Accounting | None = None
         self._ask_accounting_at = float("-inf")
         self._account_questions = BatchedQuestions(self._accounts)
@@ -49,10 +49,9 @@ class CommandLineView:
         return Snapshot(asked_at, unix_time_s, config, jobs, partitions, nodes, accounting)
 
     async def _accounting(self, now: float) -> Accounting | None:
-        """Return associations and QOS, up to `_ACCOUNTING_LIVES_S` old; None if slurmctld does not tell them.
+        """Return associations and QOS, asked less often than the rest; None if slurmctld does not tell them.
 
-        There is a record for each user and account, whether or not they use the cluster now, so this is asked less
-        often than the rest; a limit that is reached meanwhile makes a job wait in its own partition, as ever.
+        A limit that is reached meanwhile makes a job wait, in its own partition as well as over there.
         """
         if now >= self._ask_accounting_at:
             try:
@@ -60,7 +59,7 @@ class CommandLineView:
             except UnavailableError as error:
                 _log.warning("accounting cannot be read", action="accounting_unknown", reason=error.reason)
                 self._known_accounting = None
-            self._ask_accounting_at = now + _ACCOUNTING_LIVES_S
+            self._ask_accounting_at = now + self._accounting_refresh_s
         return self._known_accounting
 
     async def job(self, slurm_job_id: int) -> Job | None:
