@@ -198,6 +198,7 @@ class ClusterConfig:
     gpu_defaults: GpuDefaults = GpuDefaults()
     #: AccountingStorageEnforce; empty where there is none: then accounts and QOS are free text.
     enforced: frozenset[str] = frozenset()
+    has_slurmdbd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +214,8 @@ class Snapshot:
     nodes: Mapping[str, Node]
     #: None where Slurm enforces nothing of it.
     accounting: Accounting | None = None
+    #: Whether the cluster is a member of a federation, so that any job may have siblings on other clusters.
+    is_federated: bool = False
 
     @property
     def default_partition(self) -> Partition | None:

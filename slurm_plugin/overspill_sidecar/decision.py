@@ -35,6 +35,7 @@ class Queue:
     rooms: Mapping[str, Room]
     #: None where there is none, or where Slurm does not tell.
     accounting: Accounting | None = None
+    is_federated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ def _decide_batch_job(job: DecideRequest, named: tuple[str, ...], situation: Sit
         raise StaysLocal(reason)
     if queue is None:
         raise StaysLocal("queue_unknown")
+    if queue.is_federated:
+        raise StaysLocal("federated")
     own = _own_partitions(named, policy, queue)
     shape = shape_of(job, own, queue.config)
     names = tuple(partition.name for partition in own)

@@ -35,6 +35,7 @@ _JOB: Mapping[str, str] = {
     "option_never": "the user forbade it with --overspill=never",
     "option_unknown": "its --overspill has a value that is none: auto, never or always",
     "heterogeneous": "heterogeneous jobs are never diverted",
+    "federated": "the cluster is in a federation, so the job may have siblings elsewhere",
     "scrontab": "scrontab's jobs are never diverted",
     "held": "it was submitted held; that wait is its own",
     "begin_time": "it waits for its begin time",

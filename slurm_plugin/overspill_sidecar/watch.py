@@ -146,7 +146,13 @@ def _prepare(snapshot: Snapshot) -> Picture:
     default = snapshot.default_partition
     return Picture(
         snapshot=snapshot,
-        queue=Queue(snapshot.config, default.name if default else "", rooms_in(snapshot), snapshot.accounting),
+        queue=Queue(
+            snapshot.config,
+            default.name if default else "",
+            rooms_in(snapshot),
+            snapshot.accounting,
+            snapshot.is_federated,
+        ),
         model=PlanModel(snapshot),
         seen_decisions=frozenset(job.trail.decision_id for job in snapshot.jobs if job.trail),
     )

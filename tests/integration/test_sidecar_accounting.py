@@ -160,3 +160,11 @@ def test_the_default_account_counts_where_none_is_named(any_rig: Rig) -> None:
     _wait_for_answer(rig, "policy_account")
     assert _partition_of(rig) == "batch"
     rig.set_policy(rig.options.policy.partition(",overspill_deny")[0])
+
+
+def test_while_the_cluster_is_in_a_federation_its_jobs_stay(any_rig: Rig) -> None:
+    _sacctmgr(any_rig, "add", "federation", "union", "clusters=rig")
+    _wait_for_answer(any_rig, "federated")
+    assert _partition_of(any_rig) == "batch"
+    _sacctmgr(any_rig, "delete", "federation", "union")
+    _wait_for_answer(any_rig, "wait_above_threshold")

@@ -388,6 +388,11 @@ def test_exclusive_partitions_keep_their_jobs() -> None:
     assert _decide(_situation(of=of)).reason == "exclusive"
 
 
+def test_a_cluster_in_a_federation_keeps_its_jobs() -> None:
+    federated = replace(queue(snapshot(*full_batch())), is_federated=True)
+    assert _decide(_situation("always", queue=federated)).reason == "federated"
+
+
 def test_a_begin_time_that_has_passed_holds_nothing_back() -> None:
     assert _decide(begin_time_s=NOW_S - 1).verdict is Verdict.DIVERT
 

@@ -36,6 +36,7 @@ class CommandLineView:
         self._questions = BatchedQuestions(self._jobs)
         self._accounting_refresh_s = accounting_refresh_s
         self._known_accounting: Accounting | None = None
+        self._is_federated = False
         self._ask_accounting_at = float("-inf")
         self._account_questions = BatchedQuestions(self._accounts)
 
@@ -45,22 +46,23 @@ class CommandLineView:
         partitions = await self._ask(queries.partitions_argv(), queries.parse_partitions)
         nodes = await self._ask(queries.nodes_argv(), queries.parse_nodes)
         jobs = await self._ask(queries.jobs_argv(), queries.parse_jobs)
-        accounting = await self._accounting(asked_at) if config.enforced else None
-        return Snapshot(asked_at, unix_time_s, config, jobs, partitions, nodes, accounting)
+        if config.has_slurmdbd and asked_at >= self._ask_accounting_at:
+            self._known_accounting = await self._accounting() if config.enforced else None
+            self._is_federated = await self._ask(queries.federation_argv(), lambda text: "Federation:" in text)
+            self._ask_accounting_at = asked_at + self._accounting_refresh_s
+        accounting, is_federated = self._known_accounting, self._is_federated
+        return Snapshot(asked_at, unix_time_s, config, jobs, partitions, nodes, accounting, is_federated)
 
-    async def _accounting(self, now: float) -> Accounting | None:
+    async def _accounting(self) -> Accounting | None:
         """Return associations and QOS, asked less often than the rest; None if slurmctld does not tell them.
 
         A limit that is reached meanwhile makes a job wait, in its own partition as well as over there.
         """
-        if now >= self._ask_accounting_at:
-            try:
-                self._known_accounting = await self._ask(accounting_argv(), parse_accounting)
-            except UnavailableError as error:
-                _log.warning("accounting cannot be read", action="accounting_unknown", reason=error.reason)
-                self._known_accounting = None
-            self._ask_accounting_at = now + self._accounting_refresh_s
-        return self._known_accounting
+        try:
+            return await self._ask(accounting_argv(), parse_accounting)
+        except UnavailableError as error:
+            _log.warning("accounting cannot be read", action="accounting_unknown", reason=error.reason)
+            return None
 
     async def job(self, slurm_job_id: int) -> Job | None:
         return await self._questions.ask(slurm_job_id)

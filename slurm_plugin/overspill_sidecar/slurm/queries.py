@@ -121,6 +121,11 @@ def config_argv() -> list[str]:
     return ["scontrol", "show", "config"]
 
 
+def federation_argv() -> list[str]:
+    """Return the command that prints nothing where the cluster is in no federation (seen on 22.05)."""
+    return ["scontrol", "show", "federation"]
+
+
 def update_argv(job: str, fields: Mapping[str, str]) -> list[str]:
     return ["scontrol", "update", f"JobId={job}", *(f"{name}={value}" for name, value in fields.items())]
 
@@ -189,6 +194,7 @@ def parse_config(text: str) -> ClusterConfig:
             max_memory_per_cpu_mib=_limit(values.get("MaxMemPerCPU", "")),
             max_memory_per_node_mib=_limit(values.get("MaxMemPerNode", "")),
             gpu_defaults=_gpu_defaults(values.get("JobDefaults", "")),
+            has_slurmdbd=values.get("AccountingStorageType", "") == "accounting_storage/slurmdbd",
             enforced=frozenset(_names(_given(values.get("AccountingStorageEnforce", "")))) - {"none"},
             parameters=tuple(_given(values.get(key, "")) for key in ("SlurmctldParameters", "SchedulerParameters")),
         )
