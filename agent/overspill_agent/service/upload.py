@@ -26,6 +26,7 @@ class Upload:
     def __init__(self, registry: Registry, live: LiveRun) -> None:
         self._registry = registry
         self._live = live
+        self._has_new = asyncio.Event()
 
     async def take(self, body: AsyncIterator[bytes]) -> None:
         """Take in the whole body; return when all of it is durable.
@@ -82,11 +83,15 @@ class Upload:
             finally:
                 for stream, counter in _COUNTED.items():
                     counter.inc(live.spool.length(stream) - before[stream])
+                self._has_new.set()
                 live.notify()
 
     async def _sync_at_intervals(self) -> None:
+        """Sync what has come, at intervals; an upload that is silent costs nothing."""
         while True:
+            await self._has_new.wait()
             await asyncio.sleep(SYNC_INTERVAL_S)
+            self._has_new.clear()
             await self._sync()
 
     async def _sync(self) -> None:
