@@ -81,6 +81,7 @@ def test_logs_follows_an_array_task_to_its_end(rig: Rig) -> None:
     script = "#!/bin/bash\nfor i in 1 2 3; do echo $SLURM_ARRAY_TASK_ID.$i; sleep 1; done\n"
     job = submit_diverted(rig, script, "--array=4-5")
     assert overspill(rig, "logs", f"{job}_5", "-f", user="alice").stdout == "5.1\n5.2\n5.3\n"
+    assert f"job {job} is an array" in overspill(rig, "logs", str(job), user="alice").stderr
 
 
 def test_a_local_jobs_decision_is_found_by_its_likeness(rig: Rig) -> None:

@@ -54,6 +54,8 @@ def logs(job_id: str, *, follow: bool, is_stderr: bool, is_story: bool, as_json:
         raise click.UsageError("--json goes with --events: output is bytes, not JSON")
     if not jobs:
         raise NotFoundError(f"Slurm does not know job {job_id} (any more); its output file is where the user put it")
+    if len(jobs) > 1:
+        raise NotFoundError(f"job {job_id} is an array, each task with a file of its own: name one, as {jobs[0].name}")
     output = _output(jobs[0], is_stderr=is_stderr)
     _act_as(jobs[0])
     _copy(output, follow=follow)
