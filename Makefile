@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 APT_PACKAGES := python3 python3-venv gcc libc6-dev make lua5.1 lua-socket slurmctld slurmd slurm-client libslurm-dev \
 	munge slurmdbd mariadb-server-core mariadb-client-core bubblewrap iproute2 iptables util-linux procps debootstrap \
-	rpm lowdown man-db lintian
+	rpm lowdown man-db lintian faketime openssl
 POLICY ?= overspill_mode=on,overspill_wait=00:01:00
 # Not `?=`: make itself predefines AS, as the assembler.
 AS := alice

@@ -26,7 +26,7 @@ from overspill_sidecar.sites import Site
 
 _log = structlog.get_logger(__name__)
 
-_LONGEST_PAUSE = timedelta(minutes=1)
+_LONGEST_PAUSE = timedelta(seconds=5)
 _SHORTEST_PAUSE = timedelta(seconds=1)
 #: Looks per life: often enough for several tries between the time that renewal is due and the end.
 _LOOKS = 20

@@ -34,6 +34,10 @@ class Cluster(Protocol):
         """Return a job of one CPU and alice's that runs on `ovs1`."""
         ...
 
+    async def charge(self, account: str) -> Job:
+        """Return a job that is charged to this account, any text, where Slurm keeps no accounts."""
+        ...
+
     async def run_array(self) -> list[Job]:
         """Return two tasks that run on `ovs1`; the second has the array's own id."""
         ...
@@ -50,6 +54,11 @@ class FakeCluster:
     async def run_job(self, *, may_requeue: bool = True) -> Job:
         job = running(7, "ovs1", cpus=1, partitions=("overspill",), can_requeue=may_requeue)
         self.view.jobs[7] = job
+        return job
+
+    async def charge(self, account: str) -> Job:
+        job = await self.run_job()
+        self.view.accounts[job.slurm_job_id] = account
         return job
 
     async def run_array(self) -> list[Job]:
@@ -70,6 +79,9 @@ class SlurmCluster:
 
     async def run_job(self, *, may_requeue: bool = True) -> Job:
         return await self._job(self._submit("--requeue" if may_requeue else "--no-requeue"))
+
+    async def charge(self, account: str) -> Job:
+        return await self._job(self._submit(f"--account={account}"))
 
     async def run_array(self) -> list[Job]:
         array_id = self._submit("--array=1-2")
@@ -138,6 +150,12 @@ async def test_a_snapshot_shows_jobs_nodes_and_partitions_of_one_moment(cluster:
     assert snapshot.default_partition == snapshot.partitions["batch"]
     assert [node.name for node in snapshot.nodes_of("overspill")] == ["ovs1"]
     assert all(node.is_usable for node in snapshot.nodes.values())
+
+
+async def test_a_jobs_account_is_told_and_that_of_no_job_is_empty(cluster: Cluster) -> None:
+    job = await cluster.charge("physics")
+    assert await cluster.view.account(job.slurm_job_id) == "physics"
+    assert await cluster.view.account(_UNKNOWN) == ""
 
 
 async def test_that_there_is_no_such_job_is_an_answer_to_a_question_and_an_error_of_a_change(cluster: Cluster) -> None:

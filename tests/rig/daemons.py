@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.rig.errors import DaemonError
 from tests.rig.host import Host
@@ -71,8 +72,11 @@ class Daemon:
         """Whether its process exists and accepts connections."""
         return self.is_running and all(self.host.is_listening(address) for address in self._spec.listens_on)
 
-    def launch(self) -> None:
+    def launch(self, *, clock_error_s: int = 0) -> None:
         """Start its process without waiting for it to be ready.
+
+        Args:
+            clock_error_s: by how much its wall clock is ahead of the host's; its monotonic clock is right.
 
         Raises:
             DaemonError: if it runs already or says at once that it cannot.
@@ -80,7 +84,9 @@ class Daemon:
         if self.is_running:
             raise DaemonError(f"{self.name} runs already")
         self.host.path(self._spec.pid_file).unlink(missing_ok=True)
-        result = self.host.run(self._spec.argv, user=self._spec.user, cwd="/", env=self._spec.env)
+        result = self.host.run(
+            self._spec.argv, user=self._spec.user, cwd="/", env={**self._spec.env, **_wrong_clock(clock_error_s)}
+        )
         if result.returncode != 0:
             raise DaemonError(
                 f"{self.name}: exit code {result.returncode}\n{result.stdout}{result.stderr}{self.log_tail()}"
@@ -106,9 +112,9 @@ class Daemon:
             what = "is not ready" if was_seen else "did not start"
             raise DaemonError(f"{self.name} {what} after {timeout_s} s\n{self.log_tail()}")
 
-    def start(self) -> None:
-        """Start it and wait until it is ready."""
-        self.launch()
+    def start(self, *, clock_error_s: int = 0) -> None:
+        """Start it and wait until it is ready; arguments as for `launch`."""
+        self.launch(clock_error_s=clock_error_s)
         self.wait_until_ready()
 
     def signal(self, number: signal.Signals) -> None:
@@ -173,6 +179,14 @@ class DaemonGroup:
         """Stop one after the other. Idempotent."""
         for daemon in self._daemons:
             daemon.stop()
+
+
+def _wrong_clock(error_s: int) -> dict[str, str]:
+    """Return what makes libfaketime lie to a program and to what it starts."""
+    if not error_s:
+        return {}
+    (library,) = Path("/usr/lib").glob("*-linux-gnu/faketime/libfaketime.so.1")
+    return {"LD_PRELOAD": str(library), "FAKETIME": f"{error_s:+d}", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def munged() -> DaemonSpec:

@@ -183,3 +183,9 @@ def test_a_nodes_reason_is_whole_and_free_text_behind_it_is_no_part_of_it() -> N
     line = "NodeName=ovs1 State=IDLE+DRAIN Reason=overspill: site-a down [slurm@1795266947] Comment=a Reason=b [c@d]\n"
     node = queries.parse_nodes(line)["ovs1"]
     assert (node.is_drained, node.is_usable, node.reason) == (True, False, "overspill: site-a down")
+
+
+def test_a_jobs_account_cannot_make_lines_about_other_jobs() -> None:
+    """Without accounting, a user may name any text as the account (squeue's answer as seen on 22.05)."""
+    told = "4 (null)\n\n3 plain\n\n2 group.a-b\n\n1 x\n3 forged\n\n"
+    assert queries.parse_accounts(told) == {2: "group.a-b", 1: "x"}

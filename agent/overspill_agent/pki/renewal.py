@@ -12,7 +12,7 @@ from overspill_agent.pki.authority import Authority
 
 log = structlog.get_logger(__name__)
 
-_LONGEST_PAUSE_S = 60.0
+_LONGEST_PAUSE_S = 5.0
 _SHORTEST_PAUSE_S = 1.0
 
 
