@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from overspill.certificates import (
     check_pair,
@@ -89,7 +90,7 @@ def test_a_request_decides_nothing_but_the_key(authority: Authority) -> None:
     assert leaf.public_key() == key.public_key()
     assert dns_names(leaf) == {"rig"}
     usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert usage == x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH])
+    assert usage == x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
 
 
 @pytest.mark.parametrize("request_pem", [b"", b"nonsense", b"x" * 20_000])
