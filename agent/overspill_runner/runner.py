@@ -799,7 +799,8 @@ def become_script(orders_fd: int, stdout_fd: int, stderr_fd: int, status_fd: int
 
 def execute(orders: Dict[str, Any], stdout_fd: int, stderr_fd: int, status_fd: int) -> NoReturn:
     """Become the script, in the order of slurmstepd's exec_task(): limits come last."""
-    os.setsid()
+    # Not a session of its own: the kernel would take its stop signals for those of an orphaned group, and drop them.
+    os.setpgid(0, 0)
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.chdir(orders["cwd"].encode("latin-1"))
     os.umask(orders["umask"])
@@ -922,7 +923,10 @@ def exec_complaint(path: bytes, error: OSError) -> bytes:
 
 
 class ScriptFile:
-    """The script at its path of home, or in the runner's own directory where that path is taken or not to be had."""
+    """The script at its path of home, or in the runner's own directory where that path is taken or not to be had.
+
+    At home it lies in a directory of its own, in which the user can change nothing. So it does here.
+    """
 
     def __init__(self, wanted_path: bytes, script: bytes, own_directory: str) -> None:
         """Write it.
@@ -930,12 +934,26 @@ class ScriptFile:
         Raises:
             OSError: not even in the runner's own directory.
         """
+        self._closed_directory: Optional[bytes] = None
         try:
             os.makedirs(os.path.dirname(wanted_path), 0o755, exist_ok=True)
             self.path = self._write(wanted_path, script)
         except OSError as error:
             note("script: {}; kept in {}".format(error, own_directory))
             self.path = self._write(os.fsencode(os.path.join(own_directory, "slurm_script")), script)
+            return
+        self._close_directory(os.path.dirname(wanted_path))
+
+    def _close_directory(self, directory: bytes) -> None:
+        """Take away the right to write where nothing else lies, and where it is the user's to take."""
+        if len(os.listdir(directory)) > 1:
+            return
+        try:
+            os.chmod(directory, 0o500)
+        except OSError as error:
+            note("script: {}".format(error))
+        else:
+            self._closed_directory = directory
 
     @staticmethod
     def _write(path: bytes, script: bytes) -> bytes:
@@ -950,6 +968,8 @@ class ScriptFile:
     def remove(self) -> None:
         """Remove it, as slurmd does."""
         try:
+            if self._closed_directory is not None:
+                os.chmod(self._closed_directory, 0o700)
             os.unlink(self.path)
         except OSError as error:
             note("script: {}".format(error))

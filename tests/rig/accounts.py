@@ -23,7 +23,12 @@ class Account:
         return f"/home/{self.name}"
 
 
-USERS = (Account("alice", 2001), Account("bob", 2002))
+USERS = (
+    Account("alice", 2001),
+    Account("bob", 2002),
+    Account("dot.ted-User_1", 2003),
+    Account("od d'us@er ü", 2004),
+)
 SHARED_GROUP = ("hpc", 3000)
 
 

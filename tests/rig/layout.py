@@ -75,7 +75,7 @@ def build_site(root: Path, options: RigOptions, certificates: Certificates) -> l
     certificates.copy_to(root / overspill_conf.SITE_PKI.lstrip("/"))
     for path, is_second in ((overspill_conf.AGENT_CONF, False), (overspill_conf.SECOND_AGENT_CONF, True)):
         agent_toml = overspill_conf.agent_toml(
-            shared_home=options.has_shared_home, gpus=options.cluster.gpus, is_second=is_second
+            options.cluster, shared_home=options.has_shared_home, is_second=is_second
         )
         _write(root / path.lstrip("/"), agent_toml.encode())
     local = root.with_name("site-local")

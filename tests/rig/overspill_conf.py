@@ -66,12 +66,12 @@ nodes = "{node}"
 """
 
 
-def agent_toml(*, shared_home: bool, gpus: int = 0, is_second: bool = False) -> str:
+def agent_toml(options: ClusterOptions, *, shared_home: bool, is_second: bool = False) -> str:
     """Return agent.toml; with `shared_home` a run sees the cluster's /home instead of an empty private one."""
     port, runner_port = (SECOND_AGENT_PORT, SECOND_RUNNER_PORT) if is_second else (AGENT_PORT, RUNNER_PORT)
     state = "/var/lib/overspill-agent-b" if is_second else "/var/lib/overspill-agent"
     private = ["/tmp", "/var/tmp", "/dev/shm"] if shared_home else ["/home", "/tmp", "/var/tmp", "/dev/shm"]
-    accounts = "\n".join(f'{user.name} = "{user.name}"' for user in USERS)
+    accounts = "\n".join(f'"{user.name}" = "{user.name}"' for user in USERS)
     return f"""\
 [server]
 listen = "0.0.0.0:{port}"
@@ -89,9 +89,9 @@ path = "{state}/agent.db"
 
 [local]
 directory = "{state}/runs"
-cpus = 8
-memory_mib = 16384
-gpus = {gpus}
+cpus = {options.site_cpus}
+memory_mib = {options.site_memory_mib}
+gpus = {options.gpus}
 private = {_strings(private)}
 shared = {_strings(["/home"] if shared_home else [])}
 python = "/usr/bin/python3"

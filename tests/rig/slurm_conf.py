@@ -18,7 +18,7 @@ _FIRST_NODE_PORT = 17001
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """What a test may want to be different about the cluster."""
+    """What a test may want to be different about the cluster, and how large the site is."""
 
     real_nodes: int = 4
     real_node_cpus: int = 2
@@ -32,6 +32,9 @@ class ClusterOptions:
     has_second_site: bool = False
     #: GPUs of each node and each site; a diverted job keeps its GPUs only where there is `accounting`.
     gpus: int = 0
+    #: What the site has for all runs together.
+    site_cpus: int = 8
+    site_memory_mib: int = 16_384
     #: Further lines for the end of slurm.conf.
     more_lines: tuple[str, ...] = ()
 
