@@ -49,6 +49,8 @@ MAX_UNACKNOWLEDGED_SIGNALS = 256
 #: What the SPANK plugin puts before names that would bend the proxy's interpreter (LD_*, GCONV_PATH, GLIBC_TUNABLES,
 #: LOCPATH) and before names that carry it already: taken off once from every name, it gives back the job's environment.
 KEPT_PREFIX = b"OVERSPILL_KEPT_"
+#: What the SPANK plugin puts before the path of the site's TaskProlog, as an entry of its own, where there is one.
+TASK_PROLOG = b"OVERSPILL_TASK_PROLOG="
 
 HEADER = struct.Struct(">IB")
 OFFSET = struct.Struct(">Q")

@@ -11,7 +11,7 @@ import os
 import resource
 from binascii import b2a_base64
 
-from overspill.proxy_framing import KEPT_PREFIX, PROTOCOL, FrameType, encode
+from overspill.proxy_framing import KEPT_PREFIX, PROTOCOL, TASK_PROLOG, FrameType, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,7 +88,11 @@ def read(argument_count: int) -> Job:
         argument_count: how many of the command line's last arguments are the script's path and its arguments. They
             are taken from /proc, because `sys.argv` has been through the locale's decoder.
     """
-    environment = entries(_contents("/proc/self/environ"))
+    environment, prolog = slurms_environment(entries(_contents("/proc/self/environ")))
+    if prolog:
+        from overspill_proxy import task_prolog  # noqa: PLC0415 (few sites have one, and imports cost at every start)
+
+        environment = task_prolog.run(prolog, environment)
     argv = entries(_contents("/proc/self/cmdline"))[-argument_count:]
     job = Job(script_environment(environment), argv, _contents(argv[0]))
     job.cwd = os.getcwdb()
@@ -97,6 +101,18 @@ def read(argument_count: int) -> Job:
     job.rlimits = script_limits(environment, _own_limit)
     job.is_output_joined = _is_same_file(1, 2)
     return job
+
+
+def slurms_environment(environment: list[bytes]) -> tuple[list[bytes], bytes]:
+    """Undo what the SPANK plugin has done to the environment.
+
+    Returns:
+        The environment as slurmstepd handed it over, in its order, and the path of the site's TaskProlog, empty if
+        there is none.
+    """
+    prolog = next((entry for entry in environment if entry.startswith(TASK_PROLOG)), b"")
+    kept = [entry.removeprefix(KEPT_PREFIX) for entry in environment if entry is not prolog]
+    return kept, prolog.removeprefix(TASK_PROLOG)
 
 
 def entries(block: bytes) -> list[bytes]:
@@ -113,7 +129,7 @@ def value_of(environment: list[bytes], name: bytes) -> bytes | None:
 def script_environment(environment: list[bytes]) -> list[bytes]:
     """Return what the script's environment is once slurmstepd is done with it, in the same order."""
     limits = tuple(_LIMIT_PREFIX + name.encode() + b"=" for name in LIMITS)
-    return [entry.removeprefix(KEPT_PREFIX) for entry in environment if not entry.startswith(limits)]
+    return [entry for entry in environment if not entry.startswith(limits)]
 
 
 def script_limits(environment: list[bytes], own_limit: Callable[[str], tuple[int, int]]) -> dict[str, tuple[int, int]]:

@@ -17,6 +17,9 @@
 #define NODE_NAME_SIZE 256
 #define JOB_NAME_SIZE 32 /* two numbers of ten digits */
 
+/* slurmstepd's own, as slurm.h describes it; absent where somebody else loads the plugin. */
+extern slurm_conf_t slurm_conf __attribute__((weak, visibility("default")));
+
 struct context {
     struct arguments arguments; /* its defect is also where the task leaves word for slurmstepd */
     char node_name[NODE_NAME_SIZE];
@@ -149,6 +152,12 @@ static void hold_signals_back(void)
     sigprocmask(SIG_SETMASK, &all, NULL);
 }
 
+/* slurmstepd would run it after this hook, in which the batch script gives way to the proxy. */
+static const char *task_prolog(void)
+{
+    return &slurm_conf != NULL ? slurm_conf.task_prolog : NULL;
+}
+
 static void __attribute__((noreturn)) become_proxy(spank_t spank)
 {
     const struct arguments *arguments = &context->arguments;
@@ -167,7 +176,7 @@ static void __attribute__((noreturn)) become_proxy(spank_t spank)
     die_with_slurmstepd();
 
     const char **proxy_argv = calloc(opening_count + (size_t) argc + 1, sizeof(*proxy_argv));
-    char **proxy_environment = kept_environment(environment);
+    char **proxy_environment = kept_environment(environment, task_prolog());
     if (proxy_argv == NULL || proxy_environment == NULL)
         fail_job("argv and environment", ENOMEM);
     memcpy(proxy_argv, opening, sizeof(opening));

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.e2e.cases import CASES, Case
+from tests.e2e.cases import CASES, Case, site
 from tests.e2e.comparing import FIRST_JOB_ID, Played, differences, play
 from tests.e2e.diversion import wait_until_diverting
 from tests.rig import ClusterOptions, Rig
@@ -17,6 +17,12 @@ _DIVERTED = "always"
 _CPUS = 1024
 _MEMORY_MIB = 2_000_000
 _PATIENCE = 2
+
+
+_SITES_PROGRAMS = {
+    "TaskProlog": ("/etc/slurm/task_prolog.sh", site.TASK_PROLOG),
+    "TaskEpilog": ("/etc/slurm/task_epilog.sh", site.TASK_EPILOG),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +41,13 @@ def _compare(cases: list[Case], *, needs_home: bool) -> Comparison:
         virtual_node_memory_mib=_MEMORY_MIB,
         site_cpus=_CPUS,
         site_memory_mib=_MEMORY_MIB,
-        more_lines=(f"FirstJobId={FIRST_JOB_ID}",),
+        more_lines=(f"FirstJobId={FIRST_JOB_ID}", *(f"{name}={path}" for name, (path, _) in _SITES_PROGRAMS.items())),
     )
     if not cases:
         return Comparison({}, {})
     with Rig.up(policy="overspill_mode=always", shared=needs_home, cluster=cluster) as rig:
+        for path, program in _SITES_PROGRAMS.values():
+            rig.cluster.write(path, program, mode=0o755)
         _be_patient(rig)
         wait_until_diverting(rig)
         return Comparison(play(rig, cases, way=_LOCAL), _play_diverted(rig, cases))

@@ -8,6 +8,7 @@
  * task=, job=, array=, array_task=   numbers of the task on its node, the job, its array and the array task; likewise
  * argv=, environment=   files of NUL-terminated strings: the job's; without them likewise
  * ppid=     what getppid answers in the task: "slurmstepd" (default) or a number
+ * task_prolog=   slurm.conf's TaskProlog; without it there is none
  * choose=   value given to --overspill, "-" for none at all
  * execve=, prctl=, calloc=, asprintf=, mmap=, requeue=, requeue_task=, update=   the errno to fail with
  *
@@ -30,6 +31,8 @@ extern int slurm_spank_task_init(spank_t spank, int count, char **values);
 extern int slurm_spank_exit(spank_t spank, int count, char **values);
 void *__real_calloc(size_t count, size_t size);
 void *__real_mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset);
+
+slurm_conf_t slurm_conf; /* slurmstepd's configuration */
 
 static char **settings;
 static struct spank_option registered;
@@ -316,6 +319,7 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IONBF, 0);
     settings = argv + 1;
     slurmstepd_pid = getpid();
+    slurm_conf.task_prolog = (char *) setting("task_prolog");
     while (first < argc && strcmp(argv[first], "--") != 0)
         first++;
     first = first < argc ? first + 1 : argc;

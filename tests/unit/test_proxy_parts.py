@@ -17,18 +17,19 @@ from overspill.proxy_framing import (
     MAX_UNACKNOWLEDGED_SIGNALS,
     OUTPUT,
     STDOUT,
+    TASK_PROLOG,
     FrameType,
     FramingError,
     encode,
 )
-from overspill_proxy import ending
-from overspill_proxy.job import entries, script_environment, script_limits
+from overspill_proxy import ending, task_prolog
+from overspill_proxy.job import entries, script_environment, script_limits, slurms_environment
 from overspill_proxy.output import PATIENCE_S, Output
 from overspill_proxy.relay import FrameReader
 from overspill_proxy.signals import UnacknowledgedSignals
 
 UNLIMITED = resource.RLIM_INFINITY
-SLURMS_OWN = (KEPT_PREFIX, b"SLURM_RLIMIT_")
+SLURMS_OWN = (KEPT_PREFIX, TASK_PROLOG.removesuffix(b"="), b"SLURM_RLIMIT_")
 names = st.binary(min_size=1, max_size=20).filter(
     lambda name: not {0, ord("=")} & set(name) and not name.startswith(SLURMS_OWN)
 )
@@ -39,12 +40,39 @@ values = st.binary(max_size=50).map(lambda value: value.replace(b"\0", b"\n"))
 def test_a_users_environment_passes_unchanged(variables: list[tuple[bytes, bytes]]) -> None:
     environment = [name + b"=" + value for name, value in variables]
     block = b"".join(entry + b"\0" for entry in environment)
-    assert script_environment(entries(block)) == environment
+    assert slurms_environment(entries(block)) == (environment, b"")
+    assert script_environment(environment) == environment
 
 
 def test_kept_prefix_is_taken_off_once() -> None:
     kept = [b"OVERSPILL_KEPT_LD_PRELOAD=x", b"OVERSPILL_KEPT_OVERSPILL_KEPT_A=y"]
-    assert script_environment(kept) == [b"LD_PRELOAD=x", b"OVERSPILL_KEPT_A=y"]
+    assert slurms_environment(kept) == ([b"LD_PRELOAD=x", b"OVERSPILL_KEPT_A=y"], b"")
+
+
+def test_the_plugins_word_of_a_task_prolog_is_taken_out_and_a_users_variable_of_that_name_kept() -> None:
+    environment = [b"OVERSPILL_KEPT_OVERSPILL_TASK_PROLOG=mine", b"A=1", b"OVERSPILL_TASK_PROLOG=/etc/p q"]
+    assert slurms_environment(environment) == ([b"OVERSPILL_TASK_PROLOG=mine", b"A=1"], b"/etc/p q")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"export B=two words\n", [b"A=1", b"B=two words"]),
+        (b"export   A=2\n", [b"A=2"]),
+        (b"export A=\n", [b"A="]),
+        (b"export A\n", [b"A=1"]),
+        (b"unset A\n", []),
+        (b"unset NOT_THERE\n", [b"A=1"]),
+        (b"exported A=2\n", [b"A=1"]),
+        (b"anything else\n", [b"A=1"]),
+    ],
+)
+def test_a_task_prolog_changes_the_environment_by_what_it_prints(line: bytes, expected: list[bytes]) -> None:
+    assert task_prolog.obeyed(line, [b"A=1"]) == expected
+
+
+def test_a_task_prolog_that_cannot_be_run_changes_nothing() -> None:
+    assert task_prolog.run(b"/opt/nowhere/prolog", [b"A=1"]) == [b"A=1"]
 
 
 @pytest.mark.parametrize(

@@ -298,6 +298,16 @@ def test_thousands_of_arguments_and_variables_arrive_in_order(slurm: Slurm) -> N
     assert seen.all_bytes("environment") == environment
 
 
+def test_the_proxy_is_told_of_the_site_s_task_prolog(slurm: Slurm) -> None:
+    users_own = b"OVERSPILL_TASK_PROLOG=mine"
+    seen = slurm.start_step(environment=[users_own, b"A=1"], task_prolog="/etc/slurm/task prolog")
+    assert seen.all_bytes("environment") == [
+        b"OVERSPILL_KEPT_" + users_own,
+        b"A=1",
+        b"OVERSPILL_TASK_PROLOG=/etc/slurm/task prolog",
+    ]
+
+
 def test_an_empty_environment_stays_empty(slurm: Slurm) -> None:
     assert slurm.start_step(environment=[]).all("environment") == []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.e2e.cases import directives, environment, names, output, processes, scripts, workflows
+from tests.e2e.cases import directives, environment, names, output, processes, scripts, site, workflows
 from tests.e2e.cases.case import Case
 
 __all__ = ["CASES", "Case"]
@@ -15,4 +15,5 @@ CASES: tuple[Case, ...] = (
     *directives.CASES,
     *names.CASES,
     *workflows.CASES,
+    *site.CASES,
 )
