@@ -107,12 +107,19 @@ def _lines(output: bytes, job_id: int) -> list[bytes]:
     return sorted(re.sub(said, b"slurmstepd: CANCELLED", output).splitlines())
 
 
-@pytest.mark.timeout(240)
-def test_the_time_limit_ends_the_remote_script_as_timeout(rig: Rig) -> None:
-    job_id = _start(rig, _TRAP.format(name="TERM", code=0) + _SLEEP, "--time=1")
-    job = rig.wait_for_state(job_id, ["TIMEOUT"], timeout_s=180)
-    assert job["JobState"] == "TIMEOUT"
-    assert b"caught TERM" in rig.output(job_id)
+@pytest.mark.timeout(300)
+def test_the_time_limit_ends_a_script_as_timeout_whatever_it_makes_of_term_just_as_locally(rig: Rig) -> None:
+    obeys, ignores = _TRAP.format(name="TERM", code=0), "trap '' TERM\n"
+    job_ids = [
+        rig.sbatch(f"#!/bin/bash\nexec 2>/dev/null\n{handler}{_SLEEP}", "--time=1", way)
+        for handler in (obeys, ignores)
+        for way in _WAYS
+    ]
+    jobs = [rig.wait_for_state(job_id, ["TIMEOUT"], timeout_s=240) for job_id in job_ids]
+    seen = [(job["ExitCode"], _lines(rig.output(job_id), job_id)) for job, job_id in zip(jobs, job_ids, strict=True)]
+    assert seen[0] == seen[1]
+    assert seen[2] == seen[3]
+    assert b"caught TERM" in seen[0][1]
 
 
 def test_suspend_stops_the_remote_tree_and_resume_lets_it_go_on(rig: Rig) -> None:

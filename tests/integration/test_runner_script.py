@@ -74,9 +74,10 @@ def test_no_signal_is_ignored_or_blocked(tmp_path: Path) -> None:
     assert {int(masks[name], 16) & ~0x180000000 for name in ("SigBlk", "SigIgn", "SigCgt")} == {0}
 
 
-def test_script_leads_its_own_session_and_group(tmp_path: Path) -> None:
-    agent = run(work_in(tmp_path, "echo $$ $(ps -o pgid=,sid= -p $$)"), tmp_path)
-    assert len(set(agent.stdout.split())) == 1
+def test_script_leads_its_own_group_in_the_session_of_its_runner(tmp_path: Path) -> None:
+    agent = run(work_in(tmp_path, "echo $$ $(ps -o pgid= -p $$); ps -o sid= -p $$; ps -o sid= -p $PPID"), tmp_path)
+    pid, group, session, runners_session = agent.stdout.split()
+    assert (pid, session) == (group, runners_session)
 
 
 def test_no_descriptor_leaks_into_the_script(tmp_path: Path) -> None:

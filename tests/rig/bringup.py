@@ -103,7 +103,8 @@ def _prepare(name: str, cluster: Host) -> None:
 
 def _associate_users(cluster: Host) -> None:
     """Tell slurmdbd the cluster, one account, and the rig's users in it; slurmctld must find them when it starts."""
-    names = ",".join(user.name for user in USERS)
+    # sacctmgr has a notation of its own for odd names, and makes capitals small.
+    names = ",".join(user.name for user in USERS if user.name.isalpha())
     for what in (["cluster", "rig"], ["account", ACCOUNT, "cluster=rig"], ["user", names, f"account={ACCOUNT}"]):
         cluster.run(["sacctmgr", "--immediate", "add", *what], cwd="/", check=True, timeout=60)
 
