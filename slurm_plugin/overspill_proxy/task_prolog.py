@@ -1,7 +1,7 @@
 """The site's TaskProlog, which slurmstepd runs just before the script: the proxy runs it in its place, on this host.
 
 slurmstepd runs it after SPANK's task_init, where the proxy has taken over. What it prints counts: `export NAME=value`
-and `unset NAME` change the script's environment, `print text` goes to the script's output.
+and `unset NAME` change the script's environment, `print text` goes to the script's output. Its failure is the job's.
 Source: https://slurm.schedmd.com/slurm.conf.html#OPT_TaskProlog; the rest was seen on 22.05.
 """
 
@@ -12,25 +12,34 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from typing import NoReturn
 else:
     import _signal as signal  # see signals.py
 
 _STDOUT = 1
+_STDERR = 2
+#: What it is told to be called for. slurmstepd leaves it in the script's environment, too.
+_CONTEXT = (b"SLURM_SCRIPT_CONTEXT", b"prolog_task")
+_EXIT_KILLED = 1
 
 
 def run(path: bytes, environment: list[bytes]) -> list[bytes]:
     """Run the TaskProlog to its end; return the environment as it wants it to be.
 
-    As with slurmstepd its exit code changes nothing, what it leaves running is killed, and one that cannot be run is
-    passed over.
+    What it says on standard error is lost, what it leaves running is killed, and one that cannot be run is passed over.
+    One that fails ends this process, as it would slurmstepd's.
     """
+    environment = with_variable(environment, *_CONTEXT)
     output_fd, write_fd = os.pipe2(os.O_CLOEXEC)
     try:
         pid = os.posix_spawn(
             path,
             [path],
             dict(entry.split(b"=", 1) for entry in reversed(environment) if b"=" in entry),
-            file_actions=[(os.POSIX_SPAWN_DUP2, write_fd, _STDOUT)],
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, write_fd, _STDOUT),
+                (os.POSIX_SPAWN_OPEN, _STDERR, os.devnull, os.O_WRONLY, 0),
+            ],
             setpgroup=0,
             setsigmask=[],
         )
@@ -39,11 +48,16 @@ def run(path: bytes, environment: list[bytes]) -> list[bytes]:
         return environment
     finally:
         os.close(write_fd)
-    with open(output_fd, "rb") as output:
-        for line in output:
-            environment = obeyed(line, environment)
-    os.waitpid(pid, 0)
+    with open(output_fd, "rb") as file:
+        output = file.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     _kill_group(pid)
+    if code < 0:
+        _fail(environment, _EXIT_KILLED, b"slurm task_prolog did not exit normally. reason: " + output)
+    for line in output.splitlines(keepends=True):
+        environment = obeyed(line, environment)
+    if code > 0:
+        _fail(environment, code)
     return environment
 
 
@@ -52,6 +66,14 @@ def _kill_group(pgid: int) -> None:
         os.killpg(pgid, signal.SIGKILL)
     except ProcessLookupError:
         return  # it has left nothing behind
+
+
+def _fail(environment: list[bytes], code: int, *reasons: bytes) -> NoReturn:
+    """End as slurmstepd does whose TaskProlog has failed, in its words. No relay has heard of the job yet."""
+    node = next((entry for entry in environment if entry.startswith(b"SLURMD_NODENAME=")), b"=").partition(b"=")[2]
+    for reason in (*reasons, b"TaskProlog failed status=%d" % code):
+        os.write(_STDERR, b"slurmstepd-%b: error: %b\n" % (node, reason))
+    os._exit(code)
 
 
 def obeyed(line: bytes, environment: list[bytes]) -> list[bytes]:

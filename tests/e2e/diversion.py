@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from tests.rig import Rig
+from tests.rig.overspill_conf import SIDECAR_CONF
 from tests.rig.routing import would_divert
 from tests.rig.slurm_conf import OVERSPILL_PARTITION, VIRTUAL_NODE
 from tests.rig.waiting import poll
+
+_HOOK = "/etc/slurm/job_submit.lua"
 
 
 def wait_until(is_done: Callable[[], bool], *, timeout_s: float, what: str) -> None:
@@ -28,6 +32,20 @@ def wait_until_diverting(rig: Rig) -> None:
 
 def _is_probe_diverted(rig: Rig) -> bool:
     return rig.job(rig.sbatch("#!/bin/bash\n:\n"))["Partition"] == OVERSPILL_PARTITION
+
+
+def tolerate_a_busy_machine(rig: Rig) -> None:
+    """Let a submission wait for the router for a second, and jobs for their site for a minute.
+
+    The 50 ms and the rig's 5 s are over soon where hundreds of jobs start at once, and then jobs rightly stay at home.
+    """
+    hook = rig.cluster.path(_HOOK).read_text()
+    rig.cluster.write(_HOOK, hook.replace("\nfunction", "\noverspill.configure{deadline_s = 1}\n\nfunction", 1))
+    settings = rig.cluster.path(SIDECAR_CONF).read_text()
+    rig.cluster.write(SIDECAR_CONF, re.sub(r"unreachable_grace_s = \S+", "unreachable_grace_s = 60.0", settings))
+    sidecar = rig.cluster.daemon("sidecar")
+    sidecar.stop()
+    sidecar.start()
 
 
 def submit_diverted(rig: Rig, script: str, *options: str) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.cases import CASES, Case, site
 from tests.e2e.comparing import FIRST_JOB_ID, Played, differences, play
-from tests.e2e.diversion import wait_until_diverting
+from tests.e2e.diversion import tolerate_a_busy_machine, wait_until_diverting
 from tests.rig import ClusterOptions, Rig
 
 _LOCAL = "never"
@@ -16,9 +16,8 @@ _DIVERTED = "always"
 #: So much that all cases run side by side.
 _CPUS = 1024
 _MEMORY_MIB = 2_000_000
-_PATIENCE = 2
-
-
+#: How often cases are played again that Overspill left at home.
+_MORE_TRIES = 2
 _SITES_PROGRAMS = {
     "TaskProlog": ("/etc/slurm/task_prolog.sh", site.TASK_PROLOG),
     "TaskEpilog": ("/etc/slurm/task_epilog.sh", site.TASK_EPILOG),
@@ -48,7 +47,7 @@ def _compare(cases: list[Case], *, needs_home: bool) -> Comparison:
     with Rig.up(policy="overspill_mode=always", shared=needs_home, cluster=cluster) as rig:
         for path, program in _SITES_PROGRAMS.values():
             rig.cluster.write(path, program, mode=0o755)
-        _be_patient(rig)
+        tolerate_a_busy_machine(rig)
         wait_until_diverting(rig)
         return Comparison(play(rig, cases, way=_LOCAL), _play_diverted(rig, cases))
 
@@ -56,18 +55,11 @@ def _compare(cases: list[Case], *, needs_home: bool) -> Comparison:
 def _play_diverted(rig: Rig, cases: list[Case]) -> dict[str, Played]:
     """Play the cases diverted, those again that stayed at home because the busy router's answer came too late."""
     played = play(rig, cases, way=_DIVERTED)
-    for _ in range(_PATIENCE):
+    for _ in range(_MORE_TRIES):
         if at_home := [case for case in cases if case.is_diverted and played[case.name].partitions == {"batch"}]:
             wait_until_diverting(rig)
             played |= play(rig, at_home, way=_DIVERTED, sessions_at_once=2)
     return played
-
-
-def _be_patient(rig: Rig) -> None:
-    """Let a submission wait a second for the router: on a busy machine 50 ms pass, and jobs stay at home."""
-    hook = "/etc/slurm/job_submit.lua"
-    text = rig.cluster.path(hook).read_text()
-    rig.cluster.write(hook, text.replace("\nfunction", "\noverspill.configure{deadline_s = 1}\n\nfunction", 1))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.diversion import submit_diverted, wait_until, wait_until_diverting
+from tests.e2e.diversion import submit_diverted, tolerate_a_busy_machine, wait_until, wait_until_diverting
 from tests.rig import ClusterOptions, Rig
 
 _SIZE = 1 << 30
@@ -27,6 +27,7 @@ def rig() -> Iterator[Rig]:
         virtual_node_cpus=256, virtual_node_memory_mib=512_000, site_cpus=256, site_memory_mib=512_000
     )
     with Rig.up(policy="overspill_mode=always", cluster=cluster) as running:
+        tolerate_a_busy_machine(running)
         wait_until_diverting(running)
         running.cluster.run(["mkdir", _DIRECTORY], user="alice", check=True)
         yield running

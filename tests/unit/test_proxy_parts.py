@@ -72,7 +72,7 @@ def test_a_task_prolog_changes_the_environment_by_what_it_prints(line: bytes, ex
 
 
 def test_a_task_prolog_that_cannot_be_run_changes_nothing() -> None:
-    assert task_prolog.run(b"/opt/nowhere/prolog", [b"A=1"]) == [b"A=1"]
+    assert task_prolog.run(b"/opt/nowhere/prolog", [b"A=1"]) == [b"A=1", b"SLURM_SCRIPT_CONTEXT=prolog_task"]
 
 
 @pytest.mark.parametrize(

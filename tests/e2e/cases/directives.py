@@ -70,7 +70,7 @@ CASES = (
     Case("wait-for-a-signal", bash("kill -USR2 $$"), options=("--wait",)),
     Case("wait-for-an-array", bash("exit $SLURM_ARRAY_TASK_ID"), options=("--wait", "--array=0-2")),
     Case("begin-soon", bash("echo began"), options=("--begin=now+2",), is_diverted=False),
-    Case("hint-compute-bound", bash("echo x"), options=("--hint=compute_bound",)),
+    Case("hint-compute-bound", bash("echo x"), options=("--hint=compute_bound",), is_diverted=False),
     Case("no-requeue", bash("echo x"), options=("--no-requeue",)),
     Case("ignore-pbs", "#!/bin/bash\n#PBS -N pbs\necho $SLURM_JOB_NAME\n", options=("--ignore-pbs",)),
     Case("pbs-directives", "#!/bin/bash\n#PBS -N pbs-name\necho $SLURM_JOB_NAME\n"),

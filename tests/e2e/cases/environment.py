@@ -62,7 +62,7 @@ CASES = (
         options=("--nodes=1", "--ntasks=4", "--ntasks-per-node=4", "--cpus-per-task=2", "--mem=1200", "--time=7"),
     ),
     Case("variables-of-memory-per-cpu", _SHOW, options=("--ntasks=3", "--mem-per-cpu=110M")),
-    Case("variables-of-a-hint", _SHOW, options=(_MEMORY, "--hint=nomultithread", "--ntasks=2")),
+    Case("variables-of-a-hint", _SHOW, options=(_MEMORY, "--hint=nomultithread", "--ntasks=2"), is_diverted=False),
     Case(
         "variables-of-many-options",
         _SHOW,
@@ -74,8 +74,6 @@ CASES = (
             "--mail-type=END,FAIL",
             "--mail-user=a@b",
             "--distribution=block:cyclic",
-            "--threads-per-core=1",
-            "--ntasks-per-core=1",
             "--no-kill",
             "--wckey=key",
             "--profile=none",

@@ -23,13 +23,12 @@ looks)
 fails) echo "print before its failure"; exit 3 ;;
 dies) echo "print before its end"; kill -KILL $$ ;;
 lingers) sleep 300 >/dev/null 2>&1 & echo "print left something behind" ;;
-unfinished) printf "print no final newline" ;;
 esac
 """
 TASK_EPILOG = r"""#!/bin/bash
-[ -n "$EPILOG" ] && echo "$(id -un) $PWD $SLURM_JOB_NAME $ADDED" >"$EPILOG"
+[ -z "$EPILOG" ] || echo "$(id -un) $PWD $SLURM_JOB_NAME $ADDED" >"$EPILOG"
 """
-_WAYS = ("speaks", "looks", "fails", "dies", "lingers", "unfinished")
+_WAYS = ("speaks", "looks", "fails", "dies", "lingers")
 
 CASES = (
     *(
