@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -92,12 +93,7 @@ def _files(package: Package, root: Path) -> list[str]:
 
 
 def _private_directories(root: Path) -> list[str]:
-    """Return the directories below /usr/lib/overspill and the like that no other package has."""
-    shared = {"bin", "sbin", "man"}
-    found = []
-    for path in sorted(root.rglob("*")):
-        installed = f"/{path.relative_to(root)}"
-        is_ours = "/overspill" in installed or "/slurm-overspill" in installed
-        if path.is_dir() and not path.is_symlink() and is_ours and path.name not in shared and "/etc/" not in installed:
-            found.append(installed)
-    return found
+    """Return the directories that no other software's package has: those that are named after us, and all in them."""
+    directories = [path for path in sorted(root.rglob("*")) if path.is_dir() and not path.is_symlink()]
+    installed = [f"/{path.relative_to(root)}" for path in directories]
+    return [path for path in installed if re.search(r"/(slurm-)?overspill", path) and not path.startswith("/etc/")]

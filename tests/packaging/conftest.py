@@ -20,17 +20,25 @@ HOW_TO = CHECKOUT / "docs/howto-admin.md"
 
 
 @pytest.fixture(scope="session")
-def debs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return build(tmp_path_factory.mktemp("packages"), "deb")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory with all packages."""
+    out = tmp_path_factory.mktemp("packages")
+    build(out, "deb", "rpm")
+    return out
 
 
-def build(out: Path, package_format: str) -> list[Path]:
-    """Build the packages of one format into `out`."""
+@pytest.fixture(scope="session")
+def debs(packages: Path) -> list[Path]:
+    return sorted(packages.glob("*.deb"))
+
+
+def build(out: Path, *formats: str) -> None:
+    """Build the packages of these formats into `out`."""
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "packaging"), "SOURCE_DATE_EPOCH": str(EPOCH_S)}
-    argv = [sys.executable, "-m", "overspill_packages", "--out", str(out), "--format", package_format]
+    argv = [sys.executable, "-m", "overspill_packages", "--out", str(out)]
+    argv += [word for package_format in formats for word in ("--format", package_format)]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return sorted(out.glob(f"*.{package_format}"))
 
 
 @pytest.fixture(scope="session")
