@@ -56,7 +56,7 @@ unit: .venv/.ready ## The fast tests: no daemons
 test: setup proto-check lint ## Everything: lint, generated code, unit, conformance, integration, end to end on a real Slurm
 	$(VENV)/bin/pytest tests
 
-bench: setup ## Measure Overspill against plain Slurm, under 8 minutes: make bench [NAME="first-line cancellation"] [JSON=FILE]
+bench: setup ## Measure Overspill against plain Slurm, under 15 minutes: make bench [NAME="first-line cancellation"] [JSON=FILE]
 	@$(PY) -m tests.bench $(if $(JSON),--json $(JSON)) $(NAME)
 
 demo: setup ## A full cluster spills over; every promise is checked
