@@ -118,7 +118,7 @@ def test_a_group_that_the_overspill_partition_lets_in_goes_there(rig: Rig) -> No
 def test_geometry_that_a_virtual_node_does_not_have_stays(rig: Rig) -> None:
     for option in ("--mincpus=2", "--cores-per-socket=1", "--sockets-per-node=1", "--threads-per-core=1"):
         assert _partition_of(rig, option) == "batch", option
-    for option in ("--ntasks-per-socket=1", "--ntasks-per-core=1", "--switches=1", "--tmp=1", "--time-min=1"):
+    for option in ("--ntasks-per-socket=1", "--ntasks-per-core=1", "--switches=1", "--time-min=1"):
         assert _partition_of(rig, option) == "batch", option
 
 
@@ -136,7 +136,7 @@ def test_a_user_whose_association_names_a_partition_keeps_his_job(any_rig: Rig) 
     _wait_for_answer(rig, "association_of_partition", "--account=narrow")
     assert _partition_of(rig, "--account=narrow", "--partition=batch") == "batch"
     # What Slurm would have said to a list of partitions.
-    list_of_two = ["sbatch", "--account=narrow", "--partition=batch,overspill", "--wrap", ":"]
+    list_of_two = ["sbatch", "--account=narrow", "--partition=batch,overspill", "--wrap=:"]
     assert "Multiple partition job request not supported" in rig.cluster.run(list_of_two, user="alice").stderr
 
 
