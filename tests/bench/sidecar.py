@@ -75,7 +75,7 @@ def _sidecar(directory: Path, tls: TlsFiles, port: int) -> Iterator[Path]:
 def _ask(stub: RouterStub) -> tuple[float, str]:
     request = router_pb2.DecideRequest(has_script=True, num_tasks=1, time_limit_min=10, user_id=2001, is_dry_run=True)
     began = time.perf_counter()
-    reason = stub.Decide(request, timeout=2, wait_for_ready=True).reason
+    reason = stub.Decide(request, timeout=30, wait_for_ready=True).reason
     return time.perf_counter() - began, reason
 
 
