@@ -18,11 +18,11 @@ from overspill.v1.sidecar_pb2_grpc import (
     add_RelayAdminServicer_to_server,
     add_RouterAdminServicer_to_server,
 )
-from overspill_sidecar.capacity import Amount
-from overspill_sidecar.ledger import Ledger, Search
+from overspill_sidecar.decision.capacity import Amount
 from overspill_sidecar.policy import Policy, WordKey
+from overspill_sidecar.records.ledger import Ledger, Search
 from overspill_sidecar.router import Router
-from overspill_sidecar.sites import Site
+from overspill_sidecar.sites.site import Site
 from overspill_sidecar.watch import ClusterWatch
 
 _FOREVER_MS = 2**62

@@ -25,16 +25,16 @@ from overspill_sidecar.admin import RelayAdmin, RouterAdmin, serve_relay_admin, 
 from overspill_sidecar.config import SidecarConfig
 from overspill_sidecar.gauges import BreakerGauges, PromiseGauges, WatchGauges
 from overspill_sidecar.health import HealthRecord, NodeKeeper
-from overspill_sidecar.journal import Journal
-from overspill_sidecar.ledger import Ledger
 from overspill_sidecar.listening import SocketPath
 from overspill_sidecar.probe import RouterHealth
 from overspill_sidecar.reconcile import Reconciler
+from overspill_sidecar.records.journal import Journal
+from overspill_sidecar.records.ledger import Ledger
 from overspill_sidecar.relay import Relay
 from overspill_sidecar.relay.stranded import Strandings
-from overspill_sidecar.renewal import Renewal
 from overspill_sidecar.router import Router, server_of
-from overspill_sidecar.sites import Site
+from overspill_sidecar.sites.renewal import Renewal
+from overspill_sidecar.sites.site import Site
 from overspill_sidecar.slurm import CommandLineView
 from overspill_sidecar.watch import ClusterWatch
 

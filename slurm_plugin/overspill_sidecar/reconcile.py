@@ -13,7 +13,7 @@ from overspill.errors import OverspillError, RequestError
 from overspill.v1 import agent_pb2
 from overspill_sidecar import metrics
 from overspill_sidecar.cluster import Job
-from overspill_sidecar.sites import Site
+from overspill_sidecar.sites.site import Site
 from overspill_sidecar.watch import ClusterWatch
 
 _log = structlog.get_logger(__name__)

@@ -15,13 +15,13 @@ from google.protobuf.message import DecodeError
 from overspill.errors import InvalidRequestError
 from overspill.v1 import router_pb2
 from overspill_sidecar import metrics
-from overspill_sidecar.capacity import Amount, amount_of
-from overspill_sidecar.decision import Decision, Situation, Verdict, decide
-from overspill_sidecar.ledger import Entry, Ledger
+from overspill_sidecar.decision.capacity import Amount, amount_of
+from overspill_sidecar.decision.decide import Decision, Situation, Verdict, decide
+from overspill_sidecar.decision.promises import Promise, Promises
 from overspill_sidecar.probe import CHECK, RouterHealth
-from overspill_sidecar.promises import Promise, Promises
-from overspill_sidecar.records import Record, message_of
-from overspill_sidecar.sites import Site
+from overspill_sidecar.records.ledger import Entry, Ledger
+from overspill_sidecar.records.record import Record, message_of
+from overspill_sidecar.sites.site import Site
 from overspill_sidecar.unary import UnaryServer
 from overspill_sidecar.wait import QueuedJob, WaitEstimate, WaitModel
 from overspill_sidecar.watch import ClusterWatch, Picture

@@ -11,9 +11,9 @@ import structlog
 
 from overspill.errors import OverspillError
 from overspill_sidecar import metrics
-from overspill_sidecar.capacity import rooms_in
 from overspill_sidecar.cluster import ClusterConfig, Snapshot
-from overspill_sidecar.decision import Queue
+from overspill_sidecar.decision.capacity import rooms_in
+from overspill_sidecar.decision.decide import Queue
 from overspill_sidecar.policy import Policy, Problem, parse_policy, unknown_partitions, unknown_users, with_last_good
 from overspill_sidecar.slurm import ClusterView
 from overspill_sidecar.users import user_ids

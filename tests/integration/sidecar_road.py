@@ -20,7 +20,7 @@ from overspill_sidecar.health import HealthRecord, NodeKeeper
 from overspill_sidecar.listening import SocketPath
 from overspill_sidecar.reconcile import Reconciler
 from overspill_sidecar.relay import Relay
-from overspill_sidecar.sites import Site
+from overspill_sidecar.sites.site import Site
 from overspill_sidecar.slurm import InMemoryView
 from overspill_sidecar.watch import ClusterWatch
 from tests.integration.sidecar_agent import Certificates, FakeAgent

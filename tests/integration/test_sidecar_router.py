@@ -25,7 +25,7 @@ from overspill_sidecar.cluster import Trail
 from overspill_sidecar.listening import SocketPath
 from overspill_sidecar.probe import RouterHealth
 from overspill_sidecar.router import Router, server_of
-from overspill_sidecar.sites import Site
+from overspill_sidecar.sites.site import Site
 from overspill_sidecar.slurm import InMemoryView
 from overspill_sidecar.watch import ClusterWatch
 from tests.integration.sidecar_agent import Certificates, FakeAgent

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from overspill_sidecar.capacity import Amount, SiteCapacity, SiteView, rooms_in
 from overspill_sidecar.cluster import ClusterConfig, Job, Node, Partition, Snapshot
-from overspill_sidecar.decision import Queue
+from overspill_sidecar.decision.capacity import Amount, SiteCapacity, SiteView, rooms_in
+from overspill_sidecar.decision.decide import Queue
 
 NOW_S = 1_800_000_000
 CONFIG = ClusterConfig(

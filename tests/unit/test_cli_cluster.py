@@ -13,11 +13,12 @@ from click.testing import CliRunner
 from overspill.cli import main
 from overspill.errors import NotFoundError
 from overspill.v1.sidecar_pb2 import DecisionRecord
-from overspill_sidecar import capacity, decision, eligibility, reasons, shape, target
 from overspill_sidecar.cluster import Job
 from overspill_sidecar.commands.cluster import check_job_id, parse_shown_job, trail_facts
 from overspill_sidecar.commands.explain import matching
-from overspill_sidecar.reasons import sentence
+from overspill_sidecar.decision import capacity, decide, eligibility, shape, target
+from overspill_sidecar.records import reasons
+from overspill_sidecar.records.reasons import sentence
 from overspill_sidecar.slurm import queries
 
 
@@ -69,7 +70,7 @@ def test_a_local_jobs_decision_is_one_of_its_name_and_partition_the_nearest_firs
 
 def test_every_reason_in_the_code_has_a_sentence() -> None:
     words = {reason for reason, _ in eligibility._NEVER_DIVERTED}  # noqa: SLF001 - the table is the truth
-    for module in (decision, capacity, shape, target):
+    for module in (decide, capacity, shape, target):
         source = inspect.getsource(module)
         words |= set(re.findall(r'StaysLocal\("(\w+)"\)', source))
         words |= set(re.findall(r'(?:return|reason = |\() ?"([a-z]+_[a-z_]+)"[,\n ]', source))

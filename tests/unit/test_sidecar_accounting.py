@@ -11,9 +11,9 @@ import pytest
 from overspill.errors import UnavailableError
 from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.accounting import Accounting, Counted, Demand
-from overspill_sidecar.shape import Pins, Shape
+from overspill_sidecar.decision.shape import Pins, Shape
+from overspill_sidecar.decision.target import why_target_refuses
 from overspill_sidecar.slurm.assoc_mgr import parse_accounting
-from overspill_sidecar.target import why_target_refuses
 from tests.unit.sidecar_cluster import CONFIG, OVERSPILL, partition
 
 ALICE, BOB, EVE = 2001, 2002, 2003

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overspill.v1.router_pb2 import DecideRequest
-from overspill_sidecar.capacity import Amount, SiteCapacity, SiteView
 from overspill_sidecar.cluster import Snapshot
-from overspill_sidecar.decision import Decision, Situation, Verdict, decide
+from overspill_sidecar.decision.capacity import Amount, SiteCapacity, SiteView
+from overspill_sidecar.decision.decide import Decision, Situation, Verdict, decide
+from overspill_sidecar.decision.shape import Pins
 from overspill_sidecar.policy import Mode, parse_policy
-from overspill_sidecar.shape import Pins
 from overspill_sidecar.wait import QueuedJob, WaitEstimate
 from tests.unit.sidecar_cluster import (
     CONFIG,

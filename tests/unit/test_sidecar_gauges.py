@@ -10,11 +10,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
-from overspill_sidecar.capacity import Amount
+from overspill_sidecar.decision.capacity import Amount
 from overspill_sidecar.gauges import BreakerGauges, PromiseGauges, WatchGauges
 from overspill_sidecar.health.breaker import FAILURES_IN_A_ROW
 from overspill_sidecar.health.record import HealthRecord
-from overspill_sidecar.sites import Site
+from overspill_sidecar.sites.site import Site
 from overspill_sidecar.watch import ClusterWatch
 from tests.integration.sidecar_agent import Certificates, FakeAgent
 from tests.integration.sidecar_road import in_memory_view, site_config

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from overspill.v1.router_pb2 import DecideRequest
-from overspill_sidecar.capacity import Amount, SiteCapacity
 from overspill_sidecar.cluster import ClusterConfig, GpuDefaults, Partition
-from overspill_sidecar.decision import Decision, Situation, Verdict, decide
+from overspill_sidecar.decision.capacity import Amount, SiteCapacity
+from overspill_sidecar.decision.decide import Decision, Situation, Verdict, decide
+from overspill_sidecar.decision.shape import Pins
 from overspill_sidecar.policy import parse_policy
-from overspill_sidecar.shape import Pins
 from overspill_sidecar.wait import WaitEstimate
 from tests.unit.sidecar_cluster import CONFIG, IDLE_SITE, NOW_S, OVERSPILL, full_batch, partition, queue, snapshot
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import structlog
 
 from overspill.v1.sidecar_pb2 import JobEvent
-from overspill_sidecar.journal import Journal
-from overspill_sidecar.ledger import Entry, Ledger, Search
+from overspill_sidecar.records.journal import Journal
+from overspill_sidecar.records.ledger import Entry, Ledger, Search
 
 
 def _entry(number: int, owner: int = 1, name: str = "") -> Entry:

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overspill_sidecar.capacity import Amount
-from overspill_sidecar.promises import Promise, Promises
+from overspill_sidecar.decision.capacity import Amount
+from overspill_sidecar.decision.promises import Promise, Promises
 
 
 def test_a_promise_counts_until_its_job_is_seen() -> None:

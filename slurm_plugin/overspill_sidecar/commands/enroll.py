@@ -14,7 +14,7 @@ from overspill.enrolment import Code
 from overspill.errors import ConfigError, InvalidRequestError
 from overspill_sidecar.config import STATE_DIRECTORY, SiteConfig, configured_path, load
 from overspill_sidecar.enrolled import Enrolled
-from overspill_sidecar.enrolment import Enrolment, redeem
+from overspill_sidecar.sites.enrolment import Enrolment, redeem
 
 _SLURM_USER = "slurm"
 

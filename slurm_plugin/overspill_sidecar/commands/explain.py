@@ -14,7 +14,7 @@ from overspill.v1 import sidecar_pb2 as pb
 from overspill_sidecar.cluster import Job
 from overspill_sidecar.commands.cluster import Cluster, find_jobs, show_job, trail_facts
 from overspill_sidecar.commands.completing import job_ids
-from overspill_sidecar.reasons import sentence
+from overspill_sidecar.records.reasons import sentence
 
 #: The hook decides before slurmctld stamps the submit time, whole seconds; both clocks are the controller's.
 _BEFORE_MS = 3_000

@@ -19,7 +19,7 @@ from overspill_sidecar.health import wanted
 from overspill_sidecar.health.breaker import Phase
 from overspill_sidecar.health.record import HealthRecord
 from overspill_sidecar.health.wanted import Changes, Closure, Reachability
-from overspill_sidecar.sites import Site
+from overspill_sidecar.sites.site import Site
 from overspill_sidecar.slurm import ClusterView
 from overspill_sidecar.watch import ClusterWatch
 

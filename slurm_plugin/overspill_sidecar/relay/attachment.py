@@ -13,9 +13,9 @@ from overspill.errors import UnavailableError, from_rpc_error
 from overspill.proxy_framing import OFFSET, STDERR, STDOUT, FrameType
 from overspill.v1 import agent_pb2
 from overspill_sidecar import metrics
-from overspill_sidecar.agent_link import AttachCall
 from overspill_sidecar.relay.connection import ProxyConnection
-from overspill_sidecar.sites import Site
+from overspill_sidecar.sites.agent_link import AttachCall
+from overspill_sidecar.sites.site import Site
 
 _NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 _STREAMS = {agent_pb2.OUTPUT_STREAM_STDOUT: STDOUT, agent_pb2.OUTPUT_STREAM_STDERR: STDERR}

@@ -23,7 +23,7 @@ from overspill_sidecar.relay.connection import Hello, ProxyConnection, ProxyGone
 from overspill_sidecar.relay.fence import Fences, stop_runs
 from overspill_sidecar.relay.session import Session, Surroundings
 from overspill_sidecar.relay.submission import OlderAttemptError, check_is_ours, request_id_of, submit_request
-from overspill_sidecar.sites import Site
+from overspill_sidecar.sites.site import Site
 from overspill_sidecar.slurm import ClusterView
 from overspill_sidecar.watch import ClusterWatch
 

@@ -38,7 +38,7 @@ from overspill_sidecar.relay.attachment import Attachment, Progress
 from overspill_sidecar.relay.connection import Hello, ProxyConnection, ProxyGoneError
 from overspill_sidecar.relay.ending import EndAs, Ending, GoHome, Requeue, ending_of, goes_home, outcome_of
 from overspill_sidecar.relay.signals import ENDING, remote_signal
-from overspill_sidecar.sites import Site
+from overspill_sidecar.sites.site import Site
 from overspill_sidecar.slurm import ClusterView
 
 _log = structlog.get_logger(__name__)

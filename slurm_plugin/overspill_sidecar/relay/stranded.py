@@ -14,7 +14,7 @@ from overspill_sidecar.cluster import Job, Snapshot
 from overspill_sidecar.config import RelayConfig
 from overspill_sidecar.relay.ending import goes_home
 from overspill_sidecar.relay.going_home import marked_as_refused
-from overspill_sidecar.sites import Site
+from overspill_sidecar.sites.site import Site
 from overspill_sidecar.slurm import ClusterView
 from overspill_sidecar.watch import ClusterWatch
 

@@ -11,9 +11,9 @@ import structlog
 
 from overspill.errors import OverspillError
 from overspill.v1 import agent_pb2
-from overspill_sidecar.agent_link import AgentLink, AttachCall
-from overspill_sidecar.capacity import Amount, SiteCapacity, SiteView
 from overspill_sidecar.config import SiteConfig
+from overspill_sidecar.decision.capacity import Amount, SiteCapacity, SiteView
+from overspill_sidecar.sites.agent_link import AgentLink, AttachCall
 
 _log = structlog.get_logger(__name__)
 

@@ -10,13 +10,13 @@ from enum import StrEnum
 
 from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.accounting import Accounting
-from overspill_sidecar.capacity import Amount, Room, SiteView, can_start_now, why_never_fits
 from overspill_sidecar.cluster import ClusterConfig, Partition
-from overspill_sidecar.eligibility import features_of, why_never_diverted, why_policy_keeps
+from overspill_sidecar.decision.capacity import Amount, Room, SiteView, can_start_now, why_never_fits
+from overspill_sidecar.decision.eligibility import features_of, why_never_diverted, why_policy_keeps
+from overspill_sidecar.decision.shape import Pins, Shape, StaysLocal, shape_of
+from overspill_sidecar.decision.target import why_target_refuses
 from overspill_sidecar.policy import Mode, Policy
-from overspill_sidecar.shape import Pins, Shape, StaysLocal, shape_of
 from overspill_sidecar.slurm_text import names_host
-from overspill_sidecar.target import why_target_refuses
 from overspill_sidecar.wait import QueuedJob, WaitEstimate
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from overspill_sidecar.cluster import Node, Partition, Snapshot
-from overspill_sidecar.shape import Shape
+from overspill_sidecar.decision.shape import Shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from overspill.v1.sidecar_pb2 import JobEvent
-from overspill_sidecar.ledger import Entry, Ledger
+from overspill_sidecar.records.ledger import Entry, Ledger
 
 _NOT_DETAILS = frozenset({"event", "action", "slurm_job_id", "level", "timestamp", "exc_info"})
 

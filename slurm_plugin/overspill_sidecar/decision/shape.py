@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.cluster import ClusterConfig, GpuDefaults, Partition
-from overspill_sidecar.gpus import gpu_count, is_readable, per_gpu
+from overspill_sidecar.decision.gpus import gpu_count, is_readable, per_gpu
 from overspill_sidecar.slurm_text import count_array_tasks
 
 #: INFINITE and NO_VAL of slurm.h, should a shim pass them on: the user asked for no limit, or for nothing.

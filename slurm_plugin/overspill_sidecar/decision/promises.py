@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from overspill_sidecar.capacity import Amount
+from overspill_sidecar.decision.capacity import Amount
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from overspill.v1 import router_pb2
 from overspill.v1.sidecar_pb2 import DecisionRecord, SiteAnswer
-from overspill_sidecar.capacity import SiteView
-from overspill_sidecar.decision import Decision
+from overspill_sidecar.decision.capacity import SiteView
+from overspill_sidecar.decision.decide import Decision
 from overspill_sidecar.policy import Policy
 
 

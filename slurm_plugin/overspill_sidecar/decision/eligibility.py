@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from overspill.v1.router_pb2 import DecideRequest
+from overspill_sidecar.decision.shape import Shape, nodes_of
 from overspill_sidecar.policy import Policy
-from overspill_sidecar.shape import Shape, nodes_of
 
 #: Features that a job wants all of. What else --constraint can say (or, counts, groups) is not for one node to answer.
 _ALL_OF = re.compile(r"[\w.:-]+(?:[&,][\w.:-]+)*")

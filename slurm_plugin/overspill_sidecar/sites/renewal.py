@@ -22,7 +22,7 @@ from overspill.certificates import (
 )
 from overspill.errors import ConfigError, OverspillError
 from overspill_sidecar.enrolled import Enrolled
-from overspill_sidecar.sites import Site
+from overspill_sidecar.sites.site import Site
 
 _log = structlog.get_logger(__name__)
 

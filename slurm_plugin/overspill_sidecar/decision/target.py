@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.accounting import Accounting, Demand
 from overspill_sidecar.cluster import ClusterConfig, Partition
-from overspill_sidecar.shape import Shape
+from overspill_sidecar.decision.shape import Shape
 from overspill_sidecar.slurm_text import count_array_tasks
 
 _MINUTE_S = 60

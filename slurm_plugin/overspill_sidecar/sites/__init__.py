@@ -1,0 +1,1 @@
+"""The sites: a channel to each agent, its certificates, its health as last heard."""
