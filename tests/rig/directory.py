@@ -46,7 +46,9 @@ class RigDirectory:
         self.release()
         if not poll(lambda: not is_alive(self.path), timeout_s=timeout_s):
             raise RigError(f"processes of the rig in {self.path} have outlived it")
-        remove(self.path)
+        with _checkout_locked():
+            if self.path.exists():  # Another rig that starts may have swept it away.
+                remove(self.path)
 
     def release(self) -> None:
         """Let go of the lock; the hosts still hold it as long as they live. Idempotent."""
