@@ -251,39 +251,38 @@ class SignalEffect(StrEnum):
     DROP = "DROP"
 
 
-#: Whoever sends one of these wants the job to be over. Others (USR1 for a checkpoint) speak to a script that knows
-#: them; one that does not run yet must not die of them.
+#: Whoever sends one of these to every process wants the job to be over. One that goes to the shell alone is a warning
+#: that the script may know (`--signal=B:TERM@60`): it waits for the script, as do those that suspend and resume.
 _ENDING = frozenset(
     {Signals.SIGHUP, Signals.SIGINT, Signals.SIGQUIT, Signals.SIGABRT, Signals.SIGKILL, Signals.SIGTERM}
 )
-#: These wait for the script: Slurm has suspended a job that it believes to run.
-_SUSPENDING = frozenset({Signals.SIGSTOP, Signals.SIGTSTP, Signals.SIGCONT})
 
 
-def signal_effect(run: Run, signal: int, *, may_run: bool = False) -> SignalEffect:
+def signal_effect(run: Run, signal: int, *, is_for_all: bool, may_run: bool = False) -> SignalEffect:
     """Return what a signal does now.
 
     Args:
         run: the run.
         signal: the signal's number.
+        is_for_all: it is for every process, not for the shell alone.
         may_run: its runner has been given the script: it may run, though nobody has said so yet.
     """
     if run.has_ended:
         return SignalEffect.DROP
-    if run.started_at_ms is not None or may_run or signal in _SUSPENDING:
-        return SignalEffect.DELIVER
-    return SignalEffect.CANCEL if signal in _ENDING else SignalEffect.DROP
+    is_cancel = is_for_all and signal in _ENDING
+    is_waiting = run.started_at_ms is None and not may_run
+    return SignalEffect.CANCEL if is_cancel and is_waiting else SignalEffect.DELIVER
 
 
-def signal_asked(run: Run, signal_seq: int, signal: int, *, may_run: bool = False) -> Run:
+def signal_asked(run: Run, signal_seq: int, signal: int, *, is_for_all: bool, may_run: bool = False) -> Run:
     """Return the run that has taken note of the relay's signal; the same run if it had before.
 
-    `may_run` is as in `signal_effect`.
+    The rest is as in `signal_effect`.
     """
     if run.has_ended or signal_seq <= run.signal_seq:
         return run
     noted = replace(run, signal_seq=signal_seq)
-    if signal_effect(run, signal, may_run=may_run) is SignalEffect.CANCEL:
+    if signal_effect(run, signal, is_for_all=is_for_all, may_run=may_run) is SignalEffect.CANCEL:
         return stop_wanted(noted, "the job was cancelled before its script started")
     return noted
 

@@ -85,6 +85,10 @@ DRAIN_S = 5.0
 #: How long an agent that has let the lease run out is still tried for the last report.
 LAST_WORD_S = 60.0
 KILL_AGAIN_S = 0.25
+#: A signal for the shell that comes this soon after its start, or came before, waits until the script heeds it: at home
+#: the script would have been running for longer, and had its handler.
+HANDLER_S = 5.0
+_HANDLER_POLL_S = 0.05
 #: slurmstepd kills what a script leaves behind, but not in the same instant: a process substitution that only has to
 #: finish its last bytes outlives its script by milliseconds, and its output is in the file.
 LEFTOVER_S = 0.2
@@ -703,6 +707,17 @@ def living_parent(pid: int) -> Optional[int]:
     return None if state in (b"Z", b"X") else int(parent)
 
 
+def is_heeded(pid: int, number: int) -> bool:
+    """Tell whether a process catches, ignores or blocks a signal. Source: proc_pid_status(5)."""
+    try:
+        with open("/proc/{}/status".format(pid), "rb") as file:
+            fields = dict(line.partition(b":")[::2] for line in file)
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    masks = (int(fields.get(name, b"0"), 16) for name in (b"SigCgt", b"SigIgn", b"SigBlk"))
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
 def signal_tree(number: int) -> None:
     """Send a signal to every process of the run but this one, once."""
     if os.getpid() == 1:
@@ -1036,7 +1051,8 @@ class Supervisor:
         self._script_file: Optional[ScriptFile] = None
         self._is_launched = False
         self._is_started = False
-        self._early_signals: List[Dict[str, Any]] = []
+        self._handlers_due_at = 0.0
+        self._held_signals: List[Dict[str, Any]] = []
         self._last_signal_seq = 0
         self._wait_status: Optional[int] = None
         self._has_children = True
@@ -1063,6 +1079,7 @@ class Supervisor:
         while self._exit_code is None:
             self._wait()
             self._take_messages()
+            self._deliver_held(now_s())
             self._reap()
             self._watch_clocks(now_s())
             self._advance(now_s())
@@ -1095,6 +1112,8 @@ class Supervisor:
         now = now_s()
         deadlines = [self._clock.lease_until if not self._is_lease_lost else None]
         deadlines += [self._clock.limit_at, self._kill_at, self._give_up_at]
+        if self._held_signals and self._is_started:
+            deadlines.append(now + _HANDLER_POLL_S)
         if self._is_killing and self._has_children:
             deadlines.append(now + KILL_AGAIN_S)
         elif not self._has_children and not self._is_reported:
@@ -1126,10 +1145,7 @@ class Supervisor:
         if name in ("hello", "ack"):
             self._log.acknowledge(int(data["stdout"]), int(data["stderr"]), int(data["seq"]))
         elif name == "signal":
-            if self._is_started or self._wait_status is not None:
-                self._deliver(data)
-            else:
-                self._early_signals.append(data)
+            self._hold(data)
         elif name == "stop":
             self._stop("stopped on request")
 
@@ -1167,8 +1183,7 @@ class Supervisor:
             self._clock.start(self._spec.time_limit_s, now_s())
         OutputReader(self._launcher.stdout_fd, STDOUT, self._log, self.post).start()
         OutputReader(self._launcher.stderr_fd, STDERR, self._log, self.post).start()
-        for data in self._early_signals:
-            self._deliver(data)
+        self._handlers_due_at = now_s() + HANDLER_S
 
     # What is done to the processes
 
@@ -1192,12 +1207,32 @@ class Supervisor:
         else:
             self._fail("the runner was told to end before the script was started")
 
+    def _hold(self, data: Dict[str, Any]) -> None:
+        """Take a signal of the agent, once, to be delivered as soon as the script is there for it."""
+        if int(data["seq"]) > self._last_signal_seq:
+            self._last_signal_seq = int(data["seq"])
+            self._held_signals.append(data)
+
+    def _deliver_held(self, now: float) -> None:
+        held, self._held_signals = self._held_signals, []
+        for data in held:
+            if self._is_too_early(data, now):
+                self._held_signals.append(data)
+            else:
+                self._deliver(data)
+
+    def _is_too_early(self, data: Dict[str, Any], now: float) -> bool:
+        """Tell whether there is no script yet, or one that may still be about to set its handlers."""
+        if self._wait_status is not None:
+            return False
+        if not self._is_started:
+            return True
+        is_young = data["scope"] == "shell" and now < self._handlers_due_at
+        return is_young and not is_heeded(self._launcher.pid, int(data["signal"]))
+
     def _deliver(self, data: Dict[str, Any]) -> None:
-        """Deliver a signal of the agent, once, and say so."""
+        """Deliver a signal, and say so."""
         seq, number = int(data["seq"]), int(data["signal"])
-        if seq <= self._last_signal_seq:
-            return
-        self._last_signal_seq = seq
         if data["scope"] == "tree":
             if number == signal.SIGSTOP:
                 self._clock.suspend(now_s())

@@ -9,7 +9,7 @@ from overspill.proxy_framing import OFFSET, OFFSETS, STDERR, STDOUT, FrameType, 
 from overspill_proxy import ending
 from overspill_proxy.output import Output
 from overspill_proxy.relay import Connection
-from overspill_proxy.signals import HARMLESS, CaughtSignals, UnacknowledgedSignals
+from overspill_proxy.signals import ENDING, CaughtSignals, UnacknowledgedSignals
 from overspill_proxy.stdin import StandardInput
 
 TYPE_CHECKING = False
@@ -146,8 +146,8 @@ class Proxy:
     # To the relay
 
     def _take_signal(self, number: int) -> None:
-        """Send a signal on. One that ends a process ends a job that nobody else knows of here and now."""
-        if not self._is_handed_over and number not in HARMLESS:
+        """Send a signal on. One that is to end the job ends it here and now if nobody else knows of it."""
+        if not self._is_handed_over and number in ENDING:
             self._end = ending.Ending(signal_number=number)
             return
         frame = self._kept_signals.add(number, is_connected=self._connection is not None)

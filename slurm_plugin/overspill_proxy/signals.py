@@ -22,6 +22,8 @@ _NOT_CATCHABLE = {signal.SIGKILL, signal.SIGSTOP, 32, 33}  # glibc keeps 32 and 
 #: What is sent on: all but the proxy's own faults and children. Its SIGPIPE and SIGXFSZ are sent on, too: where the
 #: user's file answers a write with a signal, a local script would have got it.
 FORWARDED = [n for n in range(1, signal.NSIG) if n not in _FAULTS | _NOT_CATCHABLE | {signal.SIGCHLD}]
+#: Whoever sends one of these wants the job to be over; others speak to a script that knows them, and wait for it.
+ENDING = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGTERM}
 #: Signals that end no process by default: signal(7).
 HARMLESS = {
     signal.SIGCHLD,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 
 import pytest
 
-from tests.e2e.diversion import submit_diverted, wait_until
+from tests.e2e.diversion import submit_diverted, wait_until, wait_until_diverting
 from tests.rig import Rig
 
 _TRAP = "trap 'echo caught {name}; exit {code}' {name}\n"
@@ -60,6 +61,25 @@ def test_scancel_batch_signals_the_shell_and_the_job_goes_on(rig: Rig) -> None:
     assert rig.job(job_id)["JobState"] == "RUNNING"
     rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
     rig.wait_for_state(job_id, ["CANCELLED"], timeout_s=30)
+
+
+def test_a_warning_that_comes_before_the_script_has_begun_reaches_its_handler(rig: Rig) -> None:
+    agent = rig.site.daemon("agent")
+    agent.signal(signal.SIGSTOP)
+    try:
+        job_id = submit_diverted(rig, "#!/bin/bash\nsleep 1\ntrap 'echo got USR1; exit 5' USR1\n" + _SLEEP)
+        wait_until(lambda: bool(_proxies(rig, job_id)), timeout_s=30, what="the proxy")
+        rig.cluster.run(["scancel", "--batch", "--signal=USR1", str(job_id)], user="alice", check=True)
+    finally:
+        agent.signal(signal.SIGCONT)
+    assert rig.wait_for_state(job_id, ["FAILED"], timeout_s=60)["ExitCode"] == "5:0"
+    assert b"got USR1" in rig.output(job_id)
+    wait_until_diverting(rig)
+
+
+def _proxies(rig: Rig, job_id: int) -> str:
+    pattern = rf"overspill_proxy/__main__.py .*/job0*{job_id}/slurm_script"
+    return rig.cluster.run(["pgrep", "-f", pattern]).stdout
 
 
 #: What bash itself says holds paths and numbers of processes.

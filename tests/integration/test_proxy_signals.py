@@ -78,7 +78,7 @@ def test_signals_that_come_while_the_relay_is_away_are_kept(tmp_path: Path) -> N
         assert rig.is_alive
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_job_that_no_relay_ever_knew_ends_at_once(tmp_path: Path, number: int) -> None:
     with proxy_rig(tmp_path, is_listening=False) as rig:
         rig.start()
@@ -87,6 +87,15 @@ def test_job_that_no_relay_ever_knew_ends_at_once(tmp_path: Path, number: int) -
         rig.kill(number)
         assert rig.wait() == -number
     assert rig.stdout + rig.stderr == b""
+
+
+def test_a_warning_that_comes_before_any_relay_knew_the_job_waits_for_the_script(tmp_path: Path) -> None:
+    with proxy_rig(tmp_path, is_listening=False) as rig:
+        rig.start()
+        wait_until_it_catches(rig)
+        rig.kill(signal.SIGUSR1)
+        rig.listen()
+        assert rig.accept().take_signal() == (1, signal.SIGUSR1)
 
 
 def wait_until_it_catches(rig: ProxyRig) -> None:
@@ -105,7 +114,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT])
 def test_signal_that_was_blocked_over_the_start_is_not_lost(tmp_path: Path, number: int) -> None:
     with proxy_rig(tmp_path, is_listening=False) as rig:
         rig.start(command=["/usr/bin/python3", "-I", "-S", "-c", BLOCKING])

@@ -106,6 +106,28 @@ def test_a_signal_that_is_told_again_is_delivered_once(tmp_path: Path) -> None:
     assert b"got 2" not in agent.stdout
 
 
+def test_a_warning_that_comes_before_the_scripts_handler_waits_for_it_and_holds_up_no_cancel(tmp_path: Path) -> None:
+    script = "echo ready; until [ -e go ]; do sleep 0.05; done; trap 'echo warned' USR1; while :; do sleep 0.05; done"
+    work = work_in(tmp_path, script)
+    with running(work, tmp_path / "own") as (agent, runner):
+        agent.signal(signal.SIGUSR1, "shell")
+        agent.signal(signal.SIGCONT)
+        agent.wait_until(lambda: agent.reports_of("signalled"))
+        assert [report["seq"] for report in agent.reports_of("signalled")] == [2]
+        Path(os.fsdecode(work.cwd), "go").touch()
+        agent.wait_until(lambda: b"warned" in agent.stdout)
+        agent.signal(signal.SIGTERM)
+        assert runner.wait() == 0
+    assert agent.stdout.splitlines() == [b"ready", b"warned"]
+
+
+def test_a_warning_that_the_script_never_heeds_ends_it(tmp_path: Path) -> None:
+    with running(work_in(tmp_path, "sleep 1000"), tmp_path / "own") as (agent, runner):
+        agent.signal(signal.SIGUSR1, "shell")
+        assert runner.wait() == 0
+    assert agent.reports[-1]["signal"] == signal.SIGUSR1
+
+
 def test_stopped_tree_stands_still_until_it_is_continued(tmp_path: Path) -> None:
     script = "while :; do date +%N; sleep 0.01; done & while :; do date +%N; sleep 0.01; done"
     with running(work_in(tmp_path, script), tmp_path / "own") as (agent, runner):

@@ -55,7 +55,10 @@ changes = st.one_of(
     st.builds(lambda at: lambda run: runs.script_started(run, at), st.integers(1, 9)),
     st.builds(lambda seq: lambda run: runs.report_applied(run, seq), st.integers(1, 9)),
     st.builds(
-        lambda seq, number: lambda run: runs.signal_asked(run, seq, number), st.integers(1, 9), st.integers(1, 64)
+        lambda seq, number, is_for_all: lambda run: runs.signal_asked(run, seq, number, is_for_all=is_for_all),
+        st.integers(1, 9),
+        st.integers(1, 64),
+        st.booleans(),
     ),
     st.builds(
         lambda number, is_for_all: lambda run: runs.signal_delivered(run, number, is_for_all=is_for_all, at_ms=5),
@@ -212,23 +215,24 @@ def test_a_script_that_ended_by_itself_before_the_stop_reached_it_has_completed(
         (Signals.SIGINT, SignalEffect.CANCEL),
         (Signals.SIGHUP, SignalEffect.CANCEL),
         (Signals.SIGQUIT, SignalEffect.CANCEL),
-        (Signals.SIGUSR1, SignalEffect.DROP),
+        (Signals.SIGUSR1, SignalEffect.DELIVER),
         (Signals.SIGSTOP, SignalEffect.DELIVER),
         (Signals.SIGCONT, SignalEffect.DELIVER),
     ],
 )
-def test_before_the_script_runs_an_ending_signal_cancels_and_a_suspending_one_waits(
+def test_before_the_script_runs_a_signal_that_ends_every_process_cancels_and_any_other_waits(
     signal: Signals, effect: SignalEffect
 ) -> None:
-    assert runs.signal_effect(QUEUED, signal) is effect
-    assert runs.signal_effect(RUNNING, signal) is SignalEffect.DELIVER
-    assert runs.signal_effect(ENDED, signal) is SignalEffect.DROP
+    assert runs.signal_effect(QUEUED, signal, is_for_all=True) is effect
+    assert runs.signal_effect(QUEUED, signal, is_for_all=False) is SignalEffect.DELIVER
+    assert runs.signal_effect(RUNNING, signal, is_for_all=True) is SignalEffect.DELIVER
+    assert runs.signal_effect(ENDED, signal, is_for_all=True) is SignalEffect.DROP
 
 
 def test_a_signal_that_comes_again_changes_nothing() -> None:
-    once = runs.signal_asked(RUNNING, 2, Signals.SIGUSR1)
-    assert runs.signal_asked(once, 2, Signals.SIGUSR1) is once
-    assert runs.signal_asked(once, 1, Signals.SIGTERM) is once
+    once = runs.signal_asked(RUNNING, 2, Signals.SIGUSR1, is_for_all=False)
+    assert runs.signal_asked(once, 2, Signals.SIGUSR1, is_for_all=False) is once
+    assert runs.signal_asked(once, 1, Signals.SIGTERM, is_for_all=True) is once
 
 
 def test_stopping_every_process_suspends_and_continuing_them_resumes() -> None:

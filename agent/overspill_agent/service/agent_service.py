@@ -109,13 +109,15 @@ class AgentService(agent_pb2_grpc.AgentServicer):
             raise InvalidRequestError("a signal needs a number from 1 to 64, a scope and a sequence number from 1")
         live = await self._find(request.run_id, context)
         signal = StoredSignal(signal_seq=request.signal_seq, signal=request.signal, scope=scope)
+        is_for_all = request.scope == pb.SIGNAL_SCOPE_TREE
         found_alive = await self._found_alive(live)
 
         def may_run(run: Run) -> bool:
             return run.attempt > 0 and run.attempt in (live.spec_given_to, found_alive)
 
         async def save(run: Run) -> None:
-            if runs.signal_effect(run, signal.signal, may_run=may_run(run)) is SignalEffect.DELIVER:
+            effect = runs.signal_effect(run, signal.signal, is_for_all=is_for_all, may_run=may_run(run))
+            if effect is SignalEffect.DELIVER:
                 await self._registry.store.add_signal(run, signal)
                 live.signals.append(signal)
             else:
@@ -123,7 +125,9 @@ class AgentService(agent_pb2_grpc.AgentServicer):
 
         await self._registry.change(
             live,
-            lambda run: runs.signal_asked(run, signal.signal_seq, signal.signal, may_run=may_run(run)),
+            lambda run: runs.signal_asked(
+                run, signal.signal_seq, signal.signal, is_for_all=is_for_all, may_run=may_run(run)
+            ),
             save=save,
         )
         return pb.SignalResponse()

@@ -104,8 +104,8 @@ class AgentServicer:
 
     def Signal(self, request, context):
         """Delivers a signal to the run's processes. It is stored first and delivered as soon as the runner is connected;
-        before the runner was given the script, HUP, INT, QUIT, ABRT, KILL and TERM cancel the run, STOP, TSTP and CONT wait
-        for the script, and any other is dropped.
+        before the runner was given the script, HUP, INT, QUIT, ABRT, KILL and TERM for every process cancel the run, and any
+        other waits for the script. An older agent dropped some of those, and cancelled whatever scope there was.
         A run that has ended answers OK: a process that is gone needs no signal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

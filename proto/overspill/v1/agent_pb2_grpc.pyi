@@ -54,8 +54,8 @@ class AgentStub:
     """
     Signal: _grpc.UnaryUnaryMultiCallable[_agent_pb2.SignalRequest, _agent_pb2.SignalResponse]
     """Delivers a signal to the run's processes. It is stored first and delivered as soon as the runner is connected;
-    before the runner was given the script, HUP, INT, QUIT, ABRT, KILL and TERM cancel the run, STOP, TSTP and CONT wait
-    for the script, and any other is dropped.
+    before the runner was given the script, HUP, INT, QUIT, ABRT, KILL and TERM for every process cancel the run, and any
+    other waits for the script. An older agent dropped some of those, and cancelled whatever scope there was.
     A run that has ended answers OK: a process that is gone needs no signal.
     """
     Stop: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StopRequest, _agent_pb2.StopResponse]
@@ -93,8 +93,8 @@ class AgentAsyncStub(AgentStub):
     """
     Signal: _aio.UnaryUnaryMultiCallable[_agent_pb2.SignalRequest, _agent_pb2.SignalResponse]  # type: ignore[assignment]
     """Delivers a signal to the run's processes. It is stored first and delivered as soon as the runner is connected;
-    before the runner was given the script, HUP, INT, QUIT, ABRT, KILL and TERM cancel the run, STOP, TSTP and CONT wait
-    for the script, and any other is dropped.
+    before the runner was given the script, HUP, INT, QUIT, ABRT, KILL and TERM for every process cancel the run, and any
+    other waits for the script. An older agent dropped some of those, and cancelled whatever scope there was.
     A run that has ended answers OK: a process that is gone needs no signal.
     """
     Stop: _aio.UnaryUnaryMultiCallable[_agent_pb2.StopRequest, _agent_pb2.StopResponse]  # type: ignore[assignment]
@@ -147,8 +147,8 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.SignalResponse, _abc.Awaitable[_agent_pb2.SignalResponse]]:
         """Delivers a signal to the run's processes. It is stored first and delivered as soon as the runner is connected;
-        before the runner was given the script, HUP, INT, QUIT, ABRT, KILL and TERM cancel the run, STOP, TSTP and CONT wait
-        for the script, and any other is dropped.
+        before the runner was given the script, HUP, INT, QUIT, ABRT, KILL and TERM for every process cancel the run, and any
+        other waits for the script. An older agent dropped some of those, and cancelled whatever scope there was.
         A run that has ended answers OK: a process that is gone needs no signal.
         """
 
