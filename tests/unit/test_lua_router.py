@@ -122,6 +122,12 @@ def test_each_field_of_the_job_becomes_its_field_of_the_request(
     assert _request(runtime, changes) == PLAIN_REQUEST | expected
 
 
+@pytest.mark.parametrize("comments", ["#\n" * 50_000, "#" * 100_000 + "\n"], ids=["lines", "one line"])
+def test_comments_without_end_are_not_read_through_and_count_as_a_burst_buffer(runtime: Any, comments: str) -> None:
+    found = _request(runtime, {"script": comments + "#BB create\n"})["burst_buffer"]
+    assert (found[0], "create" in found, len(found) <= 4096) == ("#", False, True)
+
+
 def test_a_job_without_a_script_says_so(runtime: Any) -> None:
     assert "has_script" not in _request(runtime, {"script": None})
 
@@ -144,6 +150,10 @@ NEVER = ["_SLURM_SPANK_OPTION_overspill_overspill=never"]
         ({"het_job_offset": 1, "script": None}, False),
         ({"het_job_offset": 1, "script": None, "partition": "overspill"}, True),
         ({"cron_job": True}, False),
+        ({"name": "x" * 4096}, True),
+        ({"name": "\xff" * 4097}, False),
+        ({"tres_per_node": "gpu," * 1025}, False),
+        ({"spank_job_env": ["_SLURM_SPANK_OPTION_overspill_overspill=" + "x" * 4097]}, False),
     ],
 )
 def test_the_router_is_asked_only_where_its_answer_can_matter(

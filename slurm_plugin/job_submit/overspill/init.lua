@@ -17,7 +17,6 @@ local router = require "overspill.router"
 local overspill = {}
 
 local MAX_DEADLINE_S = 1
-local MAX_REQUEST_BYTES = 262144
 
 local settings = { socket = "/run/overspill/router.sock", deadline_s = 0.045 }
 local breaker = Breaker.new()
@@ -84,9 +83,6 @@ local function ask(job_desc, part_list)
   end
   local deadline = Deadline.start(settings.deadline_s, gettime)
   local request = router.encode_request(router.request(job_desc, slurm.CLUSTER_NAME, part_list))
-  if #request > MAX_REQUEST_BYTES then
-    return nil
-  end
   local reply, problem = client:call(router.DECIDE, request, deadline)
   if not reply then
     error(problem, 0)

@@ -14,42 +14,27 @@ local MAX_EXACT = 2 ^ 53 -- beyond, a Lua 5.1 number is not exact
 
 -- The byte sequences that are UTF-8 beyond ASCII. Source: The Unicode Standard, table 3-7.
 local UTF8_SEQUENCES = {
-  "^[\194-\223][\128-\191]",
-  "^\224[\160-\191][\128-\191]",
-  "^[\225-\236\238\239][\128-\191][\128-\191]",
-  "^\237[\128-\159][\128-\191]",
-  "^\240[\144-\191][\128-\191][\128-\191]",
-  "^[\241-\243][\128-\191][\128-\191][\128-\191]",
-  "^\244[\128-\143][\128-\191][\128-\191]",
+  "[\194-\223][\128-\191]",
+  "\224[\160-\191][\128-\191]",
+  "[\225-\236\238\239][\128-\191][\128-\191]",
+  "\237[\128-\159][\128-\191]",
+  "\240[\144-\191][\128-\191][\128-\191]",
+  "[\241-\243][\128-\191][\128-\191][\128-\191]",
+  "\244[\128-\143][\128-\191][\128-\191]",
 }
+local BEYOND_ASCII = "[\128-\255]"
 
-local function end_of_utf8_sequence(text, position)
-  for _, pattern in ipairs(UTF8_SEQUENCES) do
-    local _, last = text:find(pattern, position)
-    if last then
-      return last
-    end
-  end
-end
-
---- Replaces each byte that is not part of UTF-8 by "?". A peer refuses a whole message for one such byte, so without
--- this a user could trip everybody's breaker with a job name.
+--- Returns `text` if it is UTF-8, else with a "?" for each byte beyond ASCII. A peer refuses a whole message for one
+-- such byte, so without this a user could trip everybody's breaker with a job name. Takes as long as eight searches.
 function protobuf.to_utf8(text)
-  local position = text:find("[\128-\255]")
-  if not position then
-    return text
-  end
-  local parts, copied_to = {}, 0
-  while position do
-    local last = end_of_utf8_sequence(text, position)
-    if not last then
-      parts[#parts + 1] = text:sub(copied_to + 1, position - 1) .. "?"
-      copied_to, last = position, position
+  local rest = text
+  for _, sequence in ipairs(UTF8_SEQUENCES) do
+    if not rest:find(BEYOND_ASCII) then
+      return text
     end
-    position = text:find("[\128-\255]", last + 1)
+    rest = rest:gsub(sequence, " ")
   end
-  parts[#parts + 1] = text:sub(copied_to + 1)
-  return table.concat(parts)
+  return rest:find(BEYOND_ASCII) and (text:gsub(BEYOND_ASCII, "?")) or text
 end
 
 local function encode_varint(value)

@@ -20,6 +20,11 @@ local JOB_SHARED_OK = 1
 
 local VERDICT_DIVERT, VERDICT_REFUSE = 2, 3
 
+-- Slurm takes hardly any longer text, but looks only after this hook: until then a user can send megabytes.
+local MAX_TEXT_BYTES = 4096
+-- Comments at the top of a script that are looked through.
+local MAX_OPENING_BYTES = 65536
+
 router.REQUEST_SCHEMA = protobuf.schema {
   { number = 1, name = "user_id", kind = "uint" },
   { number = 2, name = "account", kind = "string" },
@@ -90,6 +95,14 @@ local UINT32_FIELDS = {
 local PER_GPU = "gres:gpu:"
 local TRES_SCOPES = { "job", "node", "socket", "task" }
 
+local USERS_TEXTS = { "burst_buffer", "clusters" }
+for _, field in pairs(STRING_FIELDS) do
+  USERS_TEXTS[#USERS_TEXTS + 1] = field
+end
+for _, scope in ipairs(TRES_SCOPES) do
+  USERS_TEXTS[#USERS_TEXTS + 1] = "tres_per_" .. scope
+end
+
 -- Options that no field of the request holds, by the job_desc field that shows them, in the order they are named.
 -- No Slurm shows `--deadline` to Lua, and 22.05 (seen) shows neither `--core-spec` nor `--thread-spec`.
 local ODD_FIELDS = {
@@ -131,13 +144,14 @@ local function is_het(job_desc)
 end
 
 -- The first burst buffer directive of a script. As the burst buffer plugins do, looks no further than the comments at
--- the top. `--bb` and `--bbf` are there too: sbatch writes them into the script.
+-- the top. `--bb` and `--bbf` are there too: sbatch writes them into the script. In comments without end there may be
+-- one: then it is where the search ended.
 local function burst_buffer_directive(script)
-  for line in (script or ""):gmatch("[^\n]+") do
+  for line, after in (script or ""):gmatch("([^\n]+)()") do
     if line:sub(1, 1) ~= "#" then
       return nil
-    elseif line:find("^#[BD][BW]%s") then
-      return line
+    elseif after > MAX_OPENING_BYTES or line:find("^#[BD][BW]%s") then
+      return line:sub(1, MAX_TEXT_BYTES)
     end
   end
 end
@@ -193,10 +207,24 @@ local function names(part_list)
   return list
 end
 
+-- Whether a text that goes into the request is longer than what is worth slurmctld's time.
+local function has_long_text(job_desc)
+  for _, field in ipairs(USERS_TEXTS) do
+    if #(job_desc[field] or "") > MAX_TEXT_BYTES then
+      return true
+    end
+  end
+  return #(overspill_option(job_desc) or "") > MAX_TEXT_BYTES
+end
+
 --- Tells whether the router must be asked at all: where the answer cannot change anything, the call is saved.
 -- A batch script can be diverted, unless the user said never. Whatever else comes (srun, salloc, a component of a
 -- heterogeneous job, scrontab) never is; but aimed at a partition by name, it may have to be refused.
+-- A job with a text that takes long to describe runs locally.
 function router.must_be_asked(job_desc)
+  if has_long_text(job_desc) then
+    return false
+  end
   if job_desc.script == nil or job_desc.cron_job or is_het(job_desc) then
     return (job_desc.partition or "") ~= ""
   end
