@@ -54,7 +54,7 @@ class RouterAdmin(RouterAdminServicer):
             slurm_cluster=watch.slurm_cluster() or "",
             mode=watch.policy.mode.value,
             words=_words(watch.policy),
-            problems=map(str, watch.problems),
+            problems=map(str, (*watch.problems, *watch.unknown_users)),
             is_queue_fresh=watch.fresh(now) is not None,
             sites=_site_statuses(self._sites, self._router.promised()),
             decisions=[

@@ -23,8 +23,8 @@ _log = structlog.get_logger(__name__)
 
 #: A queue that was not seen for this many intervals is not known any more.
 _STALE_AFTER_INTERVALS = 4
-#: How long it may take until a user whom a word names has a new number.
-_USERS_LIVE_S = 300.0
+#: How long it may take until a user whom a word names has a new number, or is known at all.
+_USERS_LIVE_S, _UNKNOWN_USERS_LIVE_S = 300.0, 10.0
 #: A Slurm that gives no answer is asked again after this at the latest.
 _RETRY_S = 5.0
 
@@ -54,6 +54,7 @@ class ClusterWatch:
         self.picture: Picture | None = None
         self.policy = Policy()
         self.problems: tuple[Problem, ...] = ()
+        self.unknown_users: tuple[Problem, ...] = ()
         #: Of the users whom the policy names, as far as this host knows them.
         self.user_ids: Mapping[str, int] = {}
         self._looked_up: frozenset[str] = frozenset()
@@ -127,14 +128,17 @@ class ClusterWatch:
     async def _look_up_users(self) -> None:
         """Look up the users whom words name, in a thread: a directory service may be slow."""
         now, names = time.monotonic(), self.policy.user_names
-        if names == self._looked_up and now - self._looked_up_at < _USERS_LIVE_S:
+        live_s = _UNKNOWN_USERS_LIVE_S if self.unknown_users else _USERS_LIVE_S
+        if names == self._looked_up and now - self._looked_up_at < live_s:
             return
         found = await asyncio.to_thread(user_ids, names)
         # A directory service that is away must not let a user out of a list: who was known stays known.
         self.user_ids = {name: number for name, number in self.user_ids.items() if name in names} | found
         self._looked_up, self._looked_up_at = names, now
-        for problem in unknown_users(self.policy, self.user_ids.keys()):
-            _log.warning("policy word names nobody", action="policy_user_unknown", problem=str(problem))
+        known_before, self.unknown_users = self.unknown_users, unknown_users(self.policy, self.user_ids.keys())
+        for problem in self.unknown_users:
+            if problem not in known_before:
+                _log.warning("policy word names nobody", action="policy_user_unknown", problem=str(problem))
 
     def _note_failure(self, reason: str) -> None:
         if not self._is_failing:

@@ -66,7 +66,7 @@ FAULTS = {
         _CONF,
         _replace("overspill_mode=always", "overspill_mode=always,overspill_weight=3"),
         "slurm.conf: overspill_weight=3",
-        "the word is ignored",
+        "no such word",
         is_reconfigured=True,
     ),
     "an unknown partition": Fault(

@@ -21,9 +21,11 @@ from grpc_health.v1 import health_pb2
 from overspill.errors import ConfigError
 from overspill.v1 import router_pb2
 from overspill.v1.router_pb2_grpc import RouterStub
+from overspill.v1.sidecar_pb2 import DecisionRecord
 from overspill_sidecar.cluster import Trail
 from overspill_sidecar.listening import SocketPath
 from overspill_sidecar.probe import RouterHealth
+from overspill_sidecar.records.ledger import Ledger, Search
 from overspill_sidecar.router import Router, server_of
 from overspill_sidecar.sites.site import Site
 from overspill_sidecar.slurm import InMemoryView
@@ -184,6 +186,23 @@ async def test_a_wait_of_centuries_is_still_an_answer(desk: Desk) -> None:
 
 async def test_a_request_with_megabytes_of_text_is_answered(desk: Desk) -> None:
     assert (await desk.decide(job_name="x" * 5_000_000)).verdict == DIVERT
+
+
+async def test_a_job_larger_than_any_number_is_decided_and_recorded(desk: Desk) -> None:
+    with Ledger(None, keep=10) as ledger:
+        router = Router(desk.watch, [desk.site], promise_s=30, ledger=ledger)
+        router.answer(
+            router_pb2.DecideRequest(
+                has_script=True,
+                num_tasks=2**32 - 3,
+                cpus_per_task=65533,
+                memory_per_cpu_mib=2**63,
+                time_limit_min=2**32 - 3,
+                array=",".join(["1-999999999"] * 9),
+            )
+        )
+        (record,) = map(DecisionRecord.FromString, await ledger.find(Search()))
+    assert (record.verdict, record.cpus, record.slots) == ("LOCAL", 2**32 - 1, 2**32 - 1)
 
 
 async def test_only_our_own_user_may_ask(desk: Desk) -> None:

@@ -56,7 +56,10 @@ def test_words_that_name_nobody_and_nothing_are_pointed_out() -> None:
     }
     assert "knows no partition lnog" in found["slurm.conf: overspill_from"].says
     users = found["slurm.conf: overspill_deny_users"]
-    assert (users.level, users.says) == (Level.WARNING, "this host knows no user no-such-user")
+    assert (users.level, users.says) == (
+        Level.ERROR,
+        "this host knows no user no-such-user, who may be anybody, so the word keeps all jobs here",
+    )
     assert users.remedy == "correct the word, or see `getent passwd no-such-user`"
 
 

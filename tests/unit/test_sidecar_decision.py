@@ -126,6 +126,17 @@ def test_shadow_records_what_it_would_have_done() -> None:
     assert _decide(_situation("shadow", wait_s=1)).would_be is None
 
 
+def test_a_partition_named_often_is_looked_at_once() -> None:
+    asked = []
+
+    def predict(queued: QueuedJob) -> WaitEstimate:
+        asked.append(queued.partition)
+        return WaitEstimate(3600, is_upper_bound=True)
+
+    assert _decide(_situation(predict=predict), partition="batch," * 500 + "long").partition == "batch,long,overspill"
+    assert len(asked) <= 2 * 2
+
+
 def test_always_replaces_the_partition_without_a_look_at_the_queue() -> None:
     decision = _decide(_situation(wait_s=0), overspill_option="always")
     assert (decision.verdict, decision.reason, decision.partition) == (Verdict.DIVERT, "option_always", "overspill")
@@ -419,6 +430,9 @@ def _with(words: str, **changes: Any) -> Situation:
         ("overspill_deny_users@batch=alice", {}, "policy_user"),
         ("overspill_deny_users@long=alice", {}, ""),
         ("overspill_deny_users=bob", {}, ""),
+        ("overspill_deny_users=nobody-knows-her", {}, "policy_user"),
+        ("overspill_deny_users@long=nobody-knows-her", {}, ""),
+        ("overspill_allow_users=nobody-knows-her", {}, "policy_user"),
         ("overspill_allow_users=bob", {}, "policy_user"),
         ("overspill_allow_users=bob+alice", {}, ""),
         ("overspill_allow_accounts=physics", {}, "policy_account"),

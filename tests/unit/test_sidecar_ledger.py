@@ -42,6 +42,18 @@ async def test_a_file_that_cannot_be_used_costs_nothing_but_the_file(tmp_path: P
             assert str(path) in ledger.problem
 
 
+def _unwritable() -> bytes:
+    raise ValueError("Value out of range")
+
+
+async def test_a_record_that_no_bytes_can_hold_costs_no_other() -> None:
+    with Ledger(None, keep=100) as ledger:
+        ledger.add(_entry(1))
+        ledger.add(Entry(2, 1, "", _unwritable))
+        ledger.add(_entry(3))
+        assert await ledger.find(Search()) == [b"3", b"1"]
+
+
 async def test_events_that_name_a_job_are_kept_and_logged_as_ever() -> None:
     before = structlog.get_config()["processors"][:]
     with Ledger(None, keep=100) as ledger:

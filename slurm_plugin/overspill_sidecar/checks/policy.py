@@ -17,10 +17,12 @@ def look(slurm: Slurm, config: SidecarConfig) -> Iterator[Finding]:
     """Look at each word."""
     policy, problems = parse_policy(slurm.snapshot.config.parameters)
     for problem in (*problems, *unknown_partitions(policy, slurm.snapshot.partitions)):
-        yield error(f"slurm.conf: {problem.word}", f"{problem.reason}; the word is ignored", "correct it, reconfigure")
+        remedy = "correct it and scontrol reconfigure; until then a router goes by what the word said when it was right"
+        yield error(f"slurm.conf: {problem.word}", problem.reason, remedy)
     for problem in unknown_users(policy, user_ids(policy.user_names)):
         what, _, remedy = problem.reason.partition(": ")
-        yield warning(f"slurm.conf: {problem.word}", what, remedy)
+        level = error if "deny" in problem.word else warning
+        yield level(f"slurm.conf: {problem.word}", what, remedy)
     mode = policy.mode
     if mode is Mode.OFF:
         remedy = "set overspill_mode=shadow, or on, in SlurmctldParameters and scontrol reconfigure"

@@ -80,7 +80,7 @@ class Decision:
 
 def decide(job: DecideRequest, situation: Situation, decision_id: str) -> Decision:
     """Return where `job` goes. In doubt it stays where the user sent it."""
-    named = tuple(name for name in job.partition.split(",") if name)
+    named = tuple(dict.fromkeys(name for name in job.partition.split(",") if name))
     overspill = {site.partition: site.name for site in situation.sites}
     aimed_at = [name for name in named if name in overspill]
     if aimed_at and not job.has_script:

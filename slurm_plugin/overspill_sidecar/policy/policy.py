@@ -75,10 +75,17 @@ class Policy:
         return self._value("notify", partition) is True
 
     def allows_user(self, user_id: int, partition: str, user_ids: Mapping[str, int]) -> bool:
-        """Tell whether jobs of `partition` by this user may be diverted; `user_ids` has the users that words name."""
+        """Tell whether jobs of `partition` by this user may be diverted.
+
+        Args:
+            user_id: who asks.
+            partition: the job's own.
+            user_ids: the users that words name, as far as this host knows them. Who is denied and not among them may
+                be anybody.
+        """
         allowed, denied = self._names("allow_users", partition), self._names("deny_users", partition)
         is_named = any(user_ids.get(name) == user_id for name in allowed)
-        return (not allowed or is_named) and not any(user_ids.get(name) == user_id for name in denied)
+        return (not allowed or is_named) and not any(user_ids.get(name, user_id) == user_id for name in denied)
 
     def allows_account(self, account: str, partition: str) -> bool:
         """Tell whether jobs of `partition` by this account may be diverted.

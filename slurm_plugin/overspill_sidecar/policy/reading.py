@@ -80,10 +80,13 @@ def with_last_good(policy: Policy, partitions: Collection[str], previous: Policy
 
 def unknown_users(policy: Policy, users: Collection[str]) -> tuple[Problem, ...]:
     """Return a problem for each user whom a word names and who is not among `users`, those whom this host knows."""
+    meaning = {"allow_users": "", "deny_users": ", who may be anybody, so the word keeps all jobs here"}
     return tuple(
-        Problem(str(key), f"this host knows no user {name}: correct the word, or see `getent passwd {name}`")
+        Problem(
+            str(key), f"this host knows no user {name}{meaning[key.key]}: correct the word, or see `getent passwd {name}`"
+        )
         for key, value in policy.words.items()
-        if key.key in {"allow_users", "deny_users"} and isinstance(value, tuple)
+        if key.key in meaning and isinstance(value, tuple)
         for name in value
         if name not in users
     )

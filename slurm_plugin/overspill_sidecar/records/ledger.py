@@ -123,8 +123,8 @@ class Ledger:
         return _connected(":memory:")
 
     def _write(self, batch: Iterable[Entry]) -> bool:
+        rows = [(entry.at_ms, entry.owner, entry.name, body) for entry in batch if (body := _body_of(entry))]
         try:
-            rows = [(entry.at_ms, entry.owner, entry.name, entry.body()) for entry in batch]
             with self._connection:
                 self._connection.executemany("INSERT INTO entries (at_ms, owner, name, body) VALUES (?, ?, ?, ?)", rows)
                 self._connection.execute(
@@ -149,6 +149,15 @@ class Ledger:
         if problem != self.problem:
             _log.warning("records are in memory only", action="ledger_unusable", reason=problem)
         self.problem = problem
+
+
+def _body_of(entry: Entry) -> bytes | None:
+    """Return the entry's bytes; None if it cannot be put into any, which must not cost the others theirs."""
+    try:
+        return entry.body()
+    except Exception:  # noqa: BLE001 - the edge of what others made; logged with its traceback
+        _log.exception("a record is lost", action="record_lost", owner=entry.owner, name=entry.name)
+        return None
 
 
 def _connected(name: str) -> sqlite3.Connection:

@@ -12,6 +12,9 @@ from overspill_sidecar.decision.capacity import SiteView
 from overspill_sidecar.decision.decide import Decision
 from overspill_sidecar.policy import Policy
 
+#: A user may ask for 2**48 CPUs, and for more memory than any number holds.
+_UINT32_MAX, _UINT64_MAX = 2**32 - 1, 2**64 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -51,9 +54,10 @@ def message_of(record: Record) -> DecisionRecord:
         message.is_wait_upper_bound = estimate.is_upper_bound
     if decision.own_partitions:
         message.wait_limit_s = max(record.policy.wait_s(name) for name in decision.own_partitions)
-    if decision.shape is not None:
-        message.cpus, message.memory_mib = decision.shape.cpus, decision.shape.memory_mib
-        message.slots, message.time_limit_s = decision.shape.slots, decision.shape.time_limit_s or 0
+    if shape := decision.shape:
+        message.cpus, message.slots = min(shape.cpus, _UINT32_MAX), min(shape.slots, _UINT32_MAX)
+        message.memory_mib = min(shape.memory_mib, _UINT64_MAX)
+        message.time_limit_s = shape.time_limit_s or 0
     return message
 
 
