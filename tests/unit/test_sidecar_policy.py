@@ -149,8 +149,10 @@ def test_users_whom_this_host_does_not_know_are_named() -> None:
     policy = _policy("overspill_allow_users=ann+bbo,overspill_deny_users=eev")
     assert [str(problem) for problem in unknown_users(policy, {"ann", "bob"})] == [
         "overspill_allow_users: this host knows no user bbo: correct the word, or see `getent passwd bbo`",
-        "overspill_deny_users: this host knows no user eev, who may be anybody, so the word keeps all jobs here: "
-        "correct the word, or see `getent passwd eev`",
+        (
+            "overspill_deny_users: this host knows no user eev, who may be anybody, so the word keeps all jobs here: "
+            "correct the word, or see `getent passwd eev`"
+        ),
     ]
 
 

@@ -83,7 +83,8 @@ def unknown_users(policy: Policy, users: Collection[str]) -> tuple[Problem, ...]
     meaning = {"allow_users": "", "deny_users": ", who may be anybody, so the word keeps all jobs here"}
     return tuple(
         Problem(
-            str(key), f"this host knows no user {name}{meaning[key.key]}: correct the word, or see `getent passwd {name}`"
+            str(key),
+            f"this host knows no user {name}{meaning[key.key]}: correct the word, or see `getent passwd {name}`",
         )
         for key, value in policy.words.items()
         if key.key in meaning and isinstance(value, tuple)

@@ -22,8 +22,8 @@ _LOCAL: Mapping[str, str] = {
     "interactive_in_overspill": "srun and salloc cannot run in an overspill partition, so it was refused",
     "no_site": "no site is configured, or overspill_to names none that all of its partitions may go to",
     "max_jobs": "as many jobs are diverted as overspill_max_jobs allows",
-    "policy_user": "overspill_allow_users or overspill_deny_users keeps its user's jobs here, or denies a user whom the host does not "
-    "know, who may be anybody",
+    "policy_user": "overspill_allow_users or overspill_deny_users keeps its user's jobs here (a denied user whom "
+    "the router's host does not know may be anybody)",
     "policy_account": "overspill_allow_accounts or overspill_deny_accounts keeps its account's jobs here",
     "policy_time": "its time limit is longer than overspill_max_time",
     "gpu_default_unclear": "its partition gives CPUs for each GPU, and it says CPUs per task: which counts is unclear",
