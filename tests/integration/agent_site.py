@@ -42,7 +42,7 @@ shift 3
 exec "$@"
 """
 _PASSWD = "\nalice:x:2001:2001::/home/alice:/bin/bash\nbob:x:2002:2002::/home/bob:/bin/bash\n"
-_GROUP = "\nalice:x:2001:\nbob:x:2002:\nhpc:x:3000:alice,bob\n"
+_GROUP = "\nalice:x:2001:\nbob:x:2002:\nhpc:x:3000:alice,bob\nengine:x:998:alice,bob\n"
 
 
 def free_port() -> int:

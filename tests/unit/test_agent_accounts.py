@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import grp
+import os
 import pwd
 
 import pytest
 
 from overspill.errors import NotPermittedError
-from overspill_agent.backends.accounts import Mapped, check_value, mapped_account, resolve_mapping
+from overspill_agent.backends.accounts import (
+    Mapped,
+    check_value,
+    mapped_account,
+    resolve_account,
+    resolve_mapping,
+)
 
 ACCOUNTS = {
     "rig": {"alice": "alice", "bob": "robert", "mallory": "", "*": "%hpc"},
@@ -56,3 +63,19 @@ def test_an_account_must_be_in_the_group_that_lets_it_in(monkeypatch: pytest.Mon
 def test_a_line_that_would_let_the_system_in_is_told(value: str) -> None:
     with pytest.raises(NotPermittedError):
         check_value(value)
+
+
+def test_a_run_gets_nothing_of_what_the_systems_groups_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = pwd.struct_passwd(("carol", "x", 5001, 5001, "", "/home/carol", "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwnam", lambda _name: entry)
+    root, sudo, shadow, users, docker, hpc = 0, 27, 42, 100, 999, 6000
+    monkeypatch.setattr(os, "getgrouplist", lambda _name, gid: [gid, root, sudo, shadow, users, docker, hpc])
+    assert resolve_account("carol").groups == (5001, users, hpc)
+
+
+@pytest.mark.parametrize("gid", [0, 42, 999])
+def test_an_account_whose_own_group_is_the_systems_has_no_runs(monkeypatch: pytest.MonkeyPatch, gid: int) -> None:
+    entry = pwd.struct_passwd(("carol", "x", 5001, gid, "", "/home/carol", "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwnam", lambda _name: entry)
+    with pytest.raises(NotPermittedError, match="system's group"):
+        resolve_account("carol")

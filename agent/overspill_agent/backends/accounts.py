@@ -15,6 +15,8 @@ from overspill_agent.backends.base import Account
 #: Source: https://www.debian.org/doc/debian-policy/ch-opersys.html#uid-and-gid-classes
 FIRST_USER_UID = 1000
 NOBODY_UID = 65534
+#: The one group below that people have: Debian's and SUSE's `users`, which opens nothing.
+_USERS_GID = 100
 #: The key for every user of a cluster who has no line.
 EVERYBODY_ELSE = "*"
 #: Begins a value that stands for the account of the user's own name, if that is in the group that follows.
@@ -81,15 +83,26 @@ def resolve_account(name: str) -> Account:
 
     Raises:
         NotPermittedError: if there is none of this name, or it is root's, a system's or nobody's.
+
+    Its groups are those of people: a stranger's job gets nothing of what `docker`, `sudo`, `disk` or `shadow` open.
     """
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
         raise NotPermittedError(f"this site has no user {name!r}; its operator must correct [accounts]") from None
-    if entry.pw_uid < FIRST_USER_UID or entry.pw_uid == NOBODY_UID or entry.pw_gid == 0:
+    if entry.pw_uid < FIRST_USER_UID or entry.pw_uid == NOBODY_UID:
         raise NotPermittedError(f"account {name!r} (uid {entry.pw_uid}) belongs to the system; no run may have it")
-    groups = tuple(group for group in os.getgrouplist(name, entry.pw_gid) if group != 0)
+    if not _is_peoples(entry.pw_gid):
+        raise NotPermittedError(
+            f"account {name!r} has the system's group {entry.pw_gid} as its own; no run may have it:"
+            f" give the account a group of its own (usermod -g)"
+        )
+    groups = tuple(group for group in os.getgrouplist(name, entry.pw_gid) if _is_peoples(group))
     return Account(name=name, uid=entry.pw_uid, gid=entry.pw_gid, groups=groups, home=entry.pw_dir)
+
+
+def _is_peoples(gid: int) -> bool:
+    return gid >= FIRST_USER_UID or gid == _USERS_GID
 
 
 def check_value(value: str) -> None:
