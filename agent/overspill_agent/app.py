@@ -22,6 +22,7 @@ from overspill_agent import metrics
 from overspill_agent.backends.local import LocalBackend, LocalSite
 from overspill_agent.backends.sandbox import Roots
 from overspill_agent.config import DEFAULT_PATH, AgentConfig
+from overspill_agent.drain import Drain
 from overspill_agent.gauges import AgentGauges
 from overspill_agent.homes import Homes
 from overspill_agent.pki import Authority
@@ -76,8 +77,9 @@ async def _serve(config: AgentConfig) -> None:
     reconciler = Reconciler(registry, backend, access, silence_s=homes.silence_s)
     channel = RunnerChannel(registry, config.runner_channel.lease_s)
     runners = HttpsServer(channel.app(Enrolment(authority).routes()), config.runner_channel.listen, runner_tls)
-    service = AgentService(registry, backend, config.accounts, Callers(relay_tls, authority), authority, homes)
-    health = Health(registry)
+    drain = Drain(config.store.path.parent)
+    service = AgentService(registry, backend, config.accounts, Callers(relay_tls, authority), authority, homes, drain)
+    health = Health(registry, drain)
     relays = GrpcServer(service, health, config.server.listen, relay_tls)
 
     await health.look()

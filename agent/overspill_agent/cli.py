@@ -16,6 +16,8 @@ import overspill
 from overspill.daemon import LOG_LEVELS, set_up_logs
 from overspill.errors import OverspillError
 from overspill_agent import app, config
+from overspill_agent.backends import attempt
+from overspill_agent.drain import Drain
 from overspill_agent.runs import Run
 from overspill_agent.store.reading import read_runs
 
@@ -40,6 +42,7 @@ def main() -> None:
     Examples:
       overspill-agent run
       overspill-agent runs --json
+      overspill-agent drain "new disks until noon"
     """
 
 
@@ -60,11 +63,76 @@ def run_command(config_path: Path, log_level: str) -> None:
 @click.option("--json", "is_json", is_flag=True, help="One JSON object per line, with every field.")
 def runs_command(config_path: Path, *, is_json: bool) -> None:
     """List all runs that the agent remembers, oldest first. Works while it runs, and while it does not."""
-    path = _or_exit(lambda: config.load(config_path).store.path)
+    for run in _stored_runs(_load(config_path)):
+        click.echo(_as_json(run) if is_json else _as_line(run))
+
+
+@main.command("drain")
+@_CONFIG
+@click.argument("reason")
+def drain_command(config_path: Path, reason: str) -> None:
+    """Take no new run from any cluster until `resume`; those that are here go on. Outlives restarts.
+
+    The clusters drain their virtual nodes; their admins see REASON in sinfo -R.
+
+    \b
+    Example:
+      overspill-agent drain "new disks until noon"
+    """
+    _or_exit(lambda: _drain(config_path).begin(reason))
+    click.echo("no new run is taken; what runs goes on: overspill-agent runs. To end the drain: overspill-agent resume")
+
+
+@main.command("resume")
+@_CONFIG
+def resume_command(config_path: Path) -> None:
+    """Take new runs again."""
+    _or_exit(lambda: _drain(config_path).end())
+    click.echo("new runs are taken; the clusters resume their virtual nodes")
+
+
+@main.command("kill")
+@_CONFIG
+@click.option("--all", "is_all", is_flag=True, help="Every run that is here.")
+@click.argument("run_ids", nargs=-1, metavar="RUN_ID...")
+def kill_command(config_path: Path, run_ids: tuple[str, ...], *, is_all: bool) -> None:
+    """Kill runs with all their processes, at once. Works while the agent runs, and while it does not.
+
+    Their clusters take it for a node failure: Slurm starts the jobs again, here or elsewhere, if they may be requeued.
+    To have none come back, drain first. As root.
+
+    \b
+    Examples:
+      overspill-agent kill 1f0c6a9e4d2b4f7c8a35e6d7b8c9a0f1
+      overspill-agent drain "intruder" && overspill-agent kill --all
+    """
+    if bool(run_ids) == is_all:
+        raise click.UsageError("name runs, or say --all")
+    loaded = _load(config_path)
+    here = {run.run_id: run for run in _stored_runs(loaded) if not run.is_cleaned}
+    if unknown := [run_id for run_id in run_ids if run_id not in here]:
+        _exit(f"no such run is here: {', '.join(unknown)}; overspill-agent runs lists them")
+    for run_id in run_ids or here:
+        lock = attempt.lock_path(loaded.local.directory / run_id, here[run_id].attempt)
+        if attempt.kill(lock):
+            click.echo(f"killed {run_id}")
+        elif run_ids:
+            click.echo(f"nothing of {run_id} is running")
+
+
+def _load(config_path: Path) -> config.AgentConfig:
+    return _or_exit(lambda: config.load(config_path))
+
+
+def _drain(config_path: Path) -> Drain:
+    return Drain(_load(config_path).store.path.parent)
+
+
+def _stored_runs(loaded: config.AgentConfig) -> list[Run]:
+    path = loaded.store.path
     if not path.exists():
         _exit(f"there is no store at {path}; the agent has not run yet")
-    for run in _or_exit(lambda: read_runs(path)):
-        click.echo(_as_json(run) if is_json else _as_line(run))
+    return _or_exit(lambda: read_runs(path))
 
 
 def _as_json(run: Run) -> str:

@@ -34,6 +34,27 @@ def test_an_outage_drains_the_sites_node_and_its_end_resumes_it(rig: Rig) -> Non
     wait_until_diverting(rig)
 
 
+def test_a_site_that_its_operator_drains_keeps_its_runs_and_takes_no_new_ones(rig: Rig) -> None:
+    job_id = submit_diverted(rig, "#!/bin/bash\nfor i in $(seq 300); do sleep 0.1; done\nexit 4\n")
+    rig.wait_for_state(job_id, ["RUNNING"], timeout_s=60)
+    _at_agent(rig, "drain", "new disks")
+    try:
+        wanted = "overspill: site-a takes no new runs: new disks"
+        wait_until(lambda: drain_reason(rig) == wanted, timeout_s=60, what="the drain")
+        assert not would_divert(rig)
+        rig.wait_for_state(job_id, ["FAILED"], timeout_s=120)
+        assert rig.job(job_id)["ExitCode"] == "4:0"
+    finally:
+        _at_agent(rig, "resume")
+    wait_until(lambda: not drain_reason(rig), timeout_s=60, what="the node to be used again")
+    wait_until_diverting(rig)
+
+
+def _at_agent(rig: Rig, *arguments: str) -> None:
+    program = ["/opt/overspill/venv/bin/python", "-m", "overspill_agent", *arguments]
+    rig.site.run(program, env={"PYTHONPATH": "/opt/overspill/lib"}, check=True)
+
+
 def test_an_admins_drain_outlives_an_outage(rig: Rig) -> None:
     _scontrol(rig, "State=DRAIN", "Reason=kernel update")
     try:

@@ -94,6 +94,7 @@ class FakeAgent(AgentServicer):
         self.asked_to_submit = 0
         self.total = pb.Resources(cpus=8, memory_mib=16384)
         self.free = pb.Resources(cpus=8, memory_mib=16384)
+        self.takes_no_runs = ""
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
         self._server: grpc.aio.Server | None = None
@@ -196,7 +197,13 @@ class FakeAgent(AgentServicer):
         )
 
     async def Capacity(self, _: pb.CapacityRequest, __: _Context) -> pb.CapacityResponse:  # noqa: N802
-        return pb.CapacityResponse(total=self.total, free=self.free, largest_free=self.free, lease_id=1)
+        return pb.CapacityResponse(
+            total=self.total,
+            free=self.free,
+            largest_free=self.free,
+            lease_id=1,
+            takes_no_runs=self.takes_no_runs,
+        )
 
     async def Renew(self, _: pb.RenewRequest, context: _Context) -> pb.RenewResponse:  # noqa: N802
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not of this site's own authority")

@@ -40,6 +40,16 @@ async def test_the_nodes_of_a_site_that_goes_are_drained_and_used_again_when_it_
         await eventually(lambda: not _reason(way), "the node is used again")
 
 
+async def test_the_nodes_of_a_site_that_its_operator_has_drained_are_drained_and_say_why(way: Road) -> None:
+    async with way.nodes_kept():
+        way.agent.takes_no_runs = "new disks\nReason=none " + "x" * 200
+        await eventually(lambda: _reason(way), "the drain")
+        assert _reason(way) == f"overspill: site-a takes no new runs: new disksReason=none {'x' * 79}"
+        assert way.site.view(time.monotonic()).is_reachable
+        way.agent.takes_no_runs = ""
+        await eventually(lambda: not _reason(way), "the node is used again")
+
+
 async def test_a_relay_that_restarts_undrains_what_an_earlier_one_has_drained(way: Road) -> None:
     await way.view.drain(["ovs1"], "overspill: site-a unreachable since 2026-11-21T13:00:00")
     async with way.nodes_kept():

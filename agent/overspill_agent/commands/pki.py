@@ -140,8 +140,8 @@ def renew(*, names: tuple[str, ...]) -> None:
 def revoke(*, cluster: str) -> None:
     """Have no certificate count any more that CLUSTER has got until now. Its open codes are void, too.
 
-    A running agent refuses the cluster from the next request on. Its runs that are under way go on to their end. To let
-    the cluster in again, invite it.
+    A running agent refuses the cluster from the next request on. Its runs end when its lease is over, minutes later,
+    unless it is let in again before: invite it, and have it enroll.
 
     \b
     Example:

@@ -11,17 +11,25 @@ import structlog
 
 from overspill import __version__
 from overspill.certificates import utc_now
-from overspill.errors import InvalidRequestError, NotFoundError, OverspillError, TransientError, UnrunnableError
+from overspill.errors import (
+    ExhaustedError,
+    InvalidRequestError,
+    NotFoundError,
+    OverspillError,
+    TransientError,
+    UnrunnableError,
+)
 from overspill.tls import Peer, peer_of
 from overspill.v1 import agent_pb2 as pb
 from overspill.v1 import agent_pb2_grpc
 from overspill_agent import metrics, runs
 from overspill_agent.backends.accounts import mapped_account, resolve_mapping
 from overspill_agent.backends.base import Backend
+from overspill_agent.drain import Drain
 from overspill_agent.homes import Homes, name_of
 from overspill_agent.pki import Authority
 from overspill_agent.registry import LiveRun, Registry, now_ms
-from overspill_agent.runs import Run, Seen, SignalEffect
+from overspill_agent.runs import Resources, Run, Seen, SignalEffect
 from overspill_agent.service.admission import check_caller, check_size, check_spec, new_run
 from overspill_agent.service.attach import AttachEndedError, Attachment
 from overspill_agent.service.audit import submit_accepted, submit_refused
@@ -49,6 +57,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         callers: Callers,
         authority: Authority,
         homes: Homes,
+        drain: Drain,
     ) -> None:
         self._registry = registry
         self._backend = backend
@@ -56,6 +65,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         self._callers = callers
         self._authority = authority
         self._homes = homes
+        self._drain = drain
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitResponse:  # noqa: N802
         cluster = request.request_id.slurm_cluster
@@ -77,6 +87,8 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         first = await self._registry.store.find_request(request_id)
         if first is not None:
             return pb.SubmitResponse(run_id=first.run_id, state=state_of(first), is_new=False)
+        if reason := self._drain.reason:
+            raise ExhaustedError(f"the site takes no new runs: {reason}")
         check_spec(request.spec)
         mapped = mapped_account(self._accounts, request_id.slurm_cluster, request.spec.user_name)
         account = (await asyncio.to_thread(resolve_mapping, mapped)).name
@@ -164,7 +176,8 @@ class AgentService(agent_pb2_grpc.AgentServicer):
     async def Capacity(self, request: pb.CapacityRequest, context: Context) -> pb.CapacityResponse:  # noqa: N802
         check_caller(request.slurm_cluster, self._callers.identify(context).names)
         total = self._backend.capacity()
-        free = resources_message(total.less(self._registry.promised()))
+        drained = self._drain.reason
+        free = resources_message(Resources() if drained else total.less(self._registry.promised()))
         home = name_of(request.slurm_cluster, request.home)
         self._homes.confirm(home, request.confirmed_lease_id)
         return pb.CapacityResponse(
@@ -174,6 +187,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
             lease_id=self._homes.answer(home),
             now_ms=now_ms(),
             version=__version__,
+            takes_no_runs=drained,
         )
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:  # noqa: N802

@@ -12,6 +12,7 @@ from grpc_health.v1.health import aio
 
 from overspill.errors import OverspillError
 from overspill.v1 import agent_pb2
+from overspill_agent.drain import Drain
 from overspill_agent.registry import Registry
 
 log = structlog.get_logger(__name__)
@@ -27,9 +28,10 @@ _DEADLINE_S = 5.0
 class Health:
     """Looks at intervals, so that a probe costs nothing and waits for nothing."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, drain: Drain) -> None:
         """Begin as one that takes runs; the first look is due at once."""
         self._registry = registry
+        self._drain = drain
         self._servicer = aio.HealthServicer()
         self.takes_runs = True
 
@@ -57,6 +59,8 @@ class Health:
         self.takes_runs = not reason
 
     async def _why_not(self) -> str:
+        if reason := self._drain.reason:
+            return reason
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 await self._registry.check()

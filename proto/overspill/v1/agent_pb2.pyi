@@ -870,6 +870,7 @@ class CapacityResponse(_message.Message):
     LEASE_ID_FIELD_NUMBER: _builtins.int
     NOW_MS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    TAKES_NO_RUNS_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.int
     """Names this answer; 0 from an older agent, which knows no leases and ends no run for them."""
     now_ms: _builtins.int
@@ -877,6 +878,10 @@ class CapacityResponse(_message.Message):
     that does not tell.
     """
     version: _builtins.str
+    takes_no_runs: _builtins.str
+    """Why the site takes no new run now, as its operator has put it: the relay drains its virtual nodes. Empty if it takes
+    runs, and from an older agent.
+    """
     @_builtins.property
     def total(self) -> Global___Resources:
         """All that the site offers to this cluster."""
@@ -898,10 +903,11 @@ class CapacityResponse(_message.Message):
         lease_id: _builtins.int = ...,
         now_ms: _builtins.int = ...,
         version: _builtins.str = ...,
+        takes_no_runs: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "largest_free", b"largest_free", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "largest_free", b"largest_free", "lease_id", b"lease_id", "now_ms", b"now_ms", "total", b"total", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "largest_free", b"largest_free", "lease_id", b"lease_id", "now_ms", b"now_ms", "takes_no_runs", b"takes_no_runs", "total", b"total", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

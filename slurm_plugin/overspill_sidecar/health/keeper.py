@@ -111,6 +111,8 @@ class SiteNodes:
         breaker = self._record.site(self.name)
         if self._reachability.is_out:
             return wanted.unreachable(self.name, self._reachability.out_since_unix_s)
+        if reason := self._site.contact.takes_no_runs:
+            return wanted.drained_there(self.name, reason)
         if breaker.phase(now) is Phase.OPEN:
             return wanted.failing(self.name, breaker.tally, unix_time_s + breaker.retry_at - now)
         return None

@@ -40,6 +40,10 @@ def failing(site: str, tally: tuple[int, int], retry_unix_s: float) -> Closure:
     return Closure(f"{OURS}{site} fails its jobs", f" ({failures} of {ends}), next try at {_local(retry_unix_s)}")
 
 
+def drained_there(site: str, reason: str) -> Closure:
+    return Closure(f"{OURS}{site} takes no new runs", f": {reason}")
+
+
 def next_try(node: Node, site: str) -> float | None:
     """Return when a site that this node was drained for as failing is to be tried again, Unix seconds."""
     found = _NEXT_TRY.search(node.reason) if node.reason.startswith(f"{OURS}{site} fails its jobs") else None

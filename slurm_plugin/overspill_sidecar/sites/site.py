@@ -26,6 +26,8 @@ _FAILURES_TO_CLOSE = 2
 #: Submit stores the run before it answers; the spec may be megabytes.
 _SUBMIT_DEADLINE_S = 30.0
 _UNARY_DEADLINE_S = 10.0
+#: Of a reason that a site gives: Slurm shows it to everybody.
+_MOST_REASON_CHARACTERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Contact:
         clock_skew_s: the agent's clock less ours, give or take half a round trip; None where it does not tell.
         version: the agent's; empty where it does not tell.
         total_gpus: what it offers to this cluster.
+        takes_no_runs: why its operator lets no new run in; empty if runs are taken.
     """
 
     is_reachable: bool
@@ -46,6 +49,7 @@ class Contact:
     clock_skew_s: float | None = None
     version: str = ""
     total_gpus: int = 0
+    takes_no_runs: str = ""
 
 
 class Site:
@@ -136,7 +140,10 @@ class Site:
         now = time.time()
         since = self._contact.since_unix_s if self._contact.is_reachable else now
         skew = answer.now_ms / 1000 - (asked_at_unix_s + now) / 2 if answer.now_ms else None
-        self._contact = Contact(True, since, "", skew, answer.version, answer.total.gpus)
+        refusal = _for_people(answer.takes_no_runs)
+        if refusal != self._contact.takes_no_runs:
+            _log.info("site's drain has changed", action="site_drain_changed", site=self.name, reason=refusal)
+        self._contact = Contact(True, since, "", skew, answer.version, answer.total.gpus, refusal)
 
     def is_lease_over(self, now: float) -> bool:
         """Tell whether every run that this relay has submitted is dead, because the site has been silent for so long.
@@ -192,3 +199,8 @@ class Site:
 
 def _amount(resources: agent_pb2.Resources) -> Amount:
     return Amount(resources.cpus, resources.memory_mib, resources.gpus)
+
+
+def _for_people(reason: str) -> str:
+    """Return a site's words without what could pretend to be more than one line."""
+    return "".join(char for char in reason if char.isprintable())[:_MOST_REASON_CHARACTERS]

@@ -1,0 +1,121 @@
+"""What the site's operator does to an agent: drain it, kill what it runs, stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from overspill.v1 import agent_pb2 as pb
+from tests.integration.agent_relay import Followed, Relay, relay_of, spec_of, until_output
+from tests.integration.agent_site import CLUSTER, Site, wait_until
+
+_LONG = b"#!/bin/sh\necho started; sleep 600 & wait\n"
+
+
+async def _agent(site: Site, *arguments: str) -> str:
+    done = await asyncio.to_thread(
+        subprocess.run, site.command(*arguments), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def _begun(relay: Relay) -> tuple[str, asyncio.Task[Followed]]:
+    """Return a run whose script runs, and what follows it."""
+    run_id, followed = await relay.submit(_LONG), Followed()
+    following = asyncio.create_task(relay.follow(run_id, followed))
+    await until_output(followed, b"started\n")
+    return run_id, following
+
+
+async def test_a_drained_site_takes_no_new_run_keeps_what_runs_and_says_why(own_site: Site, own_relay: Relay) -> None:
+    site, relay = own_site, own_relay
+    script = b"#!/bin/sh\necho started; while [ ! -e /srv/shared/go ]; do sleep 0.1; done; echo done\n"
+    followed = Followed()
+    request = relay.request_id()
+    run_id = (await relay.stub.Submit(relay.request(spec_of(script), request), timeout=10)).run_id
+    following = asyncio.create_task(relay.follow(run_id, followed))
+    await until_output(followed, b"started\n")
+
+    await _agent(site, "drain", "new disks\nuntil \x1b[31mnoon")
+    capacity = await relay.stub.Capacity(pb.CapacityRequest(slurm_cluster=CLUSTER), timeout=10)
+    assert (capacity.takes_no_runs, capacity.free.cpus, capacity.total.cpus) == ("new disks until [31mnoon", 0, 8)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await relay.submit(b"#!/bin/sh\n")
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "takes no new runs: new disks until" in (refused.value.details() or "")
+    repeated = await relay.stub.Submit(relay.request(spec_of(script), request), timeout=10)
+    assert (repeated.run_id, repeated.is_new) == (run_id, False)
+    (site.shared / "go").touch()
+    assert (await following).stdout == b"started\ndone\n"
+
+    await _agent(site, "resume")
+    assert (await relay.run(b"#!/bin/sh\necho again\n")).stdout == b"again\n"
+    capacity = await relay.stub.Capacity(pb.CapacityRequest(slurm_cluster=CLUSTER), timeout=10)
+    assert (capacity.takes_no_runs, capacity.free.cpus > 0) == ("", True)
+
+
+async def test_a_drain_outlives_a_restart(own_site: Site) -> None:
+    await _agent(own_site, "drain", "later")
+    await asyncio.to_thread(own_site.stop)
+    await asyncio.to_thread(own_site.start)
+    async with relay_of(own_site) as relay:
+        with pytest.raises(grpc.aio.AioRpcError, match="takes no new runs: later"):
+            await relay.submit(b"#!/bin/sh\n")
+
+
+async def test_a_killed_run_is_a_node_failure_and_no_other_notices(own_site: Site, own_relay: Relay) -> None:
+    meant, followed_meant = await _begun(own_relay)
+    other, followed_other = await _begun(own_relay)
+    assert await _agent(own_site, "kill", meant) == f"killed {meant}\n"
+    ended = (await followed_meant).ended
+    assert ended is not None
+    assert ended.outcome == pb.RUN_OUTCOME_NODE_FAIL
+    listed = [json.loads(line) for line in (await _agent(own_site, "runs", "--json")).splitlines()]
+    assert {run["run_id"]: run["state"] for run in listed} == {meant: "ENDED", other: "RUNNING"}
+    await own_relay.stub.Stop(pb.StopRequest(run_id=other))
+    await followed_other
+
+
+async def test_everything_can_be_killed_even_after_the_agent_was_stopped(own_site: Site, own_relay: Relay) -> None:
+    for _ in range(2):
+        _, following = await _begun(own_relay)
+        following.cancel()
+    # The same view of the files, from a process that outlives the agent.
+    keeper = await asyncio.create_subprocess_exec(*own_site.command()[:4], "sleep", "600")
+    command = own_site.command("kill", "--all")
+    command[3] = str(keeper.pid)
+    try:
+        wait_until(lambda: _is_in_namespace(keeper.pid, own_site), "the keeper is where the agent is")
+        await asyncio.to_thread(own_site.stop)
+        assert own_site.runners()
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout.count("killed ") == 2
+        await asyncio.to_thread(wait_until, lambda: not own_site.runners(), "the runs are gone")
+    finally:
+        keeper.kill()
+        await keeper.wait()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--all", "x"), ("0123",)])
+async def test_a_kill_that_names_nothing_that_is_here_is_refused(site: Site, arguments: tuple[str, ...]) -> None:
+    done = await asyncio.to_thread(
+        subprocess.run, site.command("kill", *arguments), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    assert "name runs, or say --all" in done.stderr or "no such run is here: 0123" in done.stderr
+
+
+def _is_in_namespace(pid: int, site: Site) -> bool:
+    assert site.process is not None
+    return _namespace(pid) == _namespace(site.process.pid)
+
+
+def _namespace(pid: int) -> str:
+    return str(Path(f"/proc/{pid}/ns/mnt").readlink())
