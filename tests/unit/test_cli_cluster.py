@@ -84,6 +84,11 @@ def test_a_shadowed_decision_says_what_would_have_been() -> None:
     assert sentence("some_newer_word") == "some newer word"
 
 
+@pytest.mark.parametrize("arguments", [["decide", "--ntasks", "-5"], ["jobs", "--state", "RUNING"]])
+def test_what_no_job_can_be_is_a_wrong_call(arguments: list[str]) -> None:
+    assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
 @pytest.mark.parametrize(
     "command", [["status"], ["jobs"], ["explain", "1"], ["logs", "1"], ["nodes"], ["doctor"], ["decide"]]
 )

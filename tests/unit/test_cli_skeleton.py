@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +94,32 @@ def test_every_command_has_a_help_text_with_an_example() -> None:
         commands = command.commands.values() if isinstance(command, click.Group) else [command]
         for each in commands:
             assert "Example" in (each.help or ""), f"{name} {each.name}: its help text has no example"
+
+
+def test_the_list_of_commands_cuts_no_sentence() -> None:
+    for group in ([], ["pki"]):
+        assert "..." not in CliRunner().invoke(main, [*group, "--help"]).stdout.partition("\nCommands:")[2]
+
+
+def test_every_command_but_completion_speaks_json() -> None:
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        assert command is not None
+        commands = command.commands.values() if isinstance(command, click.Group) else [command]
+        mute = [each.name for each in commands if "as_json" not in {parameter.name for parameter in each.params}]
+        assert mute in ([], ["completion"]), name
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+def test_output_that_cannot_be_written_is_no_defect(redirection: str) -> None:
+    shell = ["bash", "-c", f'"$0" -m overspill.cli completion bash {redirection}', sys.executable]
+    done = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        ("overspill: cannot write to standard output: No space", "overspill: standard output is")
+    )
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_durations_are_read_in_their_two_largest_units() -> None:

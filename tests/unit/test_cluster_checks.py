@@ -10,7 +10,7 @@ import pytest
 
 from overspill.cli.finding import Finding, Level
 from overspill.v1.sidecar_pb2 import SiteStatus
-from overspill_sidecar.checks import daemons, nodes, policy
+from overspill_sidecar.checks import cluster_wide, daemons, nodes, policy
 from overspill_sidecar.cluster import Snapshot
 from overspill_sidecar.commands.node_lines import Lines, Offer, lines_for
 from overspill_sidecar.commands.slurm_conf import Slurm, parse_config_values
@@ -61,6 +61,18 @@ def test_words_that_name_nobody_and_nothing_are_pointed_out() -> None:
         "this host knows no user no-such-user, who may be anybody, so the word keeps all jobs here",
     )
     assert users.remedy == "correct the word, or see `getent passwd no-such-user`"
+
+
+def test_a_task_prolog_runs_for_diverted_jobs_if_it_is_there(tmp_path: Path) -> None:
+    prolog = tmp_path / "prolog"
+    slurm = _slurm(TaskProlog=str(prolog))
+    assert _cluster_wide(slurm)["slurm.conf: TaskProlog"].level is Level.WARNING
+    prolog.touch(mode=0o755)
+    assert _cluster_wide(slurm)["slurm.conf: TaskProlog"].level is Level.OK
+
+
+def _cluster_wide(slurm: Slurm) -> dict[str, Finding]:
+    return {finding.subject: finding for finding in cluster_wide.look(slurm)}
 
 
 def _lines(slurm: Slurm, offer: Offer, **site: object) -> Lines:

@@ -19,7 +19,7 @@ from overspill_agent.pki.templates import host_names
 _MOST_HOURS = 24 * 7
 
 
-@click.group()
+@click.group(short_help="The site's certificate authority.")
 def pki() -> None:
     """Make certificates for this site and for the clusters that use it.
 
@@ -37,7 +37,8 @@ def pki() -> None:
 
 @pki.command()
 @click.option("--name", "names", multiple=True, required=True, help="Host name or address of the agent; repeatable.")
-def init(*, names: tuple[str, ...]) -> None:
+@json_option
+def init(*, names: tuple[str, ...], as_json: bool) -> None:
     """Make the site's authority and the agent's certificate. Once; it refuses to do it again.
 
     NAME is how clusters and runners reach the agent, as in the `url` of [runner_channel].
@@ -49,6 +50,9 @@ def init(*, names: tuple[str, ...]) -> None:
     """
     config = _pki()
     Authority(config).create(names, utc_now())
+    if as_json:
+        print_json({"names": list(names), "directory": str(config.directory)})
+        return
     print_line(f"made the authority of this site and the agent's certificate for {', '.join(names)}")
     print_line(f"they are in {config.directory}; keep a copy of ca.key where nobody else can read it")
     print_line("next: start the agent, then overspill pki invite CLUSTER")
@@ -84,7 +88,7 @@ def invite(*, cluster: str, hours: int, as_json: bool) -> None:
     print_line(f"  overspill enroll {address} {code}")
 
 
-@pki.command()
+@pki.command(short_help="Make a key and a certificate for a cluster by hand.")
 @click.argument("cluster")
 @click.option(
     "--out",
@@ -92,7 +96,8 @@ def invite(*, cluster: str, hours: int, as_json: bool) -> None:
     default=None,
     help="Where to; by default a directory of the cluster's name, here.",
 )
-def issue(*, cluster: str, out: Path | None) -> None:
+@json_option
+def issue(*, cluster: str, out: Path | None, as_json: bool) -> None:
     """Make a key and a certificate for CLUSTER by hand, where it cannot reach the agent to enroll.
 
     The files hold a secret: carry them to the cluster's /var/lib/overspill/pki/SITE yourself, then delete them
@@ -111,13 +116,17 @@ def issue(*, cluster: str, out: Path | None) -> None:
         write_file(directory / "cluster.pem", key_pem(key) + certificate)
     except OSError as error:
         raise ConfigError(f"cannot write {directory}: {error.strerror}") from error
+    if as_json:
+        print_json({"cluster": cluster, "directory": str(directory)})
+        return
     print_line(f"made {directory}/cluster.pem and {directory}/ca.pem for {cluster}")
     print_line(f"next: put both into /var/lib/overspill/pki/SITE there, as SlurmUser's; delete {directory}")
 
 
 @pki.command()
 @click.option("--name", "names", multiple=True, help="Have it be for these names instead; repeatable.")
-def renew(*, names: tuple[str, ...]) -> None:
+@json_option
+def renew(*, names: tuple[str, ...], as_json: bool) -> None:
     """Give the agent a new key and certificate now. The agent does so by itself in good time.
 
     A running agent uses it for new connections at once; no run notices.
@@ -130,14 +139,17 @@ def renew(*, names: tuple[str, ...]) -> None:
     authority = Authority(_pki())
     chosen = list(names) or host_names(authority.agent_certificate())
     certificate = authority.issue_to_agent(chosen, utc_now(), how="renew")
-    print_line(
-        f"the agent's certificate for {', '.join(chosen)} is valid until {_time(certificate.not_valid_after_utc)}"
-    )
+    expires_at = _time(certificate.not_valid_after_utc)
+    if as_json:
+        print_json({"names": chosen, "expires_at": expires_at})
+        return
+    print_line(f"the agent's certificate for {', '.join(chosen)} is valid until {expires_at}")
 
 
 @pki.command()
 @click.argument("cluster")
-def revoke(*, cluster: str) -> None:
+@json_option
+def revoke(*, cluster: str, as_json: bool) -> None:
     """Have no certificate count any more that CLUSTER has got until now. Its open codes are void, too.
 
     A running agent refuses the cluster from the next request on. Its runs end when its lease is over, minutes later,
@@ -150,6 +162,9 @@ def revoke(*, cluster: str) -> None:
     authority = Authority(_pki())
     authority.revoke(cluster, utc_now())
     withdrawn = Invitations(authority).withdraw(cluster)
+    if as_json:
+        print_json({"cluster": cluster, "codes_withdrawn": withdrawn})
+        return
     print_line(f"the certificates of {cluster} count no more; {withdrawn} of its codes were open and are void")
     print_line(f"next: overspill pki invite {cluster}, or remove [accounts.{cluster}] from agent.toml")
 

@@ -16,7 +16,7 @@ _WORST_FIRST = (Level.ERROR, Level.WARNING, Level.OK)
 _STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.OK: "green"}
 
 
-@click.command()
+@click.command(short_help="What is wrong on this host, and what to do.")
 @click.option("--side", type=click.Choice(["cluster", "site"]), help="Look at this side only, configured or not.")
 @click.option("--quiet", "-q", is_flag=True, help="Leave out what is well.")
 @json_option
@@ -53,7 +53,7 @@ def look(sides: Sequence[Side], wanted: str | None) -> list[Finding]:
     chosen = [side for side in sides if (side.name == wanted if wanted else side.configuration().exists())]
     if not chosen:
         files = " and ".join(sorted({str(side.configuration()) for side in sides}))
-        remedy = "write one: packaging/examples has both; docs/quickstart.md says what goes in"
+        remedy = "overspill-sidecar and overspill-agent each bring one; docs/howto-admin.md says what goes in"
         return [
             error("configuration", f"no side of Overspill is configured on this host: {files} are not there", remedy)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from overspill.cli.output import printable
 from overspill.errors import OverspillError
 
 _COMMANDS = "overspill.commands"
+#: What a write to a full disk, or to no file at all, comes back with.
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF})
 
 
 class _InstalledCommands(click.Group):
@@ -40,6 +43,8 @@ class _InstalledCommands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; what goes wrong is one line and exit code 1."""
+        if sys.stdout is None:
+            _fail("standard output is closed")
         try:
             return super().invoke(ctx)
         except OverspillError as error:
@@ -47,6 +52,9 @@ class _InstalledCommands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:  # noqa: BLE001 - the program's edge; its traceback is kept
+            if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
+                _drop_output()
+                _fail(f"cannot write to standard output: {error.strerror}")
             _fail(
                 f"a defect of Overspill ({type(error).__name__}: {error}); please report it, with {_kept_traceback()}"
             )
@@ -60,6 +68,11 @@ def _fail(reason: str) -> NoReturn:
     lines = "\n".join(printable(line) for line in reason.splitlines())
     click.echo(f"overspill: {lines}", err=True)
     sys.exit(1)
+
+
+def _drop_output() -> None:
+    """Let what could not be written go: the interpreter would fail on it once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _kept_traceback() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ _OLDEST = (22, 5)
 
 
 def look(slurm: Slurm) -> Iterator[Finding]:
-    """Look at version, limits, kill times and prologs."""
+    """Look at version, limits, kill times and tasks' programs."""
     yield from _look_at_version(slurm.values.get("SLURM_VERSION", ""))
     limits = slurm.values.get("EnforcePartLimits", "NO")
     yield ok(
@@ -22,12 +23,21 @@ def look(slurm: Slurm) -> Iterator[Finding]:
     if (kill_wait_s := slurm.snapshot.config.kill_wait_s) < 1:
         what = f"it is {kill_wait_s} s: a cancelled job has no time to end by itself, at home or at a site"
         yield warning("slurm.conf: KillWait", what, "30 s is Slurm's default")
-    if prolog := slurm.values.get("TaskProlog"):
-        what = f"{prolog} runs for local tasks; at a site there is no slurmstepd to run it"
-        yield warning("slurm.conf: TaskProlog", what, "what jobs need of it must be in their script or at the site")
+    yield from _look_at_programs(slurm)
     if slurm.values.get("SelectType", "").endswith("linear"):
         what = "select/linear gives whole nodes, so a site would take one job at a time"
         yield error("slurm.conf: SelectType", what, "select/cons_tres shares nodes; Overspill is of no use without")
+
+
+def _look_at_programs(slurm: Slurm) -> Iterator[Finding]:
+    """A diverted job gets both on its virtual node's host, as a local one on its node."""
+    for word in ("TaskProlog", "TaskEpilog"):
+        subject, path = f"slurm.conf: {word}", slurm.values.get(word)
+        if path and os.access(path, os.X_OK):
+            yield ok(subject, f"{path} runs for diverted jobs, too, on the virtual nodes' host")
+        elif path:
+            what = f"{path} cannot be executed on this host: if virtual nodes are here, their jobs go without it"
+            yield warning(subject, what, "put it on the virtual nodes' host, as on every node")
 
 
 def _look_at_version(text: str) -> Iterator[Finding]:

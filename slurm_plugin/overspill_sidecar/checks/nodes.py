@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from overspill.cli.finding import Finding, error, ok, warning
+from overspill.cli.output import count
 from overspill_sidecar.checks.spank import virtual_nodes
 from overspill_sidecar.cluster import Partition
 from overspill_sidecar.commands.slurm_conf import Slurm
@@ -41,14 +42,14 @@ def _look_at_partition(partition: Partition, slurm: Slurm) -> Iterator[Finding]:
         remedy = f"scontrol update PartitionName={partition.name} State=UP"
         problems.append(error(subject, "it is not up, so nothing goes there", remedy))
     if slurm.snapshot.config.manages_memory and not _gives_memory(partition, slurm):
-        what = "it has no DefMemPerCPU: a diverted job without --mem takes a whole virtual node"
+        what = "neither it nor the cluster has DefMemPerCPU: a job without --mem would take a whole virtual node"
         problems.append(error(subject, what, "add DefMemPerCPU, as the partitions have that jobs come from"))
     if partition.is_default:
         problems.append(error(subject, "it is the default partition", "Default=NO: users' jobs belong to their own"))
     if partition.is_exclusive or partition.is_restricted:
         what = "it is exclusive, or restricted by groups, hosts or reservation: the router diverts nothing there"
         problems.append(warning(subject, what, "remove OverSubscribe=EXCLUSIVE, AllowGroups, RootOnly and the like"))
-    yield from problems or [ok(subject, f"it is up with {len(partition.nodes)} nodes")]
+    yield from problems or [ok(subject, f"it is up with {count(len(partition.nodes), 'node')}")]
 
 
 def _gives_memory(partition: Partition, slurm: Slurm) -> bool:

@@ -10,15 +10,18 @@ from pathlib import Path
 import click
 import grpc
 
-from overspill.cli.output import json_option, print_json, print_line
+from overspill.cli.output import json_option, print_json, print_line, whole_duration
 from overspill.errors import UnavailableError, from_rpc_error
 from overspill.v1 import router_pb2
 from overspill.v1.router_pb2_grpc import RouterStub
 from overspill_sidecar.commands.daemons import check_socket
 from overspill_sidecar.config import RouterConfig, configured_path, load
+from overspill_sidecar.records.reasons import sentence
 from overspill_sidecar.slurm_text import parse_duration_s, parse_size_mib
 
 _DECIDE_DEADLINE_S = 2.0
+#: What a field of the request holds.
+_NUMBER = click.IntRange(0, 2**32 - 3)
 
 
 class _Duration(click.ParamType[int]):
@@ -59,18 +62,18 @@ class _User(click.ParamType[int]):
             self.fail(f"this host knows no user {value}", param, ctx)
 
 
-@click.command()
+@click.command(short_help="What would become of a job now.")
 @click.option("--partition", default="", help="Partition list; the default partition if none is given.")
-@click.option("--ntasks", default=1, show_default=True)
-@click.option("--cpus-per-task", default=0, help="As for sbatch; unset if 0.")
-@click.option("--nodes", default=1, show_default=True)
+@click.option("--ntasks", type=_NUMBER, default=1, show_default=True)
+@click.option("--cpus-per-task", type=_NUMBER, default=0, help="As for sbatch; unset if 0.")
+@click.option("--nodes", type=_NUMBER, default=1, show_default=True)
 @click.option("--time", "time_limit_s", type=_Duration(), default=0, help="Time limit as for sbatch.")
 @click.option("--mem", "memory_mib", type=_Size(), default=0, help="Memory per node as for sbatch.")
 @click.option("--array", default="", help="Array as for sbatch.")
-@click.option("--account", default="")
-@click.option("--qos", default="")
+@click.option("--account", default="", help="As for sbatch.")
+@click.option("--qos", default="", help="As for sbatch.")
 @click.option("--constraint", "features", default="", help="Features as for sbatch.")
-@click.option("--gpus", default=0, help="Number of GPUs.")
+@click.option("--gpus", type=_NUMBER, default=0, help="Number of GPUs.")
 @click.option("--user", "user_id", type=_User(), default=os.getuid, help="Whose job it is; yours if nobody is named.")
 @click.option("--overspill", "option", type=click.Choice(["auto", "never", "always"]), default="auto")
 @json_option
@@ -110,15 +113,17 @@ def decide(
     if as_json:
         print_json(answer)
     else:
-        print_line(_in_words(response, str(answer["verdict"])))
+        for line in _in_words(response, str(answer["verdict"])).splitlines():
+            print_line(line)
 
 
 def _in_words(response: router_pb2.DecideResponse, verdict: str) -> str:
-    target = f" -> {response.partition}" if response.partition else ""
+    target = f" to {response.partition}" if response.partition else ""
+    answer = f"{verdict}{target}: {sentence(response.reason)} ({response.reason})"
     if not response.HasField("predicted_wait_s"):
-        return f"{verdict}: {response.reason}{target}; nobody can tell the wait"
+        return answer
     bound = "at most " if response.is_wait_upper_bound else ""
-    return f"{verdict}: {response.reason}{target}; it would wait {bound}{response.predicted_wait_s} s here"
+    return f"{answer}\nIt would wait {bound}{whole_duration(response.predicted_wait_s)} here."
 
 
 def _router_socket() -> Path:

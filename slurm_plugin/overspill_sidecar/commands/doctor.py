@@ -15,7 +15,7 @@ from overspill_sidecar.commands.completing import site_names
 from overspill_sidecar.commands.probe import Hop, Probe
 
 
-@click.command()
+@click.command(short_help="Send a probe job the whole way and time each hop.")
 @click.option(
     "--site",
     help="This site, past the router's choice; else the router chooses, as for any job.",

@@ -19,7 +19,7 @@ from overspill_sidecar.sites.enrolment import Enrolment, redeem
 _SLURM_USER = "slurm"
 
 
-@click.command()
+@click.command(short_help="Get this cluster's certificate with a one-time code.")
 @click.argument("address", metavar="HOST:PORT")
 @click.argument("code")
 @click.option("--site", "site_name", default=None, help="The site's name in sidecar.toml; needless if it has one site.")

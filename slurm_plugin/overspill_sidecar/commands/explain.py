@@ -39,7 +39,7 @@ class _Story:
     notes: list[str] = field(default_factory=list)
 
 
-@click.command()
+@click.command(short_help="Why a job went where it did.")
 @click.argument("job_id", metavar="JOBID", shell_complete=job_ids)
 @json_option
 def explain(job_id: str, *, as_json: bool) -> None:

@@ -10,17 +10,22 @@ import click
 from overspill.cli.output import json_option, local_time, print_json, print_line, print_table, styled, whole_duration
 from overspill.errors import NotPermittedError, OverspillError
 from overspill.v1 import sidecar_pb2 as pb
-from overspill_sidecar.cluster import Job
+from overspill_sidecar.cluster import STATES, Job
 from overspill_sidecar.commands.cluster import Cluster, all_jobs, trail_facts
 from overspill_sidecar.commands.completing import site_names
 
 _Runs = Mapping[tuple[int, int], pb.SiteRun]
 
 
-@click.command()
+@click.command(short_help="The diverted jobs.")
 @click.option("--user", help="Jobs of this user only.")
 @click.option("--site", help="Jobs at this site only.", shell_complete=site_names)
-@click.option("--state", help="Jobs in this state only, as squeue names it: RUNNING, PENDING, COMPLETED, …")
+@click.option(
+    "--state",
+    type=click.Choice(sorted(STATES), case_sensitive=False),
+    metavar="STATE",
+    help="Jobs in this state only, as squeue names it: RUNNING, PENDING, COMPLETED, …",
+)
 @json_option
 def jobs(*, user: str | None, site: str | None, state: str | None, as_json: bool) -> None:
     """List diverted jobs: running, pending where a site may take them, and ended as long as Slurm remembers them.
@@ -36,13 +41,15 @@ def jobs(*, user: str | None, site: str | None, state: str | None, as_json: bool
     if user is not None and not _is_known(user):
         raise click.BadParameter(f"there is no user {user!r}", param_hint="--user")
     here = Cluster.here()
+    if site is not None and here.config is not None and site not in here.site_by_partition.values():
+        raise click.BadParameter(f"sidecar.toml has no site {site!r}", param_hint="--site")
     chosen = [
         job
         for job in all_jobs()
         if (found := _site(here, job))
         and user in {None, job.user_name}
         and site in {None, found}
-        and (state is None or state.upper() == job.state)
+        and state in {None, job.state}
     ]
     runs, problems = _runs(here)
     rows = [_row(job, _site(here, job), runs) for job in chosen]

@@ -28,7 +28,7 @@ _CHUNK_BYTES = 64 * 1024
 _SAME = frozenset({"slurm_cluster", "restart_count", "run_id", "decision_id", "from_state", "at_ms"})
 
 
-@click.command()
+@click.command(short_help="A job's output, or what happened to it.")
 @click.argument("job_id", metavar="JOBID", shell_complete=job_ids)
 @click.option("--follow", "-f", is_flag=True, help="Go on until the job ends.")
 @click.option("--stderr", "is_stderr", is_flag=True, help="The error file, where it is another one.")

@@ -26,7 +26,7 @@ _FILES = {
 _WIDTH = 118
 
 
-@click.command()
+@click.command(short_help="Lines for slurm.conf and its kin.")
 @click.option("--site", help="This site only.", shell_complete=site_names)
 @click.option("--host", help="Where the virtual nodes' slurmd run.  [default: this host]")
 @click.option("--cpus", type=click.IntRange(min=1), help="Instead of what the site offers; needs --site.")

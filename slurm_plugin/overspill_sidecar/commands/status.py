@@ -64,7 +64,7 @@ class _Picture:
         return [(site, node) for partition, site in pairs for node in self.snapshot.nodes_of(partition)]
 
 
-@click.command()
+@click.command(short_help="Sites, virtual nodes and policy at a glance.")
 @click.option("--watch", is_flag=True, help="Show it again every 2 seconds, until Ctrl-C.")
 @json_option
 def status(*, watch: bool, as_json: bool) -> None:
