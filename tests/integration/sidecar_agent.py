@@ -78,6 +78,7 @@ class FakeAgent(AgentServicer):
 
     Attributes:
         refusal: status with which Submit is answered instead.
+        has_revoked: every call is refused, as after `overspill pki revoke`; streams that are open go on.
         cut: status with which the next Attach ends once it has sent what there is.
         takes_runs: while it is clear, Submit has neither stored a run nor answered.
         is_deaf: from the next Attach on, acknowledgements and standard input are not read.
@@ -87,6 +88,7 @@ class FakeAgent(AgentServicer):
         self.certificates = certificates
         self.runs: dict[str, Run] = {}
         self.refusal: grpc.StatusCode | None = None
+        self.has_revoked = False
         self.cut: grpc.StatusCode | None = None
         self.is_deaf = False
         self.takes_runs = asyncio.Event()
@@ -119,6 +121,7 @@ class FakeAgent(AgentServicer):
         return run
 
     async def Submit(self, request: pb.SubmitRequest, context: _Context) -> pb.SubmitResponse:  # noqa: N802
+        await self._admit(context)
         if self.refusal is not None:
             await context.abort(self.refusal, "not here")
         self.asked_to_submit += 1
@@ -183,7 +186,8 @@ class FakeAgent(AgentServicer):
         run.is_released = True
         return pb.ReleaseResponse()
 
-    async def ListRuns(self, _: pb.ListRunsRequest, __: _Context) -> pb.ListRunsResponse:  # noqa: N802
+    async def ListRuns(self, _: pb.ListRunsRequest, context: _Context) -> pb.ListRunsResponse:  # noqa: N802
+        await self._admit(context)
         return pb.ListRunsResponse(
             runs=[
                 pb.RunSummary(
@@ -196,7 +200,8 @@ class FakeAgent(AgentServicer):
             ]
         )
 
-    async def Capacity(self, _: pb.CapacityRequest, __: _Context) -> pb.CapacityResponse:  # noqa: N802
+    async def Capacity(self, _: pb.CapacityRequest, context: _Context) -> pb.CapacityResponse:  # noqa: N802
+        await self._admit(context)
         return pb.CapacityResponse(
             total=self.total,
             free=self.free,
@@ -209,7 +214,12 @@ class FakeAgent(AgentServicer):
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not of this site's own authority")
         raise AssertionError("abort raises")
 
+    async def _admit(self, context: _Context) -> None:
+        if self.has_revoked:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "the certificate is revoked")
+
     async def _run(self, run_id: str, context: _Context) -> Run:
+        await self._admit(context)
         for run in self.runs.values():
             if run.run_id == run_id:
                 return run

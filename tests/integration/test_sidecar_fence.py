@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
+
+from overspill_sidecar.cluster import Job
 from tests.integration.sidecar_road import Road, diverted_job, eventually, road
 
 
@@ -15,6 +19,11 @@ def _requeue(way: Road, **changes: Any) -> None:
     begin = int(time.time()) + 20
     pending = {"state": "PENDING", "reason": "BeginTime", "batch_host": "", "nodes": "", "start_time_s": begin}
     way.view.jobs[7] = replace(way.view.jobs[7], restart_count=1, **{**pending, **changes})
+
+
+def _started_long_ago() -> Job:
+    """Return a job that an earlier relay may have submitted."""
+    return diverted_job(start_time_s=int(time.time()) - 600)
 
 
 def _is_put_off(way: Road) -> bool:
@@ -60,6 +69,44 @@ async def test_what_happened_while_no_relay_was_there_is_in_doubt_until_the_site
         await eventually(lambda: _is_put_off(way), "the start is put off")
         await way.agent.start()
         await eventually(lambda: not way.view.jobs[7].trail.unfenced_at, "the mark is gone")  # type: ignore[union-attr]
+
+
+async def test_a_site_that_has_revoked_the_certificate_has_stopped_nothing(tmp_path: Path) -> None:
+    async with road(tmp_path) as way:
+        proxy = await way.running()
+        way.agent.has_revoked = True
+        proxy.close()
+        _requeue(way)
+        await eventually(lambda: _is_put_off(way), "the start is put off")
+        way.agent.has_revoked = False
+        await eventually(lambda: way.agent.run.stop_reason, "the old run is stopped")
+        await eventually(lambda: not way.view.jobs[7].trail.unfenced_at, "the mark is gone")  # type: ignore[union-attr]
+
+
+async def test_a_job_that_runs_at_the_site_does_not_go_home_for_a_refused_submit(tmp_path: Path) -> None:
+    async with road(tmp_path, _started_long_ago(), grace_s=0.0) as way:
+        await way.running()
+        await way.stop_relay()
+        way.agent.refusal = grpc.StatusCode.PERMISSION_DENIED
+        await way.restart_relay()
+        proxy = await way.opened()
+        await asyncio.sleep(1.0)
+        assert way.view.jobs[7].state == "RUNNING"
+        way.agent.refusal = None
+        await way.agent.run.end(exit_code=3)
+        assert await proxy.end() == {"exit_code": 3}
+
+
+async def test_a_job_that_may_run_at_a_site_that_refuses_us_goes_home_once_the_lease_is_over(tmp_path: Path) -> None:
+    async with road(tmp_path, _started_long_ago(), grace_s=0.0, lease_s=2, lease_margin_s=1.0) as way:
+        await way.running()
+        await way.stop_relay()
+        way.agent.has_revoked = True
+        await way.restart_relay()
+        await way.opened()
+        await asyncio.sleep(1.0)
+        assert way.view.jobs[7].state == "RUNNING"
+        await eventually(lambda: way.view.jobs[7].restart_count == 1, "home")
 
 
 async def test_once_the_lease_is_over_nothing_holds_the_job_back(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 import structlog
 
-from overspill.errors import NotFoundError, OverspillError, RequestError
+from overspill.errors import NotFoundError, OverspillError
 from overspill.v1 import agent_pb2
 from overspill_sidecar.backoff import Backoff
 from overspill_sidecar.cluster import Job
@@ -139,9 +139,10 @@ async def _is_done(stop: Stop, job: Job) -> bool:
     try:
         async with asyncio.timeout(_STOP_DEADLINE_S):
             await stop()
-    except RequestError as error:
-        _log.debug("not to be done", action="fence_refused", slurm_job_id=job.slurm_job_id, reason=error.reason)
+    except NotFoundError as error:
+        _log.debug("nothing to be ended", action="fence_refused", slurm_job_id=job.slurm_job_id, reason=error.reason)
     except (OverspillError, TimeoutError):
+        # A site that refuses to hear of us, because our certificate is revoked, runs on what it has.
         return False
     return True
 

@@ -14,6 +14,7 @@ from overspill.errors import (
     ExhaustedError,
     InvalidRequestError,
     NotFoundError,
+    NotPermittedError,
     OverspillError,
     RequestError,
     TransientError,
@@ -195,26 +196,41 @@ class Session:
                     return None
             except RequestError as error:
                 metrics.SUBMITS_REFUSED.labels(self.site.name, error.kind).inc()
-                return self._turned_down(error)
+                if not self._may_run_already:
+                    return self._turned_down(error)
+                reason = error.reason
             except OverspillError as error:
                 reason = error.reason
                 is_failing = not isinstance(error, ExhaustedError)
-            if self.site.is_lease_over(time.monotonic()):
-                self._may_run_already = False
             self._log.debug("submit failed", action="submit_failed", reason=reason)
-            if not self._may_run_already and self._ending_signal:
-                return EndAs(signal_number=self._ending_signal)
-            if not self._may_run_already and time.monotonic() >= give_up_at and goes_home(self.job):
-                self._surroundings.health.note_end(self.site.name, speaks_for_site=False if is_failing else None)
-                return GoHome(reason)
+            if ending := self._given_up(reason, give_up_at, is_failing=is_failing):
+                return ending
             if is_connected:
                 await backoff.wait()
+
+    def _given_up(self, reason: str, give_up_at: float, *, is_failing: bool) -> Ending | None:
+        """Return how a job ends that is not to wait for the site any longer; one that may run there waits."""
+        now = time.monotonic()
+        if self.site.is_lease_over(now):
+            self._may_run_already = False
+        if self._may_run_already:
+            return None
+        if self._ending_signal:
+            return EndAs(signal_number=self._ending_signal)
+        if now < give_up_at or not goes_home(self.job):
+            return None
+        self._surroundings.health.note_end(self.site.name, speaks_for_site=False if is_failing else None)
+        return GoHome(reason)
 
     async def _submit_once(self) -> None:
         """Submit, minding what a failure leaves open: without a clear answer the run may have been stored."""
         try:
             self.submission = asyncio.ensure_future(self.site.submit(self._request))
             response = await asyncio.shield(self.submission)
+        except NotPermittedError:
+            # Who we are is looked at before whether the run is known.
+            self._may_run_already = self._may_run_already and await self._may_be_at_site()
+            raise
         except (RequestError, ExhaustedError):
             self._may_run_already = False
             raise
@@ -237,6 +253,13 @@ class Session:
             decision_id=trail.decision_id if trail else None,
             submit_s=round(submit_s, 3),
         )
+
+    async def _may_be_at_site(self) -> bool:
+        """Tell whether the site runs the job, or does not tell."""
+        try:
+            return any(run.request_id == self.request_id for run in await self.site.list_runs())
+        except OverspillError:
+            return True
 
     def _turned_down(self, error: RequestError) -> Ending:
         self._log.warning("site turned the job down", action="submit_refused", reason=error.reason)
@@ -342,7 +365,7 @@ class Session:
     async def _is_signal_stored(self, request: agent_pb2.SignalRequest) -> bool:
         try:
             await self.site.signal(request)
-        except RequestError as error:
+        except (NotFoundError, InvalidRequestError) as error:
             self._log.warning("signal refused", action="signal_refused", signal=request.signal, reason=error.reason)
         except OverspillError as error:
             self._log.debug("signal not delivered yet", action="signal_failed", reason=error.reason)

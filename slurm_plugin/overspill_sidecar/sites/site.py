@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from overspill.errors import OverspillError
+from overspill.errors import OverspillError, RequestError
 from overspill.v1 import agent_pb2
 from overspill_sidecar.config import SiteConfig
 from overspill_sidecar.decision.capacity import Amount, SiteCapacity, SiteView
@@ -161,10 +161,17 @@ class Site:
 
     async def submit(self, request: agent_pb2.SubmitRequest) -> agent_pb2.SubmitResponse:
         """Sign and store a run. Idempotent by its request id."""
-        # Whether it arrives or not: a run that it makes has its whole lease before it.
-        self._silent_since = time.monotonic()
         self._link.sign(request)
-        return await self._link.ask(lambda agent: agent.Submit, request, _SUBMIT_DEADLINE_S)
+        # Whether it arrives or not: a run that it makes has its whole lease before it.
+        before, began_at = self._silent_since, time.monotonic()
+        self._silent_since = began_at
+        try:
+            return await self._link.ask(lambda agent: agent.Submit, request, _SUBMIT_DEADLINE_S)
+        except RequestError:
+            # It made none. Who is refused for as long as he asks must not wait for ever.
+            if self._silent_since == began_at:
+                self._silent_since = before
+            raise
 
     def attach(self) -> AttachCall:
         """Begin to follow a run; the caller writes `open` first. Without a deadline: runs last for days."""
