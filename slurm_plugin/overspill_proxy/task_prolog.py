@@ -35,7 +35,7 @@ def run(path: bytes, environment: list[bytes]) -> list[bytes]:
         pid = os.posix_spawn(
             path,
             [path],
-            dict(entry.split(b"=", 1) for entry in reversed(environment) if b"=" in entry),
+            dict(entry.split(b"=", 1) for entry in reversed(environment) if entry.find(b"=") > 0),
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, write_fd, _STDOUT),
                 (os.POSIX_SPAWN_OPEN, _STDERR, os.devnull, os.O_WRONLY, 0),

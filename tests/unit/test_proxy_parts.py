@@ -71,6 +71,11 @@ def test_a_task_prolog_changes_the_environment_by_what_it_prints(line: bytes, ex
     assert task_prolog.obeyed(line, [b"A=1"]) == expected
 
 
+def test_a_task_prolog_is_run_whatever_stands_in_the_users_environment() -> None:
+    odd = [b"=x", b"no name", b"A=1", b"A=2", b"LINES=1\n2"]
+    assert task_prolog.run(b"/bin/true", odd) == [*odd, b"SLURM_SCRIPT_CONTEXT=prolog_task"]
+
+
 def test_a_task_prolog_that_cannot_be_run_changes_nothing() -> None:
     assert task_prolog.run(b"/opt/nowhere/prolog", [b"A=1"]) == [b"A=1", b"SLURM_SCRIPT_CONTEXT=prolog_task"]
 
