@@ -51,6 +51,7 @@ class LiveRun:
         retry_at: monotonic seconds before which a start is not tried again.
         home: the relay that follows it, and its lease in seconds, 0 for none; None until looked up in the spec.
         relay: the Attach that counts; a new one takes it over.
+        time_limit_s: as the relay told it last, 0 for none; None while no Attach has, and the spec's counts.
     """
 
     def __init__(self, run: Run, spool: Spool, signals: list[StoredSignal]) -> None:
@@ -69,6 +70,7 @@ class LiveRun:
         self.retry_at = 0.0
         self.home: tuple[str, int] | None = None
         self.relay = object()
+        self.time_limit_s: int | None = None
         self._changed = asyncio.Event()
 
     def notify(self) -> None:

@@ -1002,7 +1002,8 @@ class Clock:
         self._time_limit_grace_s = time_limit_grace_s
         self._lease_s = STARTUP_LEASE_S
         self.lease_until = now + STARTUP_LEASE_S
-        self._limit_at: Optional[float] = None
+        self._time_limit_s: Optional[int] = None
+        self._began_at: Optional[float] = None
         self._suspended_at: Optional[float] = None
 
     def set_lease(self, lease_s: float, now: float) -> None:
@@ -1014,23 +1015,30 @@ class Clock:
         self.lease_until = now + self._lease_s
 
     def start(self, time_limit_s: int, now: float) -> None:
-        """Begin to count; a limit of 0 is none."""
-        if time_limit_s:
-            self._limit_at = now + time_limit_s + self._time_limit_grace_s
+        """Begin to count, by this limit if none has been set meanwhile; 0 is none."""
+        self._began_at = now
+        if self._time_limit_s is None:
+            self._time_limit_s = time_limit_s
+
+    def set_limit(self, time_limit_s: int) -> None:
+        """Count by another limit, from the same start; 0 is none."""
+        self._time_limit_s = time_limit_s
 
     def suspend(self, now: float) -> None:
         if self._suspended_at is None:
             self._suspended_at = now
 
     def resume(self, now: float) -> None:
-        if self._suspended_at is not None and self._limit_at is not None:
-            self._limit_at += now - self._suspended_at
+        if self._suspended_at is not None and self._began_at is not None:
+            self._began_at += now - self._suspended_at
         self._suspended_at = None
 
     @property
     def limit_at(self) -> Optional[float]:
         """When the script is to be ended; None where it is not."""
-        return self._limit_at if self._suspended_at is None else None
+        if self._suspended_at is not None or self._began_at is None or not self._time_limit_s:
+            return None
+        return self._began_at + self._time_limit_s + self._time_limit_grace_s
 
 
 class Supervisor:
@@ -1146,6 +1154,8 @@ class Supervisor:
             self._log.acknowledge(int(data["stdout"]), int(data["stderr"]), int(data["seq"]))
         elif name == "signal":
             self._hold(data)
+        elif name == "limit":
+            self._clock.set_limit(int(data["time_limit_s"]))
         elif name == "stop":
             self._stop("stopped on request")
 

@@ -25,6 +25,7 @@ SIDECAR_EVENTS: Final[dict[str, str]] = {
     "run_resumed": "a job's proxy has come back, after a restart of the relay say",
     "run_state": "a run has changed its state",
     "first_output": "the first byte of a stream went to the user's file",
+    "time_limit_changed": "Slurm shows another time limit for the job; the site is told",
     "signal_stored": "the site has stored a signal for the run",
     "attach_broke": "a run's stream broke; told once for each outage",
     "attach_resumed": "the stream goes on where it broke",

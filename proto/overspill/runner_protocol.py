@@ -26,6 +26,8 @@ with back-off up to 5 s, until its lease is over.
     `event: ack`    the same object, whenever it has grown. The runner frees what is acknowledged.
     `event: signal` {"seq": n, "signal": n, "scope": "shell"|"tree"}, with `id: n`. Repeated after each connect until
                     acknowledged by a SIGNALLED report; the runner delivers each seq once.
+    `event: limit`  {"time_limit_s": n}: the job's time limit as it is now, 0 for none, in place of the spec's; from the
+                    script's start. After each connect where it is known, and whenever it has changed.
     `event: stop`   {}: KILL to the whole process tree, now. Repeated after each connect while the run is to stop.
     `event: keepalive` {}: every `KEEPALIVE_S`. Any event renews the lease, which is between runner and agent only:
                     whether the cluster reaches the agent does not count. Without an event for `lease_s` seconds of

@@ -59,6 +59,7 @@ class Run:
     acknowledged: tuple[int, int] = (0, 0)
     stop_reason: str | None = None
     is_released: bool = False
+    time_limit_s: int | None = None
     attaches: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -138,6 +139,7 @@ class FakeAgent(AgentServicer):
         opening = (await anext(request_iterator)).open
         run = await self._run(opening.run_id, context)
         run.attaches += 1
+        run.time_limit_s = opening.time_limit_s
         heard = _silence() if self.is_deaf else request_iterator
         listener = asyncio.create_task(_listen(run, heard))
         try:
@@ -236,6 +238,8 @@ async def _listen(run: Run, requests: AsyncIterator[pb.AttachRequest]) -> None:
     async for request in requests:
         if request.HasField("acknowledged"):
             run.acknowledged = (request.acknowledged.stdout, request.acknowledged.stderr)
+        elif request.HasField("time_limit_s"):
+            run.time_limit_s = request.time_limit_s
         elif request.HasField("stdin"):
             assert request.stdin.offset <= len(run.stdin), "a hole in standard input"
             del run.stdin[request.stdin.offset :]

@@ -268,6 +268,25 @@ async def test_a_signal_after_the_script_was_given_is_the_scripts_to_handle(
     assert told[1][1] == {"seq": 1, "signal": 15, "scope": "tree"}
 
 
+async def test_a_runner_is_told_the_time_limit_that_the_relay_knows(hand: Hand, idle_relay: Relay) -> None:
+    def next_limit(events: Iterator[tuple[str, dict[str, Any]]]) -> int:
+        return int(next(data for name, data in events if name == "limit")["time_limit_s"])
+
+    await asyncio.to_thread(hand.upload, STARTED)
+    call = idle_relay.stub.Attach()
+    opening = pb.AttachOpen(run_id=hand.run_id, time_limit_s=3600, **{"from": pb.OutputOffsets()})
+    await call.write(pb.AttachRequest(open=opening))
+    events = hand.events()
+    assert await asyncio.to_thread(next_limit, events) == 3600
+    await call.write(pb.AttachRequest(time_limit_s=0))
+    assert await asyncio.to_thread(next_limit, events) == 0
+    again = hand.events()
+    assert await asyncio.to_thread(next_limit, again) == 0
+    for stream in (events, again):
+        stream.close()
+    call.cancel()
+
+
 async def test_an_ending_signal_before_the_script_was_given_cancels_the_run(hand: Hand, idle_relay: Relay) -> None:
     await idle_relay.stub.Signal(
         pb.SignalRequest(run_id=hand.run_id, signal=15, scope=pb.SIGNAL_SCOPE_TREE, signal_seq=1)

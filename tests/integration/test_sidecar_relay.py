@@ -59,6 +59,19 @@ async def test_signals_reach_the_site_in_order_with_their_scope_and_are_acknowle
     assert way.agent.run.signals == [(10, shell), (19, tree), (18, tree), (15, shell)]
 
 
+async def test_a_time_limit_that_is_changed_reaches_the_site_also_after_a_break(way: Road) -> None:
+    await way.running()
+    before = way.view.jobs[7].time_limit_s
+    await eventually(lambda: way.agent.run.time_limit_s == before, "the limit as it is")
+    way.view.jobs[7] = replace(way.view.jobs[7], time_limit_s=7200)
+    await eventually(lambda: way.agent.run.time_limit_s == 7200, "the longer limit")
+    await way.agent.stop()
+    way.view.jobs[7] = replace(way.view.jobs[7], time_limit_s=None)
+    await asyncio.sleep(0.5)
+    await way.agent.start()
+    await eventually(lambda: way.agent.run.time_limit_s == 0, "no limit")
+
+
 @pytest.mark.parametrize("is_slurm_answering", [True, False])
 async def test_the_signal_by_which_slurm_ends_a_job_reaches_all_its_processes(
     way: Road, *, is_slurm_answering: bool

@@ -14,7 +14,7 @@ from overspill.errors import ExhaustedError
 from overspill.request_id import RequestId
 from overspill.runner_protocol import FRAME_HEADER, RunnerFrame
 from overspill.states import HOME_LEASE_OVER, Outcome, RunState
-from overspill.v1.agent_pb2 import OutputOffsets, RunSpec
+from overspill.v1.agent_pb2 import AttachOpen, RunSpec
 from overspill_agent import runs
 from overspill_agent.backends.base import Account
 from overspill_agent.backends.fake import FakeBackend, World
@@ -200,7 +200,7 @@ async def test_output_that_comes_while_the_run_ends_is_counted_or_not_kept(agent
     await asyncio.gather(Upload(agent.registry, live).take(late_output()), agent.step())
     assert live.run.ending is not None
     assert live.run.ending.stdout_bytes == live.spool.length(Stream.STDOUT)
-    attachment = Attachment(agent.registry, live, OutputOffsets())
+    attachment = Attachment(agent.registry, live, AttachOpen())
     responses = [response async for response in attachment.responses()]
     assert sum(len(response.output.data) for response in responses) == responses[-1].ended.output.stdout
 

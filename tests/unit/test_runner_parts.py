@@ -202,6 +202,17 @@ def test_suspended_time_does_not_count_against_the_limit() -> None:
     assert clock.limit_at == 190.0
 
 
+def test_a_changed_limit_counts_from_the_same_start_be_it_told_before_or_after() -> None:
+    early, late = Clock(0.0, 60.0), Clock(0.0, 60.0)
+    early.set_limit(200)
+    for clock in (early, late):
+        clock.start(100, 5.0)
+    late.set_limit(200)
+    assert early.limit_at == late.limit_at == 265.0
+    late.set_limit(0)
+    assert late.limit_at is None
+
+
 def test_no_limit_is_none() -> None:
     clock = Clock(0.0, 60.0)
     clock.start(0, 0.0)

@@ -105,7 +105,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         if first is None or not first.HasField("open"):
             raise InvalidRequestError("the first message of Attach must be `open`")
         live = await self._find(first.open.run_id, context)
-        attachment = Attachment(self._registry, live, getattr(first.open, "from"))
+        attachment = Attachment(self._registry, live, first.open)
         reading = asyncio.create_task(attachment.read(request_iterator), name=f"attach {live.run.run_id}")
         try:
             async for response in attachment.responses():

@@ -31,15 +31,18 @@ class AttachEndedError(Exception):
 class Attachment:
     """The state of one Attach. Whoever attached last has the run: the others' `responses` end."""
 
-    def __init__(self, registry: Registry, live: LiveRun, offsets: pb.OutputOffsets) -> None:
-        """Take the run over from whoever follows it now; go on from `offsets`."""
+    def __init__(self, registry: Registry, live: LiveRun, opening: pb.AttachOpen) -> None:
+        """Take the run over from whoever follows it now; go on from the offsets in `opening`."""
         self._registry = registry
         self._live = live
+        offsets = getattr(opening, "from")
         self._offsets = {Stream.STDOUT: offsets.stdout, Stream.STDERR: offsets.stderr}
         self._next_stream = Stream.STDOUT
         self._is_stdin_answer_due = live.run.has_stdin
         self._failure: Exception | None = None
         live.relay = self
+        if opening.HasField("time_limit_s"):
+            live.time_limit_s = opening.time_limit_s
         live.notify()
 
     async def responses(self) -> AsyncIterator[pb.AttachResponse]:
@@ -74,6 +77,9 @@ class Attachment:
             async for request in requests:
                 if request.HasField("stdin"):
                     await self._take_stdin(request.stdin)
+                elif request.HasField("time_limit_s"):
+                    self._live.time_limit_s = request.time_limit_s
+                    self._live.notify()
                 elif request.HasField("acknowledged"):
                     acknowledged = request.acknowledged
                     self._live.spool.acknowledge(

@@ -30,6 +30,7 @@ async def events(registry: Registry, live: LiveRun, attempt: int) -> AsyncIterat
     held = _held(live)
     yield encode_event("hello", held)
     told_signal_seq = 0
+    told_limit_s: int | None = None
     is_stop_told = False
     while not (registry.is_closing or live.run.has_ended or live.run.attempt != attempt):
         signals = _due_signals(live, told_signal_seq)
@@ -41,6 +42,9 @@ async def events(registry: Registry, live: LiveRun, attempt: int) -> AsyncIterat
             told_signal_seq = signal.signal_seq
             data: Data = {"seq": signal.signal_seq, "signal": signal.signal, "scope": signal.scope}
             yield encode_event("signal", data, signal.signal_seq)
+        elif live.time_limit_s is not None and live.time_limit_s != told_limit_s:
+            told_limit_s = live.time_limit_s
+            yield encode_event("limit", {"time_limit_s": told_limit_s})
         elif live.run.is_stop_wanted and not is_stop_told:
             is_stop_told = True
             yield encode_event("stop", {})

@@ -40,8 +40,8 @@ class Progress:
 class Attachment:
     """Follows one run until it has ended or the stream breaks.
 
-    `follow` runs in one task and only reads from the agent; `acknowledge` and `put_stdin` belong to one other task,
-    the only one that writes to it. A gRPC stream takes one write at a time.
+    `follow` runs in one task and only reads from the agent; the other methods may be called by any task. A gRPC stream
+    takes one write at a time.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Attachment:
             on_state: told the run's state, first of all the one that it is in.
         """
         self._call: AttachCall = site.attach()
+        self._writing = asyncio.Lock()
         self._log = log
         self._proxy = proxy
         self._progress = progress
@@ -76,14 +77,18 @@ class Attachment:
         self._acknowledged_bytes = 0
         self._acknowledged_at = time.monotonic()
 
-    async def follow(self, run_id: str) -> agent_pb2.Ended:
+    async def follow(self, run_id: str, time_limit_s: int) -> agent_pb2.Ended:
         """Pass output on until the run has ended; return its end.
+
+        Args:
+            run_id: the run.
+            time_limit_s: the job's time limit as it is now; 0 is none.
 
         Raises:
             OverspillError: what the agent's status means; UnavailableError if the stream just stops.
             ProxyGoneError: if the proxy takes no more output.
         """
-        opening = agent_pb2.AttachOpen(run_id=run_id, **{"from": self._progress.offsets})
+        opening = agent_pb2.AttachOpen(run_id=run_id, time_limit_s=time_limit_s, **{"from": self._progress.offsets})
         try:
             await self._call.write(agent_pb2.AttachRequest(open=opening))
             self._opened.set()
@@ -117,11 +122,16 @@ class Attachment:
         self._taken_in.inc(len(data))
         await self._write(agent_pb2.AttachRequest(stdin=chunk))
 
+    async def set_time_limit(self, time_limit_s: int) -> None:
+        """Tell the agent of the job's new time limit; 0 is none. What gets lost is said again with the next opening."""
+        await self._write(agent_pb2.AttachRequest(time_limit_s=time_limit_s))
+
     async def _write(self, request: agent_pb2.AttachRequest) -> None:
         if not self._opened.is_set():
             return
         try:
-            await self._call.write(request)
+            async with self._writing:
+                await self._call.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return  # `follow` learns of it, too, and the next attachment makes up for it
         except asyncio.CancelledError:

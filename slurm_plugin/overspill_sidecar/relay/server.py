@@ -50,6 +50,7 @@ class Relay:
         self._view = view
         self._sites = {site.config.partition: site for site in sites}
         self._sessions: dict[str, asyncio.Task[None]] = {}
+        self._carried: set[Session] = set()
         self._admission = Admission()
         self._refusals = RefusalLog()
         self._group = asyncio.TaskGroup()
@@ -69,6 +70,7 @@ class Relay:
         """
         async with self._group:
             self._group.create_task(self._fences.run(), name="fences")
+            self._group.create_task(self._watch_jobs(), name="jobs")
             server = await asyncio.start_unix_server(self._accept, path, limit=_READ_BUFFER_BYTES, backlog=1024)
             try:
                 path.chmod(0o666)  # noqa: ASYNC240 - any user's job may call; who it is, the kernel tells
@@ -77,6 +79,15 @@ class Relay:
             finally:
                 self._is_closing = True
                 server.close()
+
+    async def _watch_jobs(self) -> None:
+        """Show each session its job as Slurm shows it, again and again."""
+        while True:
+            snapshot = await self._watch.snapshot_after(time.monotonic())
+            jobs = {job.slurm_job_id: job for job in snapshot.jobs} if self._carried else {}
+            for session in [*self._carried]:
+                if job := jobs.get(session.job.slurm_job_id):
+                    await session.see(job)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._group.create_task(self._handle(ProxyConnection(reader, writer)), name="proxy")
@@ -161,10 +172,12 @@ class Relay:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker
         self._sessions[key] = task
+        self._carried.add(session)
         try:
             with metrics.SESSIONS.track_inprogress():
                 await session.run()
         finally:
+            self._carried.discard(session)
             if self._sessions.get(key) is task:
                 del self._sessions[key]
         self._settle(session)

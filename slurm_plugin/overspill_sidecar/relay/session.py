@@ -98,6 +98,7 @@ class Session:
         self._proxy = proxy
         self._request = request
         self._has_stdin = hello.has_stdin
+        self._time_limit_s = job.time_limit_s or 0
         self._progress = Progress(hello.stdout, hello.stderr)
         self._surroundings = surroundings
         self._attachment: Attachment | None = None
@@ -140,6 +141,16 @@ class Session:
             self._log.debug("proxy gone", action="proxy_gone", is_settled=self.is_settled)
         except* FramingError as errors:
             raise errors.exceptions[0] from None
+
+    async def see(self, job: Job) -> None:
+        """Take note of the job as Slurm shows it now: its time limit may have been changed."""
+        limit_s = job.time_limit_s or 0
+        if job.restart_count != self.job.restart_count or not job.has_attempt or limit_s == self._time_limit_s:
+            return
+        self._log.info("time limit changed", action="time_limit_changed", time_limit_s=limit_s)
+        self._time_limit_s = limit_s
+        if self._attachment:
+            await self._attachment.set_time_limit(limit_s)
 
     # From the proxy
 
@@ -284,7 +295,7 @@ class Session:
             )
             before = dict(self._progress.sent)
             try:
-                return await self._attachment.follow(self.run_id)
+                return await self._attachment.follow(self.run_id, self._time_limit_s)
             except (NotFoundError, InvalidRequestError) as error:
                 return agent_pb2.Ended(outcome=agent_pb2.RUN_OUTCOME_LOST, reason=error.reason)
             except OverspillError as error:
