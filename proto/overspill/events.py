@@ -20,6 +20,7 @@ SIDECAR_EVENTS: Final[dict[str, str]] = {
     "certificate_replaced": "certificate files have changed; new connections use them",
     "policy_changed": "the policy words in slurm.conf have changed",
     "site_reachable": "a site's agent answers",
+    "site_drain_changed": "a site's operator has drained it, or has ended that",
     "proxy_admitted": "a job's local process has connected",
     "run_accepted": "a site has stored the run of a job",
     "run_resumed": "a job's proxy has come back, after a restart of the relay say",
