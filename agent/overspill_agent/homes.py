@@ -20,11 +20,19 @@ log = structlog.get_logger(__name__)
 #: Answers that a request may still name; a relay asks every few seconds.
 _KEPT = 16
 _SAVE_INTERVAL_S = 10.0
+#: Relays of one cluster that are remembered, those heard last; a cluster has one, or a few over the years.
+_MOST_OF_A_CLUSTER = 32
+#: A name is a host's, or whatever somebody who is no relay of ours has sent.
+_LONGEST_NAME = 256
 
 
 def name_of(slurm_cluster: str, home: str) -> str:
     """Return what a cluster's relay is called here."""
-    return f"{slurm_cluster}/{home}"
+    return f"{slurm_cluster}/{home[:_LONGEST_NAME]}"
+
+
+def _cluster_of(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def _now_s() -> float:
@@ -46,14 +54,25 @@ class Homes:
     def answer(self, home: str) -> int:
         """Return the number of an answer that is being sent."""
         lease_id = secrets.randbits(63) + 1
-        self._answers.setdefault(home, deque(maxlen=_KEPT)).append((lease_id, _now_s()))
+        answers = self._answers.pop(home, deque(maxlen=_KEPT))
+        answers.append((lease_id, _now_s()))
+        self._answers[home] = answers
+        self._forget_others(home)
         return lease_id
+
+    def _forget_others(self, home: str) -> None:
+        """Keep what one cluster can make us remember small; only its own relays suffer."""
+        cluster = _cluster_of(home)
+        known = [each for each in {**self._heard_at, **self._answers} if _cluster_of(each) == cluster]
+        for name in known[:-_MOST_OF_A_CLUSTER]:
+            self._answers.pop(name, None)
+            self._heard_at.pop(name, None)
 
     def confirm(self, home: str, lease_id: int) -> None:
         """Renew the leases of the relay's runs from when the answer of this number was sent; it may be none of ours."""
         for known_id, sent_at in self._answers.get(home, ()):
             if known_id == lease_id:
-                self._heard_at[home] = max(sent_at, self._heard_at.get(home, sent_at))
+                self._heard_at[home] = max(sent_at, self._heard_at.pop(home, sent_at))
                 self._save()
                 return
 

@@ -54,6 +54,25 @@ def test_a_cluster_gets_its_certificate_for_a_code_that_is_good_once(new_rig: Ne
     assert (strange.returncode, "no enrolment code" in strange.stderr) == (1, True)
 
 
+def test_a_cluster_that_cannot_enroll_can_have_its_certificate_carried_to_it(new_rig: NewRig) -> None:
+    rig = new_rig(policy="overspill_mode=always")
+    assert overspill(rig, "pki", "revoke", "rig", at="site").returncode == 0
+    wait_until(lambda: "revoked" in _status(rig), timeout_s=30, what="the site to refuse the cluster")
+
+    issued = overspill(rig, "pki", "issue", "rig", "--out", "/root/rig", at="site")
+    assert (issued.returncode, "SlurmUser's; delete /root/rig" in issued.stdout) == (0, True), issued.stderr
+    carried = rig.site.path("/root/rig")
+    assert {each.name: each.stat().st_mode & 0o777 for each in carried.iterdir()} == {
+        "ca.pem": 0o644,
+        "cluster.pem": 0o600,
+    }
+    for name in ("ca.pem", "cluster.pem"):
+        # Into the file that is SlurmUser's already.
+        rig.cluster.path(f"{CLUSTER_PKI}/site-a/{name}").write_bytes((carried / name).read_bytes())
+    wait_until_diverting(rig)
+    assert rig.wait_for_state(submit_diverted(rig, "#!/bin/sh\n:\n"), ["COMPLETED"], timeout_s=60)
+
+
 def _status(rig: Rig) -> str:
     return overspill(rig, "check", "--quiet").stdout
 

@@ -88,6 +88,19 @@ async def test_a_request_id_of_another_cluster_says_nothing_of_its_run(relay: Re
         assert (await _refusal(capacity)).code() is grpc.StatusCode.PERMISSION_DENIED
 
 
+async def test_what_a_cluster_sends_in_megabytes_comes_to_a_few_lines(relay: Relay, site: Site) -> None:
+    before, long = site.log_path.stat().st_size, "m" * 4_000_000
+    unsigned = pb.SubmitRequest(request_id=relay.request_id(), spec=spec_of(_SCRIPT, user_name=long, account=long))
+    assert (await _refusal(relay.stub.Submit(unsigned, timeout=30))).code() is grpc.StatusCode.PERMISSION_DENIED
+    signed = relay.request(spec_of(_SCRIPT, user_name=long[:5000]))
+    error = await _refusal(relay.stub.Submit(signed, timeout=30))
+    assert (error.details() or "") == f"user '{long[:5000]}"[:1000]
+    capacity = relay.stub.Capacity(pb.CapacityRequest(slurm_cluster=long), timeout=30)
+    assert (await _refusal(capacity)).code() is grpc.StatusCode.PERMISSION_DENIED
+    assert site.log_path.stat().st_size - before < 5_000
+    assert f"({len(long)} characters)" in site.log_path.read_text()
+
+
 async def test_a_certificate_of_somebody_elses_authority_is_not_renewed_here(relay: Relay) -> None:
     request = pb.RenewRequest(signing_request=signing_request(new_key()))
     error = await _refusal(relay.stub.Renew(request, timeout=10))

@@ -61,6 +61,35 @@ def test_a_relay_renews_its_own_leases_only(tmp_path: Path, clock: Clock) -> Non
     assert of.silence_s(_HOME) == 30
 
 
+def test_a_cluster_that_makes_names_up_fills_no_memory_and_harms_no_other_cluster(tmp_path: Path, clock: Clock) -> None:
+    of = Homes(tmp_path / "homes.json")
+    of.confirm(_HOME, of.answer(_HOME))
+    for number in range(1000):
+        name = name_of("mallory", f"{number}" + "x" * 100_000)
+        of.confirm(name, of.answer(name))
+        clock.now += 10
+    clock.now += 10
+    of.confirm(name, of.answer(name))
+    assert (tmp_path / "homes.json").stat().st_size < 20_000
+    clock.now -= 5
+    assert of.silence_s(_HOME) == 10_005
+    of.confirm(_HOME, of.answer(_HOME))
+    assert of.silence_s(_HOME) == 0
+
+
+def test_a_relay_that_lives_is_remembered_however_many_others_of_its_cluster_have_come_and_gone(
+    tmp_path: Path, clock: Clock
+) -> None:
+    of = Homes(tmp_path / "homes.json")
+    of.confirm(_HOME, of.answer(_HOME))
+    for number in range(100):
+        other = name_of("rig", f"pod-{number}")
+        of.confirm(other, of.answer(other))
+        clock.now += 10
+        of.confirm(_HOME, of.answer(_HOME))
+    assert of.silence_s(_HOME) == 0
+
+
 def test_a_restart_of_the_agent_prolongs_no_lease(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "homes.json"
     of = Homes(path)

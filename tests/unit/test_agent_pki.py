@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ssl
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from overspill.enrolment import Code
 from overspill.errors import ConfigError, InvalidRequestError, NotPermittedError
 from overspill_agent.config import Pki
 from overspill_agent.pki import Authority, Invitations
+from overspill_agent.pki.authority import issued_at
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 _DAY = timedelta(days=1)
@@ -161,6 +164,34 @@ def test_a_revocation_withdraws_open_codes_and_is_remembered(authority: Authorit
     authority.revoke("rig", NOW)
     assert invitations.withdraw("rig") == 1
     assert authority.revocations() == {"rig": NOW}
+
+
+def test_a_renewal_that_is_under_way_does_not_outlive_the_revocation(authority: Authority) -> None:
+    """Who has the key may ask for the next certificate all the time: one is always under way."""
+    request, checking, checked = signing_request(new_key()), threading.Event(), threading.Event()
+
+    def check() -> None:
+        checking.set()
+        checked.wait(30)
+
+    with ThreadPoolExecutor() as pool:
+        renewing = pool.submit(authority.renew_for_cluster, "rig", request, NOW + timedelta(seconds=2), check)
+        assert checking.wait(30)
+        revoking = pool.submit(authority.revoke, "rig", NOW)
+        checked.set()
+        revoking.result(30)
+        (renewed,) = read_certificates(renewing.result(30))
+    assert issued_at(renewed) <= authority.revocations()["rig"]
+
+
+def test_who_is_revoked_gets_no_next_certificate(authority: Authority) -> None:
+    def check() -> None:
+        raise NotPermittedError("revoked")
+
+    before = authority.issued()
+    with pytest.raises(NotPermittedError):
+        authority.renew_for_cluster("rig", signing_request(new_key()), NOW, check)
+    assert authority.issued() == before
 
 
 def test_no_secret_is_stored(authority: Authority) -> None:

@@ -75,6 +75,7 @@ def invite(*, cluster: str, hours: int, as_json: bool) -> None:
       overspill pki invite mycluster
       overspill pki invite mycluster --hours 2 --json | jq -r .code
     """
+    _check_is_used()
     now = utc_now()
     code = Invitations(Authority(_pki())).invite(cluster, now, timedelta(hours=hours))
     expires_at = now + timedelta(hours=hours)
@@ -160,11 +161,15 @@ def revoke(*, cluster: str, as_json: bool) -> None:
       overspill pki revoke mycluster && overspill pki invite mycluster
     """
     authority = Authority(_pki())
-    authority.revoke(cluster, utc_now())
+    # In this order: a code that is redeemed in between is revoked with the rest.
     withdrawn = Invitations(authority).withdraw(cluster)
+    authority.revoke(cluster, utc_now())
+    is_known = any(cluster in each.names for each in authority.issued())
     if as_json:
-        print_json({"cluster": cluster, "codes_withdrawn": withdrawn})
+        print_json({"cluster": cluster, "codes_withdrawn": withdrawn, "was_issued_any": is_known})
         return
+    if not is_known:
+        print_line(f"this authority has never issued anything to {cluster}: is that the ClusterName in its slurm.conf?")
     print_line(f"the certificates of {cluster} count no more; {withdrawn} of its codes were open and are void")
     print_line(f"next: overspill pki invite {cluster}, or remove [accounts.{cluster}] from agent.toml")
 
@@ -208,6 +213,20 @@ def _pki() -> Pki:
     """Return the section of agent.toml, or its defaults where that is not written yet."""
     path = configured_path()
     return load(path).pki if path.exists() else Pki()
+
+
+def _check_is_used() -> None:
+    """Hand out no code for certificates that the agent would not take.
+
+    Raises:
+        ConfigError: agent.toml names the files of another authority for the service of the clusters.
+    """
+    path = configured_path()
+    if path.exists() and load(path).server.tls is not None:
+        raise ConfigError(
+            f"{path} has `tls` in [server], so the agent takes certificates of that authority only:"
+            " have the cluster's made there, or remove that line, restart the agent, and invite"
+        )
 
 
 def _enrolment_address() -> str:

@@ -5,14 +5,18 @@ ca.key          its private key: who has it can speak for every cluster
 agent.pem       the agent's certificate and key, in one file so that both are replaced in one step
 issued.jsonl    one line for each certificate that was issued
 revoked.json    clusters whose certificates up to a moment count no more
+issuing.lock    held while a certificate is renewed or revoked
 invitations/    see `invitations`
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -147,14 +151,32 @@ class Authority:
         self._note(certificate, [cluster], how, now)
         return _pem(certificate)
 
+    def renew_for_cluster(
+        self, cluster: str, signing_request: bytes, now: datetime, check: Callable[[], object]
+    ) -> bytes:
+        """Return the next certificate of a caller who has shown one, PEM; no revocation comes in between.
+
+        Args:
+            cluster: whose.
+            signing_request: as for `issue_to_cluster`.
+            now: the time of issue.
+            check: raises if the certificate that was shown does not count.
+
+        Raises:
+            InvalidRequestError, ConfigError: as for `issue_to_cluster`.
+        """
+        with self._alone():
+            check()
+            return self.issue_to_cluster(cluster, signing_request, now, how="renew")
+
     def issued(self) -> list[Issued]:
-        """Return everything that was issued, oldest first.
+        """Return everything that was issued, oldest first, but for a line that a crash has cut short.
 
         Raises:
             ConfigError: it cannot be read.
         """
         lines = self._read("issued.jsonl").splitlines()
-        return [Issued(**json.loads(line)) for line in lines]
+        return [issued for line in lines if (issued := _issued(line)) is not None]
 
     def revoke(self, cluster: str, now: datetime) -> None:
         """Have no certificate that the cluster was issued until now count any more.
@@ -164,8 +186,13 @@ class Authority:
             ConfigError: the authority cannot be read.
         """
         check_cluster(cluster)
-        revoked = {name: at.timestamp() for name, at in self.revocations().items()} | {cluster: now.timestamp()}
-        write_file(self.directory / "revoked.json", json.dumps(revoked).encode())
+        self._read("ca.pem")
+        with self._alone():
+            # What was renewed while we waited, by somebody who has the key, is of a later moment than `now`.
+            theirs = [datetime.fromisoformat(each.issued_at) for each in self.issued() if cluster in each.names]
+            at = max([now, *theirs])
+            revoked = {name: at.timestamp() for name, at in self.revocations().items()} | {cluster: at.timestamp()}
+            write_file(self.directory / "revoked.json", json.dumps(revoked).encode())
 
     def revocations(self) -> dict[str, datetime]:
         """Return until when issued certificates do not count, by cluster.
@@ -189,6 +216,18 @@ class Authority:
         except FileNotFoundError:
             return None
         return stat.st_mtime_ns, stat.st_ino
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            descriptor = os.open(self.directory / "issuing.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(f"cannot write {self.directory}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _signing(self) -> Signing:
         try:
@@ -222,6 +261,13 @@ class Authority:
             return path.read_bytes()
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}; `overspill pki init` makes it") from error
+
+
+def _issued(line: bytes) -> Issued | None:
+    try:
+        return Issued(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
 
 
 def issued_at(certificate: x509.Certificate) -> datetime:

@@ -191,9 +191,10 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         )
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:  # noqa: N802
-        cluster = self._callers.renewable(self._callers.identify(context))
-        issue = functools.partial(self._authority.issue_to_cluster, cluster, request.signing_request)
-        certificate = await asyncio.to_thread(issue, utc_now(), how="renew")
+        caller = self._callers.identify(context)
+        cluster = self._callers.renewable(caller)
+        issue, check = self._authority.renew_for_cluster, functools.partial(self._callers.check_not_revoked, caller)
+        certificate = await asyncio.to_thread(issue, cluster, request.signing_request, utc_now(), check)
         log.info("certificate renewed", action="certificate_renewed", slurm_cluster=cluster)
         return pb.RenewResponse(certificate=certificate, ca=self._authority.ca_pem)
 

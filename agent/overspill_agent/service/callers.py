@@ -39,7 +39,7 @@ class Callers:
             raise NotPermittedError(
                 f"the certificate expired at {expired_at:%F %T} UTC; get another one: overspill enroll"
             )
-        self._check_not_revoked(peer)
+        self.check_not_revoked(peer)
         return peer
 
     def verify_claim(self, request: pb.SubmitRequest) -> None:
@@ -50,7 +50,7 @@ class Callers:
         """
         trusted = _certificates(self._tls.current().ca)
         signer = claims.verify(request.claim, claims.claim_of(request), trusted, utc_now())
-        self._check_not_revoked(Peer(frozenset({request.request_id.slurm_cluster}), signer))
+        self.check_not_revoked(Peer(frozenset({request.request_id.slurm_cluster}), signer))
 
     def renewable(self, peer: Peer) -> str:
         """Return the cluster whose next certificate the site's authority may issue to this caller.
@@ -64,7 +64,12 @@ class Callers:
         (name,) = peer.names
         return name
 
-    def _check_not_revoked(self, peer: Peer) -> None:
+    def check_not_revoked(self, peer: Peer) -> None:
+        """Refuse a certificate that the site's operator has revoked.
+
+        Raises:
+            NotPermittedError: it is.
+        """
         revoked = self._revocations()
         if any(name in revoked and issued_at(peer.certificate) <= revoked[name] for name in peer.names):
             raise NotPermittedError("the certificate is revoked; ask the site's operator for a new enrolment code")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,8 +24,11 @@ log = structlog.get_logger(__name__)
 
 _MOST_BODY_BYTES = 16 * 1024
 _BODY_TIMEOUT_S = 10.0
-#: Requests to enroll that are looked at, of all callers together: clusters enroll a few times in their lives.
-_MOST_PER_MINUTE = 20
+#: Requests to enroll that are looked at, from one address: clusters enroll a few times in their lives. What guards the
+#: codes is their 128 bits; this bounds what a stranger can make the agent do, and keeps nobody else from enrolling.
+MOST_PER_MINUTE = 20
+#: From all addresses together.
+_MOST_OF_ALL = 600
 
 
 class _Enroll(BaseModel):
@@ -44,7 +48,7 @@ class Enrolment:
         self._invitations = Invitations(authority)
         self._turn = asyncio.Lock()
         self._minute = 0
-        self._in_minute = 0
+        self._in_minute: Counter[str] = Counter()
 
     def routes(self) -> list[Route]:
         return [
@@ -58,9 +62,9 @@ class Enrolment:
 
     async def post_enroll(self, request: Request) -> Response:
         self._check_exists()
-        self._check_rate()
+        client = request.client.host if request.client else ""
+        self._check_rate(client)
         wanted = await _body(request)
-        client = request.client.host if request.client else None
         async with self._turn:
             try:
                 answer = await asyncio.to_thread(self._enroll, wanted)
@@ -91,13 +95,13 @@ class Enrolment:
         if not self._authority.exists:
             raise HTTPException(404, "this site has no certificate authority of its own; ask its operator")
 
-    def _check_rate(self) -> None:
+    def _check_rate(self, client: str) -> None:
         minute = int(time.monotonic() // 60)
         if minute != self._minute:
-            self._minute, self._in_minute = minute, 0
-        self._in_minute += 1
-        if self._in_minute > _MOST_PER_MINUTE:
+            self._minute, self._in_minute = minute, Counter()
+        if self._in_minute[client] >= MOST_PER_MINUTE or self._in_minute.total() >= _MOST_OF_ALL:
             raise HTTPException(429, "too many requests to enroll; try again in a minute")
+        self._in_minute[client] += 1
 
 
 async def _body(request: Request) -> _Enroll:

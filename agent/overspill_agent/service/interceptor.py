@@ -14,6 +14,9 @@ from overspill.errors import AdminError, OverspillError
 log = structlog.get_logger(__name__)
 
 # Generic in their type stubs only, hence in quotes.
+#: A reason may repeat what the caller has sent, and gRPC sends no more than 8 KiB of it.
+MOST_REASON_CHARACTERS = 1000
+
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -68,6 +71,6 @@ async def _abort(context: Context, method: str, error: Exception) -> NoReturn:
     if isinstance(error, OverspillError):
         if isinstance(error, AdminError):
             log.error("RPC failed", action="rpc_failed", method=method, reason=error.reason)
-        await context.abort(error.code, error.reason)
+        await context.abort(error.code, error.reason[:MOST_REASON_CHARACTERS])
     log.error("RPC failed", action="rpc_failed", method=method, exc_info=error)
     await context.abort(grpc.StatusCode.INTERNAL, "a defect in the agent; its log says more")
