@@ -42,6 +42,8 @@ _SERVER_OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.so_reuseport", 0),
+    # gRPC's own two minutes let a stranger without a certificate keep many descriptors.
+    ("grpc.server_handshake_timeout_ms", 10_000),
 )
 
 

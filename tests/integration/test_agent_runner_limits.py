@@ -93,6 +93,14 @@ def test_connections_without_a_whole_request_head_are_closed_in_time(site: Site)
     assert time.monotonic() - begun < HEAD_TIMEOUT_S + 5
 
 
+def test_a_stranger_who_begins_no_handshake_at_the_relays_port_is_closed_in_time(site: Site) -> None:
+    begun = time.monotonic()
+    with socket.create_connection(("localhost", site.grpc_port), timeout=30) as silent:
+        with suppress(ConnectionError):
+            assert silent.recv(1) == b""
+        assert 8 < time.monotonic() - begun < 20
+
+
 def test_a_connection_serves_one_request_after_the_other(site: Site) -> None:
     with connection_to(site) as connection:
         for _ in range(80):

@@ -1,8 +1,10 @@
 """The agent's memory on a real SQLite file."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +70,35 @@ def test_the_schema_is_the_sum_of_the_migrations(tmp_path: Path) -> None:
     for name, sql in _schema(tmp_path / "created.db").items():
         columns = sorted(part.strip() for part in sql.split(","))
         assert columns == sorted(part.strip() for part in _schema(tmp_path / "migrated.db")[name].split(",")), name
+
+
+def _set_revision(path: Path, revision: str, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+
+
+async def test_an_agent_that_is_upgraded_takes_up_the_runs_of_the_first_schema(store: Store, tmp_path: Path) -> None:
+    await store.insert(RUN, b"spec")
+    store.close()
+    _set_revision(tmp_path / "agent.db", "0001", "DROP TABLE claims")
+    upgraded = Store(tmp_path / "agent.db")
+    assert await upgraded.open_runs() == [RUN]
+    assert await upgraded.spec(RUN.run_id) == b"spec"
+    other = replace(RUN, run_id="other", request_id=replace(RUN.request_id, slurm_job_id=99))
+    assert await upgraded.insert(other, b"spec", "a claim") == other
+    upgraded.close()
+
+
+async def test_a_store_of_a_later_version_is_told_and_left_alone(store: Store, tmp_path: Path) -> None:
+    await store.insert(RUN, b"spec")
+    store.close()
+    _set_revision(tmp_path / "agent.db", "9999")
+    before = (tmp_path / "agent.db").read_bytes()
+    with pytest.raises(AdminError, match="a later version"):
+        Store(tmp_path / "agent.db")
+    assert (tmp_path / "agent.db").read_bytes() == before
 
 
 async def test_a_run_comes_back_as_it_was_stored(store: Store) -> None:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
@@ -88,6 +89,10 @@ class Database:
             migrate(self._engine)
         except (SQLAlchemyError, OSError) as error:
             raise AdminError(f"cannot open the store {path}: {_cause(error)}") from error
+        except CommandError as error:
+            raise AdminError(
+                f"the store {path} is of a later version of overspill-agent: install that one again ({error})"
+            ) from error
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="store", daemon=True)
         self._thread.start()
