@@ -153,6 +153,8 @@ class SidecarConfig(_Section):
 
     @model_validator(mode="after")
     def _sites_must_differ(self) -> Self:
+        if taken := {site.name for site in self.sites} & {"auto", "never", "always"}:
+            raise ValueError(f"no site can be called {taken.pop()}: --overspill means something else by it")
         for what in ("name", "partition"):
             values = [getattr(site, what) for site in self.sites]
             if len(set(values)) < len(values):

@@ -1,19 +1,27 @@
 #include "option.h"
 
+#include <stdbool.h>
 #include <string.h>
 
-/* job_submit.lua reads the choice from the job's SPANK environment; here it is only checked. */
+/* As sidecar.toml has them; auto, never and always are like them. */
+static bool is_site_name(const char *text)
+{
+    static const char FIRST[] = "abcdefghijklmnopqrstuvwxyz0123456789";
+    static const char ANY[] = "abcdefghijklmnopqrstuvwxyz0123456789._-";
+
+    return strspn(text, FIRST) > 0 && text[strspn(text, ANY)] == '\0';
+}
+
+/* job_submit.lua reads the choice from the job's SPANK environment, and the router knows the sites; here only what can
+ * be none of them is found out. */
 static int check_choice(int val, const char *choice, int remote)
 {
-    static const char *const CHOICES[] = {"auto", "never", "always"};
-
     (void) val;
     if (remote) /* a job that slurmctld has taken never fails on a node for what a newer sbatch may have let pass */
         return 0;
-    for (size_t i = 0; choice != NULL && i < sizeof(CHOICES) / sizeof(CHOICES[0]); i++)
-        if (strcmp(choice, CHOICES[i]) == 0)
-            return 0;
-    slurm_error("overspill: read: --overspill=%s: only auto, never and always can be chosen", choice ? choice : "");
+    if (choice != NULL && is_site_name(choice))
+        return 0;
+    slurm_error("overspill: read: --overspill=%s: write auto, never, always or a site's name", choice ? choice : "");
     return -1;
 }
 
@@ -21,8 +29,8 @@ int option_register(spank_t spank)
 {
     struct spank_option option = {
         .name = "overspill",
-        .arginfo = "auto|never|always",
-        .usage = "run at a remote site if the wait here would be long (auto, the default), never, or always",
+        .arginfo = "auto|never|always|<site>",
+        .usage = "run at a remote site if the wait here would be long (auto, the default), never, always, or at this site",
         .has_arg = 1,
         .cb = check_choice,
     };

@@ -1,4 +1,4 @@
-/* --overspill=auto|never|always of sbatch, srun and salloc. */
+/* --overspill=auto|never|always|<site> of sbatch, srun and salloc. */
 #ifndef OVERSPILL_OPTION_H
 #define OVERSPILL_OPTION_H
 

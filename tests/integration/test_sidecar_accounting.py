@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.diversion import wait_until
+from tests.e2e.diversion import look_often, wait_until
 from tests.rig import ClusterOptions, Rig
 from tests.rig.routing import ask_router
 from tests.rig.slurm_conf import ACCOUNT
@@ -30,6 +30,7 @@ def _full_rig() -> Iterator[Rig]:
     with Rig.up(cluster=cluster) as rig:
         _sacctmgr(rig, "add", "qos", "small", "MaxTRESPerJob=cpu=1", "Flags=DenyOnLimit")
         _sacctmgr(rig, "modify", "user", "alice", "set", "qos+=small")
+        look_often(rig)
         for _ in range(cluster.real_nodes):
             filler = rig.sbatch(_SLEEP, "--nodes=1", "--ntasks=2", "--time=1:00:00", "--overspill=never", user="bob")
             rig.wait_for_state(filler, "RUNNING")

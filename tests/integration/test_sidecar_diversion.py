@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.diversion import wait_until
+from tests.e2e.diversion import look_often, wait_until
 from tests.rig import ClusterOptions, Rig
 from tests.rig.routing import ask_router
 from tests.rig.slurm_conf import SECOND_PARTITION, SECOND_VIRTUAL_NODE, VIRTUAL_NODE
@@ -38,11 +38,6 @@ def _fill_batch(rig: Rig) -> None:
         rig.wait_for_state(filler, "RUNNING")
 
 
-def _restart_sidecar(rig: Rig) -> None:
-    rig.cluster.daemon("sidecar").stop()
-    rig.cluster.daemon("sidecar").start()
-
-
 def _wait_for_answer(rig: Rig, wanted: str, *options: str) -> None:
     """Wait until the router's reason about a job of these options is `wanted`, or its partition is."""
 
@@ -69,7 +64,7 @@ def _full_rig() -> Iterator[Rig]:
         toml = rig.cluster.path(_SIDECAR_TOML).read_text()
         rig.cluster.write(_SIDECAR_TOML, toml.replace("[router]\n", "[router]\npromise_s = 4.0\n"))
         rig.cluster.write(_JOB_SUBMIT, _SITES_OWN_HOOK)
-        _restart_sidecar(rig)
+        look_often(rig)
         _fill_batch(rig)
         _wait_for_answer(rig, "wait_above_threshold", "--ntasks=8")
         yield rig
@@ -151,6 +146,7 @@ def _two_sites() -> Iterator[Rig]:
     """A rig with two sites whose `batch` is full."""
     policy = f"overspill_mode=on,overspill_wait=00:01:00,overspill_to=overspill+{SECOND_PARTITION}"
     with Rig.up(policy=policy, cluster=ClusterOptions(has_second_site=True)) as rig:
+        look_often(rig)
         _fill_batch(rig)
         _wait_for_answer(rig, "overspill", "--ntasks=8")
         yield rig
@@ -166,6 +162,17 @@ def test_what_the_first_site_has_no_room_for_goes_to_the_second(two_sites: Rig) 
     assert (job["NodeList"], json.loads(job["AdminComment"])["overspill"]["site"]) == (SECOND_VIRTUAL_NODE, "site-b")
     assert two_sites.output(second) == b"second\nsite\n"
     _cancel(two_sites, first)
+
+
+def test_a_user_may_name_his_site(two_sites: Rig) -> None:
+    _wait_for_answer(two_sites, "option_site", "--overspill=site-b")
+    job_id = two_sites.sbatch(_NOTHING, "--overspill=site-b")
+    assert two_sites.wait_for_state(job_id, "COMPLETED", timeout_s=60)["NodeList"] == SECOND_VIRTUAL_NODE
+    submit = ["sbatch", "--parsable", "--hold", "--overspill=site-c"]
+    said = two_sites.cluster.run(submit, user="alice", stdin=_NOTHING, check=True)
+    assert "--overspill=site-c: no such site (site-a, site-b), nor auto, never or always" in said.stderr
+    assert _partitions(two_sites, int(said.stdout)) == {"batch"}
+    _cancel(two_sites, int(said.stdout))
 
 
 def test_a_site_whose_virtual_node_is_drained_is_passed_over(two_sites: Rig) -> None:

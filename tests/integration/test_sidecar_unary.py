@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
+from structlog.testing import capture_logs
 
 from overspill.errors import NotFoundError
 from overspill_sidecar.unary import UnaryServer, frames
@@ -108,6 +110,23 @@ async def test_a_client_that_talks_nonsense_harms_only_itself(office: Office) ->
     assert frames.read_frames(received)[0][0].type == frames.SETTINGS
     writer.close()
     assert await office.call(ECHO, b"x") == b"x"
+
+
+async def test_without_descriptors_it_rests_answers_whom_it_has_and_takes_the_others_later(office: Office) -> None:
+    assert await office.call(ECHO, b"before") == b"before"
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as newcomer, capture_logs() as logs:
+        newcomer.setblocking(False)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            newcomer.connect(str(office.path))
+            for _ in range(50):
+                assert await office.call(ECHO, b"meanwhile") == b"meanwhile"
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        greeting = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(newcomer, 100), 30)
+    assert frames.read_frames(greeting)[0][0].type == frames.SETTINGS
+    assert 1 <= len([line for line in logs if line["action"] == "accept_failed"]) <= 10
 
 
 async def test_cancelled_it_lets_go_of_the_socket_and_of_its_clients(tmp_path: Path) -> None:

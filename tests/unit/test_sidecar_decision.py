@@ -142,6 +142,33 @@ def test_always_replaces_the_partition_without_a_look_at_the_queue() -> None:
     assert (decision.verdict, decision.reason, decision.partition) == (Verdict.DIVERT, "option_always", "overspill")
 
 
+def _two_sites() -> dict[str, Any]:
+    """Return what a situation has of an idle site-b beside site-a."""
+    other = replace(IDLE_SITE, name="site-b", partition="ovs-b")
+    ovs_b = partition("ovs-b", ("ovs2",), max_time_s=None)
+    of = snapshot(*full_batch(), partitions=(partition(), OVERSPILL, ovs_b))
+    of = replace(of, nodes={**of.nodes, "ovs2": node("ovs2", 8, 16384)})
+    return {"of": of, "sites": [IDLE_SITE, other]}
+
+
+def test_a_site_that_the_user_names_is_the_only_one_to_be_asked() -> None:
+    two = _with("overspill_to@batch=overspill+ovs-b", **_two_sites())
+    decision = _decide(two, overspill_option="site-b")
+    assert (decision.verdict, decision.reason, decision.partition) == (Verdict.DIVERT, "option_site", "ovs-b")
+    full = _with("overspill_to@batch=overspill+ovs-b", wait_s=0, **_two_sites())
+    assert _decide(full, overspill_option="site-a").partition == "overspill"
+    assert _decide(two, overspill_option="site-b", excluded_nodes="ovs2").reason == "node_list"
+    assert _decide(_with("overspill_to@batch=overspill", **_two_sites()), overspill_option="site-b").reason == "no_site"
+
+
+def test_a_site_that_there_is_not_keeps_the_job_and_the_user_is_told() -> None:
+    decision = _decide(overspill_option="alway")
+    assert (decision.verdict, decision.reason) == (Verdict.LOCAL, "option_unknown")
+    assert decision.user_message == (
+        "overspill: --overspill=alway: no such site (site-a), nor auto, never or always: this job stays here"
+    )
+
+
 def test_always_does_not_outrank_the_admin() -> None:
     assert _decide(_situation("off"), overspill_option="always").reason == "mode_off"
     assert _decide(_situation(), overspill_option="always", partition="unlisted").reason == "partition_unknown"
@@ -529,12 +556,9 @@ def test_each_partition_of_the_user_may_prefer_another_site() -> None:
     ],
 )
 def test_where_the_first_site_cannot_take_a_job_the_next_does(reason: str, change: dict[str, Any]) -> None:
-    other = replace(IDLE_SITE, name="site-b", partition="ovs-b")
-    ovs_b = partition("ovs-b", ("ovs2",), max_time_s=None)
-    of = snapshot(*full_batch(), partitions=(partition(), OVERSPILL, ovs_b))
-    of = replace(of, nodes={**of.nodes, "ovs2": node("ovs2", 8, 16384)})
-    both = _with("overspill_to@batch=overspill+ovs-b", of=of, sites=[IDLE_SITE, other])
-    assert _decide(both).site == "site-a"
-    broken = replace(of, nodes={**of.nodes, "ovs1": replace(of.nodes["ovs1"], **change)})
-    assert _decide(_with("overspill_to@batch=overspill+ovs-b", of=broken, sites=[IDLE_SITE, other])).site == "site-b"
-    assert _decide(_with("overspill_to@batch=overspill", of=broken, sites=[IDLE_SITE, other])).reason == reason
+    two = _two_sites()
+    assert _decide(_with("overspill_to@batch=overspill+ovs-b", **two)).site == "site-a"
+    nodes = two["of"].nodes
+    two["of"] = replace(two["of"], nodes={**nodes, "ovs1": replace(nodes["ovs1"], **change)})
+    assert _decide(_with("overspill_to@batch=overspill+ovs-b", **two)).site == "site-b"
+    assert _decide(_with("overspill_to@batch=overspill", **two)).reason == reason

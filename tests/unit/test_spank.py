@@ -148,21 +148,21 @@ def slurm(harness: Path, tmp_path: Path) -> Slurm:
 
 
 @pytest.mark.parametrize("context", ["allocator", "local"])
-@pytest.mark.parametrize("choice", ["auto", "never", "always"])
+@pytest.mark.parametrize("choice", ["auto", "never", "always", "site-a", "3.hpc_x"])
 def test_each_choice_is_taken_where_jobs_are_submitted(slurm: Slurm, context: str, choice: str) -> None:
     seen = slurm.submit(context, choice)
-    assert seen.all("register") == ["overspill auto|never|always 1"]
+    assert seen.all("register") == ["overspill auto|never|always|<site> 1"]
     assert seen.all("choose") == ["0"]
     assert seen.said == []
 
 
 @pytest.mark.parametrize("context", ["allocator", "local"])
-@pytest.mark.parametrize("choice", ["bogus", "", "Always", "auto ", "alway", "%s%n", "-"])
+@pytest.mark.parametrize("choice", ["", "Always", "auto ", "-site", ".", "site,b", "%s%n", "-"])
 def test_any_other_choice_is_refused_with_the_choices_there_are(slurm: Slurm, context: str, choice: str) -> None:
     seen = slurm.submit(context, choice)
     assert seen.all("choose") == ["-1"]
     shown = "" if choice == "-" else choice
-    assert seen.said == [f"overspill: read: --overspill={shown}: only auto, never and always can be chosen"]
+    assert seen.said == [f"overspill: read: --overspill={shown}: write auto, never, always or a site's name"]
 
 
 @pytest.mark.parametrize("node", ["ovs1", "c1"])

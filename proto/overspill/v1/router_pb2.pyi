@@ -115,7 +115,7 @@ class DecideRequest(_message.Message):
     is_exclusive: _builtins.bool
     """`--exclusive` in any of its forms."""
     overspill_option: _builtins.str
-    """Value of `--overspill`: auto, never or always; empty where the user gave none."""
+    """Value of `--overspill`: auto, never, always or a site's name; empty where the user gave none."""
     tasks_per_node: _builtins.int
     """Least tasks per node (`--ntasks-per-node`); 0 where unset."""
     work_dir: _builtins.str

@@ -75,7 +75,7 @@ class _User(click.ParamType[int]):
 @click.option("--constraint", "features", default="", help="Features as for sbatch.")
 @click.option("--gpus", type=_NUMBER, default=0, help="Number of GPUs.")
 @click.option("--user", "user_id", type=_User(), default=os.getuid, help="Whose job it is; yours if nobody is named.")
-@click.option("--overspill", "option", type=click.Choice(["auto", "never", "always"]), default="auto")
+@click.option("--overspill", "option", default="auto", help="auto, never, always or a site.", show_default=True)
 @json_option
 def decide(
     *,

@@ -19,6 +19,10 @@ from overspill_sidecar.policy import Mode, Policy
 from overspill_sidecar.slurm_text import names_host
 from overspill_sidecar.wait import QueuedJob, WaitEstimate
 
+#: Values of `--overspill` that leave it to the router whether the job goes, and all that are no site's name.
+_LEFT_TO_US = frozenset({"", "auto"})
+_CHOICES = _LEFT_TO_US | {"never", "always"}
+
 
 class Verdict(StrEnum):
     LOCAL = "LOCAL"
@@ -87,6 +91,8 @@ def decide(job: DecideRequest, situation: Situation, decision_id: str) -> Decisi
         return Decision(Verdict.REFUSE, "interactive_in_overspill", user_message=_refusal(aimed_at[0]))
     if aimed_at:
         return Decision(Verdict.LOCAL, "overspill_partition_named")
+    if job.overspill_option not in {*_CHOICES, *overspill.values()}:
+        return Decision(Verdict.LOCAL, "option_unknown", user_message=_no_such_site(job.overspill_option, overspill))
     try:
         return _decide_batch_job(job, named, situation, decision_id)
     except StaysLocal as answer:
@@ -111,7 +117,7 @@ def _decide_batch_job(job: DecideRequest, named: tuple[str, ...], situation: Sit
         raise StaysLocal(reason)
     estimate = _estimate(shape, names, situation)
     local = Decision(Verdict.LOCAL, "", shape=shape, own_partitions=names, estimate=estimate)
-    is_forced = policy.mode is Mode.ALWAYS or job.overspill_option == "always"
+    is_forced = policy.mode is Mode.ALWAYS or job.overspill_option not in _LEFT_TO_US
     if not is_forced and (reason := _why_wait_is_borne(shape, names, situation)):
         return replace(local, reason=reason)
     if _are_too_many(shape, "", situation.sites, situation):
@@ -184,6 +190,8 @@ def _choose_site(
     refusals: dict[str, str] = {}
     for partition in _wanted(own, by_partition, situation.policy):
         site = by_partition.get(partition)
+        if site is not None and job.overspill_option not in {*_CHOICES, site.name}:
+            continue
         reason = "no_such_site" if site is None else _why_not(site, job, shape, own, situation, is_forced=is_forced)
         if reason is None:
             return site, refusals
@@ -249,8 +257,8 @@ def _excludes(excluded: str, partition: Partition) -> bool:
 
 
 def _why_diverted(job: DecideRequest, policy: Policy) -> str:
-    if job.overspill_option == "always":
-        return "option_always"
+    if job.overspill_option not in _LEFT_TO_US:
+        return "option_always" if job.overspill_option == "always" else "option_site"
     return "mode_always" if policy.mode is Mode.ALWAYS else "wait_above_threshold"
 
 
@@ -269,6 +277,11 @@ def _notice(site: SiteView) -> str:
         f"overspill: this job may run at {site.name} (partition {site.partition}) if that is sooner; "
         "--overspill=never keeps it here"
     )
+
+
+def _no_such_site(option: str, overspill: Mapping[str, str]) -> str:
+    sites = ", ".join(sorted(overspill.values()))
+    return f"overspill: --overspill={option}: no such site ({sites}), nor auto, never or always: this job stays here"
 
 
 def _refusal(partition: str) -> str:

@@ -16,7 +16,6 @@ _ALL_OF = re.compile(r"[\w.:-]+(?:[&,][\w.:-]+)*")
 _NEVER_DIVERTED: tuple[tuple[str, Callable[[DecideRequest, float], bool]], ...] = (
     ("interactive", lambda job, _: not job.has_script),
     ("option_never", lambda job, _: job.overspill_option == "never"),
-    ("option_unknown", lambda job, _: job.overspill_option not in {"", "auto", "never", "always"}),
     ("heterogeneous", lambda job, _: job.is_het),
     ("scrontab", lambda job, _: job.is_cron),
     ("held", lambda job, _: job.is_held),

@@ -8,6 +8,7 @@ _DIVERTED: Mapping[str, str] = {
     "wait_above_threshold": "it would have waited longer at home than the policy allows, and a site could start it now",
     "mode_always": "overspill_mode=always sends every job away that may go",
     "option_always": "the user asked for it with --overspill=always",
+    "option_site": "the user asked for this site with --overspill",
 }
 _LOCAL: Mapping[str, str] = {
     "mode_off": "Overspill is off: overspill_mode=off, or there is no overspill word in slurm.conf",
@@ -20,7 +21,8 @@ _LOCAL: Mapping[str, str] = {
     "wait_unknown": "nobody could tell how long it would wait; in doubt a job runs locally",
     "larger_than_own_partition": "it is larger than its whole partition, so its wait says nothing",
     "interactive_in_overspill": "srun and salloc cannot run in an overspill partition, so it was refused",
-    "no_site": "no site is configured, or overspill_to names none that all of its partitions may go to",
+    "no_site": "no site is configured, or overspill_to names none that all of its partitions may go to, or not the one "
+    "that the user named",
     "max_jobs": "as many jobs are diverted as overspill_max_jobs allows",
     "policy_user": "overspill_allow_users or overspill_deny_users keeps its user's jobs here (a denied user whom "
     "the router's host does not know may be anybody)",
@@ -34,7 +36,7 @@ _LOCAL: Mapping[str, str] = {
 _JOB: Mapping[str, str] = {
     "interactive": "only batch scripts are diverted, not srun and salloc",
     "option_never": "the user forbade it with --overspill=never",
-    "option_unknown": "its --overspill has a value that is none: auto, never or always",
+    "option_unknown": "its --overspill is no site's name, nor auto, never or always",
     "heterogeneous": "heterogeneous jobs are never diverted",
     "federated": "the cluster is in a federation, so the job may have siblings elsewhere",
     "scrontab": "scrontab's jobs are never diverted",

@@ -6,6 +6,7 @@ import asyncio
 import os
 import select
 import socket
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ Handler = Callable[[bytes], bytes]
 
 _BACKLOG = 128
 _READ_BYTES = 256 * 1024
+#: While the process has no descriptor left, connections wait; epoll would return for them without end.
+_ACCEPT_PAUSE_S = 0.5
 #: What a client that does not read may leave unread before it is dropped.
 _MAX_UNSENT_BYTES = 64 * 1024 * 1024
 
@@ -52,6 +55,8 @@ class UnaryServer:
         self._path = path
         self._handlers = dict(handlers)
         self._clients: dict[int, _Client] = {}
+        #: On the monotonic clock; None while connections are taken.
+        self._accepts_again_at: float | None = None
 
     async def run(self, listening: asyncio.Event) -> None:
         """Serve until cancelled; clients are then cut off between two calls.
@@ -86,7 +91,7 @@ class UnaryServer:
             poll.register(stop_fd, select.EPOLLIN)
             try:
                 while True:
-                    for fd, events in poll.poll():
+                    for fd, events in poll.poll(self._until_accepting(listener, poll)):
                         if fd == stop_fd:
                             return
                         if fd == listener.fileno():
@@ -98,11 +103,24 @@ class UnaryServer:
                     client.socket.close()
                 self._clients.clear()
 
+    def _until_accepting(self, listener: socket.socket, poll: select.epoll) -> float | None:
+        """Return the seconds for which no connection is to be taken; None if there are none."""
+        if self._accepts_again_at is None:
+            return None
+        left_s = self._accepts_again_at - time.monotonic()
+        if left_s > 0:
+            return left_s
+        self._accepts_again_at = None
+        poll.modify(listener, select.EPOLLIN)
+        return None
+
     def _accept(self, listener: socket.socket, poll: select.epoll) -> None:
         try:
             accepted, _ = listener.accept()
         except OSError as error:
             _log.warning("no connection taken", action="accept_failed", reason=str(error))
+            poll.modify(listener, 0)
+            self._accepts_again_at = time.monotonic() + _ACCEPT_PAUSE_S
             return
         accepted.setblocking(False)
         fd = accepted.fileno()
