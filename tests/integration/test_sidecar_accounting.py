@@ -49,7 +49,7 @@ def _wait_for_answer(rig: Rig, reason: str, *options: str) -> None:
     """Wait until the router sees what was changed: it would decide so about a job of these options by alice."""
 
     def answered() -> object:
-        answer = ask_router(rig, "--user=alice", *options)
+        answer = ask_router(rig, *options, user="alice")
         return answer and answer["reason"]
 
     seen: list[object] = []

@@ -38,11 +38,11 @@ def _fill_batch(rig: Rig) -> None:
         rig.wait_for_state(filler, "RUNNING")
 
 
-def _wait_for_answer(rig: Rig, wanted: str, *options: str) -> None:
+def _wait_for_answer(rig: Rig, wanted: str, *options: str, user: str = "slurm") -> None:
     """Wait until the router's reason about a job of these options is `wanted`, or its partition is."""
 
     def is_so() -> bool:
-        answer = ask_router(rig, *options)
+        answer = ask_router(rig, *options, user=user)
         return answer is not None and wanted in {answer["reason"], *str(answer["partition"]).split(",")}
 
     wait_until(is_so, timeout_s=40, what=f"the answer {wanted}")
@@ -126,15 +126,15 @@ def test_a_deadline_that_no_hook_sees_brings_the_job_home_as_soon_as_it_shows(fu
 def test_new_words_count_after_a_reconfigure_and_wrong_ones_leave_the_last_good(full_rig: Rig) -> None:
     rig, before = full_rig, full_rig.options.policy
     rig.set_policy(f"{before},overspill_deny_users=alice")
-    _wait_for_answer(rig, "policy_user", "--user=alice")
+    _wait_for_answer(rig, "policy_user", user="alice")
     kept = rig.sbatch(_NOTHING)
     assert _partitions(rig, kept) == {"batch"}
     _cancel(rig, kept)
     rig.set_policy(f"{before},overspill_deny_users=,overspill_max_time=-5,overspill_to=ovs-typo")
-    _wait_for_answer(rig, "policy_user", "--user=alice")
-    _wait_for_answer(rig, "overspill", "--user=bob")
+    _wait_for_answer(rig, "policy_user", user="alice")
+    _wait_for_answer(rig, "overspill", user="bob")
     rig.set_policy(f"{before},overspill_notify=on")
-    _wait_for_answer(rig, "wait_above_threshold", "--user=alice")
+    _wait_for_answer(rig, "wait_above_threshold", user="alice")
     said = rig.cluster.run(["sbatch", "--parsable"], user="alice", stdin=_NOTHING)
     assert said.stdout.strip().isdecimal()
     assert "overspill: this job may run at site-a (partition overspill) if that is sooner" in said.stderr
@@ -219,7 +219,7 @@ def test_what_a_gpu_brings_at_home_it_brings_at_the_site() -> None:
         rig.cluster.run(defaults, check=True)
 
         def is_seen() -> bool:
-            answer = ask_router(rig, "--user=alice", "--gpus=1")
+            answer = ask_router(rig, "--gpus=1", user="alice")
             return answer is not None and (answer["memory_per_gpu_mib"], answer["cpus_per_gpu"]) == (300, 2)
 
         wait_until(is_seen, timeout_s=30, what="the defaults of batch")

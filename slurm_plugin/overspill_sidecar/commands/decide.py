@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 from pathlib import Path
+from typing import Any
 
 import click
 import grpc
@@ -77,17 +78,7 @@ class _User(click.ParamType[int]):
 @click.option("--user", "user_id", type=_User(), default=os.getuid, help="Whose job it is; yours if nobody is named.")
 @click.option("--overspill", "option", default="auto", help="auto, never, always or a site.", show_default=True)
 @json_option
-def decide(
-    *,
-    option: str,
-    ntasks: int,
-    nodes: int,
-    time_limit_s: int,
-    memory_mib: int,
-    gpus: int,
-    as_json: bool,
-    **job: object,
-) -> None:
+def decide(*, as_json: bool, **options: Any) -> None:
     """Ask the running router what would become of a job now. Nothing is submitted or promised.
 
     \b
@@ -96,7 +87,27 @@ def decide(
       overspill decide --partition long --ntasks 16 --time 1-0 --mem 32G --json
       overspill decide --user alice --account physics --gpus 2
     """
-    request = router_pb2.DecideRequest(
+    response = ask(_router_socket(), request_of(**options))
+    answer = as_dict(response)
+    if as_json:
+        print_json(answer)
+    else:
+        for line in _in_words(response, str(answer["verdict"])).splitlines():
+            print_line(line)
+
+
+def request_of(
+    *,
+    option: str,
+    ntasks: int,
+    nodes: int,
+    time_limit_s: int,
+    memory_mib: int,
+    gpus: int,
+    **job: Any,
+) -> router_pb2.DecideRequest:
+    """Return the question about a job of the command's options."""
+    return router_pb2.DecideRequest(
         has_script=True,
         is_dry_run=True,
         num_tasks=ntasks,
@@ -106,15 +117,8 @@ def decide(
         overspill_option=option,
         tres=[f"gpu:{gpus}"] if gpus else [],
         tres_scopes=["job"] if gpus else [],
-        **job,  # type: ignore[arg-type]  # click has checked them
+        **job,
     )
-    response = _ask(_router_socket(), request)
-    answer = _as_dict(response)
-    if as_json:
-        print_json(answer)
-    else:
-        for line in _in_words(response, str(answer["verdict"])).splitlines():
-            print_line(line)
 
 
 def _in_words(response: router_pb2.DecideResponse, verdict: str) -> str:
@@ -132,7 +136,12 @@ def _router_socket() -> Path:
     return load(path).router.socket if path.exists() else RouterConfig().socket
 
 
-def _ask(socket: Path, request: router_pb2.DecideRequest) -> router_pb2.DecideResponse:
+def ask(socket: Path, request: router_pb2.DecideRequest) -> router_pb2.DecideResponse:
+    """Ask the router on `socket`.
+
+    Raises:
+        UnavailableError: if none answers.
+    """
     check_socket("router", socket)
     with grpc.insecure_channel(f"unix:{socket}") as channel:
         try:
@@ -142,7 +151,8 @@ def _ask(socket: Path, request: router_pb2.DecideRequest) -> router_pb2.DecideRe
             raise UnavailableError(f"no router answers on {socket}: {reason}: is it running?") from error
 
 
-def _as_dict(response: router_pb2.DecideResponse) -> dict[str, object]:
+def as_dict(response: router_pb2.DecideResponse) -> dict[str, object]:
+    """Return the answer as `--json` prints it."""
     answer: dict[str, object] = {
         "verdict": router_pb2.DecideResponse.Verdict.Name(response.verdict).removeprefix("VERDICT_"),
         "reason": response.reason,
