@@ -106,7 +106,7 @@ def test_what_the_overspill_partition_refuses_stays_what_it_was(rig: Rig) -> Non
         _wait_for_answer(rig, reason, *options)
         assert _partition_of(rig, *options) == "batch", says
         rig.cluster.run(["scontrol", "reconfigure"], check=True)
-    _wait_for_answer(rig, "wait_above_threshold")
+        _wait_for_answer(rig, "wait_above_threshold")
     assert _is_diverted(rig)
 
 
