@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 from cryptography import x509
@@ -109,6 +111,17 @@ def test_certificates_that_end_while_a_job_runs_cost_it_no_byte(new_rig: NewRig)
     rig.wait_for_state(job_id, ["FAILED"], timeout_s=120)
     assert rig.job(job_id)["ExitCode"] == "3:0"
     assert rig.output(job_id) == b"".join(b"line %d of the job\n" % number for number in range(1, count + 1))
+    renewed_at = _renewals(rig, "rig")
+    assert len(renewed_at) >= 2
+    # Router and relay both look after this directory; one of them renews.
+    assert all(later - earlier > _LIFE_S / 3 for earlier, later in pairwise(renewed_at)), renewed_at
+
+
+def _renewals(rig: Rig, name: str) -> list[float]:
+    """Return when the site renewed the certificate of a cluster, or its own."""
+    lines = map(json.loads, rig.site.path(f"{SITE_PKI}/issued.jsonl").read_text().splitlines())
+    renewals = [line for line in lines if line["how"] == "renew" and name in line["names"]]
+    return [datetime.fromisoformat(line["issued_at"]).timestamp() for line in renewals]
 
 
 def _wait_until_unconnected(rig: Rig) -> None:
