@@ -26,9 +26,9 @@ _ENDED_STATES = frozenset(
     }
 )
 #: As `scontrol requeue Incomplete` has it; a COMPLETING job may be a cancelled one.
-_STARTED_STATES = frozenset({"CONFIGURING", "RUNNING", "STOPPED", "SUSPENDED"})
+_STARTED_STATES = frozenset({"CONFIGURING", "RESIZING", "RUNNING", "SIGNALING", "STOPPED", "SUSPENDED"})
 #: Every state that squeue may show, by its long name.
-STATES = _PENDING_STATES | _STARTED_STATES | _ENDED_STATES | {"COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT"}
+STATES = _PENDING_STATES | _STARTED_STATES | _ENDED_STATES | {"COMPLETING", "STAGE_OUT"}
 #: Reasons of pending jobs that do not compete for nodes now. Source: squeue(1), JOB REASON CODES.
 _WAITS_FOR_ITSELF = (
     "Dependency",

@@ -85,6 +85,15 @@ async def test_the_signal_by_which_slurm_ends_a_job_reaches_all_its_processes(
     assert way.agent.run.signals == [(15, pb.SIGNAL_SCOPE_TREE)]
 
 
+async def test_a_signal_that_slurm_passes_on_at_this_moment_is_for_the_shell_alone(way: Road) -> None:
+    """squeue calls such a job SIGNALING."""
+    proxy = await way.running()
+    way.view.jobs[7] = replace(way.view.jobs[7], state="SIGNALING")
+    await proxy.signal(1, signal.SIGTERM)
+    await proxy.until(FrameType.SIGNAL_ACK)
+    assert way.agent.run.signals == [(15, pb.SIGNAL_SCOPE_SHELL)]
+
+
 async def test_standard_input_arrives_whole(way: Road) -> None:
     proxy = await way.running(has_stdin=True)
     assert OFFSET.unpack(await proxy.until(FrameType.STDIN_FROM)) == (0,)
