@@ -109,6 +109,30 @@ async def test_a_job_that_may_run_at_a_site_that_refuses_us_goes_home_once_the_l
         await eventually(lambda: way.view.jobs[7].restart_count == 1, "home")
 
 
+async def test_an_attempt_that_slurm_started_while_no_relay_was_there_waits_for_the_end_of_the_one_before(
+    tmp_path: Path,
+) -> None:
+    async with road(tmp_path) as way:
+        proxy = await way.running()
+        await way.stop_relay()
+        proxy.close()
+        first = way.agent.run
+        way.view.jobs[7] = replace(way.view.jobs[7], restart_count=1)
+        await way.restart_relay()
+        await way.opened(restart_count=1)
+        await eventually(lambda: len(way.agent.runs) == 2, "the next attempt")
+        assert first.ended is not None
+
+
+async def test_a_restarted_job_waits_at_home_for_a_site_that_no_relay_has_heard_since(tmp_path: Path) -> None:
+    async with road(tmp_path, diverted_job(restart_count=1), is_agent_up=False, grace_s=0.5) as way:
+        await way.opened(restart_count=1)
+        await eventually(lambda: way.view.jobs[7].partitions == ("batch",), "home")
+        await eventually(lambda: _is_put_off(way), "the start is put off")
+        await way.agent.start()
+        await eventually(lambda: not way.view.jobs[7].trail.unfenced_at, "the mark is gone")  # type: ignore[union-attr]
+
+
 async def test_once_the_lease_is_over_nothing_holds_the_job_back(tmp_path: Path) -> None:
     async with road(tmp_path, lease_s=2, lease_margin_s=1.0) as way:
         await _lose_proxy_and_site(way)

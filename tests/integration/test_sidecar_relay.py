@@ -86,7 +86,7 @@ async def test_the_signal_by_which_slurm_ends_a_job_reaches_all_its_processes(
 
 
 async def test_a_signal_that_slurm_passes_on_at_this_moment_is_for_the_shell_alone(way: Road) -> None:
-    """squeue calls such a job SIGNALING."""
+    """Its state is SIGNALING to squeue."""
     proxy = await way.running()
     way.view.jobs[7] = replace(way.view.jobs[7], state="SIGNALING")
     await proxy.signal(1, signal.SIGTERM)

@@ -32,7 +32,7 @@ _PUT_OFF_S = 120
 #: How long one attempt to reach the site may take.
 _STOP_DEADLINE_S = 15.0
 
-Stop = Callable[[], Awaitable[None]]
+Stop = Callable[[], Awaitable[object]]
 Spawn = Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
 
 
@@ -47,6 +47,15 @@ class Fences:
         self._sites = {site.name: site for site in sites}
         self._unheard = set(self._sites)
         self._tasks: dict[tuple[int, str], asyncio.Task[None]] = {}
+
+    def begin_if_in_doubt(self, job: Job, site: Site) -> bool:
+        """Have the job wait at home if an attempt before this one may live at a site that this relay never heard."""
+        is_in_doubt = (
+            job.restart_count > 0 and site.name in self._unheard and not site.view(time.monotonic()).is_reachable
+        )
+        if is_in_doubt:
+            self.begin(job, site, functools.partial(stop_attempts_before, site, job))
+        return is_in_doubt
 
     def begin(self, job: Job, site: Site, stop: Stop) -> None:
         """Have `stop` repeated until it succeeds, and the job's next attempt wait for that.
@@ -147,16 +156,19 @@ async def _is_done(stop: Stop, job: Job) -> bool:
     return True
 
 
-async def stop_attempts_before(site: Site, job: Job) -> None:
-    """End what the site runs of the job's attempts before the one that is due."""
-    await stop_runs(
+async def stop_attempts_before(site: Site, job: Job) -> bool:
+    """Have ended what the site runs of the job's attempts before this one; tell whether there was something."""
+    return await stop_runs(
         site,
         lambda run: run.slurm_job_id == job.slurm_job_id and run.restart_count < job.restart_count,
         "Slurm has requeued this attempt of the job",
     )
 
 
-async def stop_runs(site: Site, is_meant: Callable[[agent_pb2.RequestId], bool], reason: str) -> None:
-    for run in await site.list_runs():
-        if is_meant(run.request_id) and run.state != agent_pb2.RUN_STATE_ENDED:
-            await site.stop(run.run_id, reason)
+async def stop_runs(site: Site, is_meant: Callable[[agent_pb2.RequestId], bool], reason: str) -> bool:
+    """Ask the site to end these runs; tell whether one had not ended yet."""
+    runs = await site.list_runs()
+    meant = [run for run in runs if is_meant(run.request_id) and run.state != agent_pb2.RUN_STATE_ENDED]
+    for run in meant:
+        await site.stop(run.run_id, reason)
+    return bool(meant)

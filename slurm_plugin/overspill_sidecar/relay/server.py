@@ -55,8 +55,9 @@ class Relay:
         self._refusals = RefusalLog()
         self._group = asyncio.TaskGroup()
         spawn = functools.partial(self._group.create_task, name="departure")
-        self._surroundings = Surroundings(view, spawn, config.unreachable_grace_s, health, time.time())
         self._fences = Fences(watch, view, sites, functools.partial(self._group.create_task, name="fence"))
+        grace_s = config.unreachable_grace_s
+        self._surroundings = Surroundings(view, spawn, grace_s, health, self._fences, time.time())
         self._is_closing = False
 
     def count_jobs(self) -> int:
@@ -198,7 +199,7 @@ class Relay:
         elif not session.is_settled:
             self._fences.begin(session.job, site, lambda: _stop_submitted(session))
 
-    def _until_done(self, act: Callable[[], Awaitable[None]], name: str) -> None:
+    def _until_done(self, act: Callable[[], Awaitable[object]], name: str) -> None:
         self._group.create_task(_repeat(act, name), name=name)
 
 
@@ -219,7 +220,7 @@ async def _stop_submitted(session: Session) -> None:
     await stop_runs(session.site, lambda request_id: request_id == session.request_id, _PROXY_DIED)
 
 
-async def _repeat(act: Callable[[], Awaitable[None]], name: str) -> None:
+async def _repeat(act: Callable[[], Awaitable[object]], name: str) -> None:
     """Do it until it is done or can never be. What a restart interrupts, reconciliation finds."""
     backoff = Backoff()
     while True:

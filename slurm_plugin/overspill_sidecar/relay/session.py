@@ -18,6 +18,7 @@ from overspill.errors import (
     OverspillError,
     RequestError,
     TransientError,
+    UnavailableError,
 )
 from overspill.proxy_framing import (
     MAX_STDIN_BYTES,
@@ -38,6 +39,7 @@ from overspill_sidecar.relay import going_home
 from overspill_sidecar.relay.attachment import Attachment, Progress
 from overspill_sidecar.relay.connection import Hello, ProxyConnection, ProxyGoneError
 from overspill_sidecar.relay.ending import EndAs, Ending, GoHome, Requeue, ending_of, goes_home, outcome_of
+from overspill_sidecar.relay.fence import Fences, stop_attempts_before
 from overspill_sidecar.relay.signals import ENDING, remote_signal
 from overspill_sidecar.sites.site import Site
 from overspill_sidecar.slurm import ClusterView
@@ -69,6 +71,7 @@ class Surroundings:
     spawn: Callable[[Coroutine[None, None, EndAs | None]], asyncio.Task[EndAs | None]]
     unreachable_grace_s: float
     health: HealthRecord
+    fences: Fences
     #: Unix time at which this relay began: an earlier one may have submitted jobs that started before.
     began_at_unix_s: float
 
@@ -235,6 +238,10 @@ class Session:
 
     async def _submit_once(self) -> None:
         """Submit, minding what a failure leaves open: without a clear answer the run may have been stored."""
+        if self.job.restart_count and await stop_attempts_before(self.site, self.job):
+            # Slurm has started this attempt while no relay was there to end the one before.
+            self._may_run_already = True
+            raise UnavailableError("an older attempt of the job is being ended")
         try:
             self.submission = asyncio.ensure_future(self.site.submit(self._request))
             response = await asyncio.shield(self.submission)
@@ -408,7 +415,8 @@ class Session:
                 if is_leaving and not is_noted:
                     self._note_return(ending)
                     is_noted = True
-                if is_leaving and isinstance(ending, GoHome):
+                is_held = is_leaving and self._surroundings.fences.begin_if_in_doubt(self.job, self.site)
+                if is_leaving and isinstance(ending, GoHome) and not is_held:
                     await going_home.start_soon(view, self.job)
             except TransientError as error:
                 log = self._log.debug if is_told else self._log.warning
