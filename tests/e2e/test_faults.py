@@ -150,6 +150,27 @@ def test_a_sidecar_that_restarts_while_a_requeued_job_dies_starts_nothing_of_the
     wait_until_diverting(rig)
 
 
+@pytest.mark.timeout(180)
+def test_an_attempt_that_starts_while_no_relay_is_there_does_not_run_beside_the_one_before(rig: Rig) -> None:
+    marker = f"sleep 8{time.monotonic_ns() % 10**7:07d}"
+    job_id = submit_diverted(rig, f"#!/bin/bash\ntrap '' TERM\necho attempt $SLURM_RESTART_COUNT\n{marker}\n")
+    wait_until(lambda: b"attempt" in rig.output(job_id), timeout_s=30, what="the job to print")
+    rig.cluster.daemon("sidecar").stop()
+    rig.cluster.run(["scontrol", "requeue", str(job_id)], check=True)
+    rig.wait_for_state(job_id, "PENDING", timeout_s=60)
+    rig.cluster.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now"], check=True)
+    rig.wait_for_state(job_id, "RUNNING", timeout_s=60)
+    rig.cluster.daemon("sidecar").start()
+
+    def has_begun() -> bool:
+        assert _processes(rig).count(f"\n{marker}\n") <= 1
+        return b"attempt 1" in rig.output(job_id)
+
+    wait_until(has_begun, timeout_s=60, what="the next attempt")
+    rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
+    wait_until_diverting(rig)
+
+
 def _processes(rig: Rig) -> str:
     return rig.site.run(["ps", "-eo", "args="], check=True).stdout
 
