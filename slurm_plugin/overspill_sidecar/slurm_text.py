@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_UNLIMITED = frozenset({"UNLIMITED", "INFINITE"})
-_DAYS_TIME = re.compile(r"(\d{1,6})-(\d{1,9})(?::(\d{1,9}))?(?::(\d{1,9}))?", re.ASCII)
+#: `INVALID` is how squeue prints a limit of centuries, which any user may ask for (seen on 22.05).
+_UNLIMITED = frozenset({"UNLIMITED", "INFINITE", "INVALID"})
+_DAYS_TIME = re.compile(r"(\d{1,9})-(\d{1,9})(?::(\d{1,9}))?(?::(\d{1,9}))?", re.ASCII)
 _TIME = re.compile(r"(\d{1,9})(?::(\d{1,9}))?(?::(\d{1,9}))?", re.ASCII)
 _SIZE = re.compile(r"(\d{1,18})(?:\.\d+)?([KMGTP]?)", re.ASCII)
 _MIB_PER_UNIT = {"": 1, "K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2, "P": 1024**3}

@@ -123,6 +123,37 @@ def test_a_deadline_that_no_hook_sees_brings_the_job_home_as_soon_as_it_shows(fu
     full_rig.cluster.run(["scancel", str(job_id)], check=True)
 
 
+_ODD_JOBS = [
+    ("--time=1491308-0",),
+    ("--time=2147483647",),
+    ("--ntasks=2147483647", "--cpus-per-task=65000"),
+    ("--nodes=1000000-2000000",),
+    ("--begin=2106-01-01",),
+    ("--deadline=2106-01-01", "--time=10"),
+    ("--partition=" + "batch," * 150 + "batch",),
+    (
+        "--job-name=a\x1eb\x1fc\n7\x1f",
+        "--comment=\x1e\n7\x1f",
+        "--wckey=x\x1ey",
+        "--qos=q\x1e",
+        "--account=a\x1e\n7\x1f",
+    ),
+    ("--job-name=\udcff\udcfe",),
+    ("--array=1,3,5-9:2%1",),
+]
+
+
+def test_odd_jobs_of_one_user_neither_end_the_router_nor_blind_it(full_rig: Rig) -> None:
+    rig, before = full_rig, full_rig.options.policy
+    odd = [rig.sbatch(_NOTHING, "--hold", *options) for options in _ODD_JOBS]
+    odd += [rig.sbatch(_NOTHING, *options, "--overspill=auto") for options in _ODD_JOBS]
+    rig.set_policy(f"{before},overspill_deny_users=alice")
+    _wait_for_answer(rig, "policy_user", user="alice")
+    rig.cluster.run(["scancel", *map(str, odd)], check=True)
+    rig.set_policy(before)
+    _wait_for_answer(rig, "wait_above_threshold", "--ntasks=8", user="alice")
+
+
 def test_new_words_count_after_a_reconfigure_and_wrong_ones_leave_the_last_good(full_rig: Rig) -> None:
     rig, before = full_rig, full_rig.options.policy
     rig.set_policy(f"{before},overspill_deny_users=alice")

@@ -47,7 +47,7 @@ def test_a_time_that_slurm_prints_is_read_back(days: int, hours: int, minutes: i
     assert parse_duration_s(f"{days * 24 + hours:02}:{minutes:02}:{seconds:02}") == total
 
 
-@pytest.mark.parametrize("text", ["UNLIMITED", "NONE", "NOT_SET", "Partition_Limit", "infinite"])
+@pytest.mark.parametrize("text", ["UNLIMITED", "NONE", "NOT_SET", "Partition_Limit", "infinite", "INVALID"])
 def test_no_time_limit_has_many_names(text: str) -> None:
     assert parse_time_limit_s(text) is None
 
