@@ -15,6 +15,8 @@ _WINDOW_S = 60.0
 _MOST_OF_ONE = 30
 #: Lines of one action about nobody in particular.
 _MOST_OF_ALL = 300
+#: Warnings of one action about one cluster, whatever jobs and users it names: they may be made up.
+_MOST_OF_ONE_CLUSTER = 1000
 _ABOUT = ("run_id", "slurm_job_id", "user_id", "site")
 
 
@@ -49,6 +51,13 @@ class FloodGate:
         """
         if method == "debug":
             return event
+        cluster = event.get("slurm_cluster")
+        if cluster is not None and method in {"warning", "error"}:
+            nth = self._window.count((event.get("action"), "slurm_cluster", cluster))
+            if nth > _MOST_OF_ONE_CLUSTER:
+                raise DropEvent
+            if nth == _MOST_OF_ONE_CLUSTER:
+                event["is_last_of_minute"] = True
         about = tuple(event.get(name) for name in _ABOUT)
         most = _MOST_OF_ONE if any(about) else _MOST_OF_ALL
         nth = self._window.count((event.get("action"), about))

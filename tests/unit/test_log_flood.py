@@ -52,6 +52,22 @@ def test_one_jobs_flood_silences_no_other_job_and_no_other_action(clock: _Clock)
     assert len(_passed(gate, 1, slurm_job_id=7, action="run_state")) == 1
 
 
+def test_a_cluster_that_makes_jobs_and_users_up_is_bounded_and_silences_no_other(clock: _Clock) -> None:
+    gate = FloodGate()
+
+    def is_passed(cluster: str, number: int) -> bool:
+        about = {"action": "submit_refused", "slurm_cluster": cluster, "slurm_job_id": number, "user_id": number}
+        try:
+            gate(None, "warning", about)
+        except DropEvent:
+            return False
+        return True
+
+    assert sum(is_passed("mallory", number) for number in range(5_000)) == 1_000
+    assert is_passed("rig", 1)
+    assert len(_passed(gate, 20, slurm_cluster="mallory", slurm_job_id=1)) == 20
+
+
 def test_what_is_about_nobody_may_come_more_often(clock: _Clock) -> None:
     assert len(_passed(FloodGate(), 1_000)) == 300
 
