@@ -69,6 +69,7 @@ class Site:
     metrics_port: int = field(default_factory=free_port)
     runner: Path = DEFAULT_RUNNER
     cpus: int = 8
+    lease_s: int = 90
     state_size: str = ""
     authority: trustme.CA = field(default_factory=trustme.CA)
     process: subprocess.Popen[bytes] | None = None
@@ -123,6 +124,7 @@ tls = {tls}
 [runner_channel]
 listen = "127.0.0.1:{self.runner_port}"
 url = "https://localhost:{self.runner_port}"
+lease_s = {self.lease_s}
 tls = {tls}
 [store]
 path = "{self.state_inside}/agent.db"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
 
+from overspill.runner_protocol import KEEPALIVE_S
 from overspill.v1 import agent_pb2 as pb
 from tests.integration.agent_relay import Followed, Relay, relay_of, spec_of, until_output
-from tests.integration.agent_site import CLUSTER, Site, wait_until
+from tests.integration.agent_site import CLUSTER, Site, running_site, wait_until
 
 _LONG = b"#!/bin/sh\necho started; sleep 600 & wait\n"
 
@@ -101,6 +103,21 @@ async def test_everything_can_be_killed_even_after_the_agent_was_stopped(own_sit
     finally:
         keeper.kill()
         await keeper.wait()
+
+
+async def test_runs_of_an_agent_that_is_stopped_and_stays_away_end_by_themselves(tmp_path: Path) -> None:
+    lease_s = 2 * KEEPALIVE_S + 1
+    with running_site(tmp_path, lease_s=lease_s) as site:
+        async with relay_of(site) as relay:
+            await relay.submit(b"#!/bin/sh\nwhile :; do touch /srv/shared/alive; sleep 0.2; done\n")
+            alive = site.shared / "alive"
+            await asyncio.to_thread(wait_until, alive.exists, "the script runs")
+        await asyncio.to_thread(site.stop)
+        stopped_at = time.time()
+        still_s = 5
+        is_still = lambda: time.time() - alive.stat().st_mtime > still_s  # noqa: E731
+        await asyncio.to_thread(wait_until, is_still, "the script has stopped", lease_s + 30.0)
+        assert alive.stat().st_mtime - stopped_at > lease_s / 2
 
 
 @pytest.mark.parametrize("arguments", [(), ("--all", "x"), ("0123",)])
