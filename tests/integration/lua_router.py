@@ -26,7 +26,7 @@ class NamedRouter(router_pb2_grpc.RouterServicer):
             return router_pb2.DecideResponse(verdict=router_pb2.DecideResponse.VERDICT_REFUSE, user_message="no")
         elif request.job_name == "local":
             return router_pb2.DecideResponse(verdict=router_pb2.DecideResponse.VERDICT_LOCAL)
-        padding = {"huge": 1_000_000, "big": 60_000, "large": len(request.features) // 10}.get(request.job_name, 0)
+        padding = {"huge": 1_000_000, "big": 60_000, "large": 5 * len(request.open_partitions)}.get(request.job_name, 0)
         return router_pb2.DecideResponse(
             verdict=router_pb2.DecideResponse.VERDICT_DIVERT,
             partition="batch,overspill",

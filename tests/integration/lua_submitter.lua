@@ -26,9 +26,12 @@ overspill.configure { socket = socket_path, deadline_s = tonumber(deadline_s) }
 local function submit(name)
   local job_desc = {
     script = "#!/bin/sh\ntrue\n", name = name, user_id = 2001, time_limit = 4294967294, shared = 65534, min_cpus = 1,
-    features = name == "large" and ("x"):rep(200000) or nil,
   }
-  local code = overspill.submit(job_desc, { batch = {}, overspill = {} }, 2001)
+  local part_list = { batch = {}, overspill = {} }
+  for number = 1, name == "large" and 4000 or 0 do
+    part_list[("%050d"):format(number)] = {}
+  end
+  local code = overspill.submit(job_desc, part_list, 2001)
   io.write(code, "\t", job_desc.partition or "", "\t", table.concat(logged, " | "), "\n")
   logged = {}
 end
