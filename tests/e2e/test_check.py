@@ -80,7 +80,7 @@ FAULTS = {
         _CONF,
         _replace("MaxNodes=1 DefaultTime=00:10:00 MaxTime=1-00:00:00 DefMemPerCPU=1000", "MaxNodes=1 MaxTime=600"),
         "partition overspill",
-        "it has no DefMemPerCPU",
+        "neither it nor the cluster has DefMemPerCPU",
         is_reconfigured=True,
     ),
     "mode shadow": Fault(
@@ -136,10 +136,10 @@ FAULTS = {
         _AGENT, lambda text: f"colour = 1\n{text}", "agent.toml", "colour", at="site"
     ),
     "an account of the system": Fault(
-        _AGENT, _replace('alice = "alice"', 'alice = "root"'), "accounts: rig", "mapped to root", at="site"
+        _AGENT, _replace('"alice" = "alice"', '"alice" = "root"'), "accounts: rig", "mapped to root", at="site"
     ),
     "an account that is none": Fault(
-        _AGENT, _replace('alice = "alice"', 'alice = "alise"'), "accounts: rig", "alise", at="site"
+        _AGENT, _replace('"alice" = "alice"', '"alice" = "alise"'), "accounts: rig", "alise", at="site"
     ),
     "a Python that is none": Fault(
         _AGENT,

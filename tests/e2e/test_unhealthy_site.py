@@ -108,6 +108,7 @@ def test_a_node_that_cannot_hand_over_heals_by_itself(rig: Rig) -> None:
     finally:
         aside.rename(proxy)
     wait_until(lambda: not drain_reason(rig), timeout_s=60, what="the node to be used again")
+    rig.wait_for_state(job_id, ["PENDING"], timeout_s=60)
     rig.cluster.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now"], check=True)
     rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=60)
     assert rig.output(job_id) == b"here\n"

@@ -19,11 +19,8 @@ _HERE = "#!/bin/bash\necho here $1\nhostname\n"
 def _rig() -> Iterator[Rig]:
     """A rig whose site does not know bob, and whose relay waits 3 s for an absent agent."""
     with Rig.up(policy="overspill_mode=always") as rig:
-        agent_toml = rig.site.path(_AGENT_TOML).read_text().replace('bob = "bob"\n', "")
-        rig.site.write(_AGENT_TOML, agent_toml)
-        sidecar_toml = rig.cluster.path(_SIDECAR_TOML).read_text()
-        sidecar_toml = sidecar_toml.replace("unreachable_grace_s = 60.0", "unreachable_grace_s = 3.0")
-        rig.cluster.write(_SIDECAR_TOML, sidecar_toml)
+        rig.site.replace(_AGENT_TOML, '"bob" = "bob"\n', "")
+        rig.cluster.replace(_SIDECAR_TOML, "unreachable_grace_s = 5.0", "unreachable_grace_s = 3.0")
         for daemon in (rig.site.daemon("agent"), rig.cluster.daemon("sidecar")):
             daemon.stop()
             daemon.start()

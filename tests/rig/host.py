@@ -117,6 +117,17 @@ class Host:
         target.chmod(mode)
         return target
 
+    def replace(self, path: str, old: str, new: str) -> None:
+        """Replace a text in a file of root's.
+
+        Raises:
+            RigError: if it is not there: a change that changes nothing tests nothing.
+        """
+        text = self.path(path).read_text()
+        if old not in text:
+            raise RigError(f"{path} of {self.name} has no {old!r}")
+        self.write(path, text.replace(old, new))
+
     def command(self, argv: Sequence[str], *, user: str = "root", cwd: str | None = None) -> list[str]:
         """Return the argv that executes `argv` inside, as `user`, in `cwd` (default: the user's home)."""
         directory = cwd if cwd is not None else login_environment(user)["HOME"]

@@ -118,7 +118,7 @@ CASES = (
     Case("standard-input-read-twice", bash("read a; echo $a; cat"), options=("--input=in",), files={"in": "1\n2\n3"}),
     Case("standard-input-that-is-missing", bash("cat; echo ran"), options=("--input=nowhere",)),
     Case("standard-input-by-pattern", bash("cat"), options=("--input=in-%x", "--job-name=n"), files={"in-n": "found"}),
-    Case("open-descriptors", bash("ls /proc/$$/fd; ls -l /proc/$$/fd | wc -l")),
+    Case("open-descriptors", bash("ls /proc/$$/fd")),
     Case("signals-ignored-and-blocked", "#!/usr/bin/grep -E Sig(Blk|Ign|Cgt)\n", ("/proc/self/status",)),
     Case("priorities", bash("nice; ionice; cat /proc/self/oom_score_adj; chrt -p $$ | sed 's/.*: //'")),
     Case(
