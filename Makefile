@@ -53,8 +53,8 @@ lint: .venv/.ready ## ruff, mypy --strict, import contracts
 unit: .venv/.ready ## The fast tests: no daemons
 	$(VENV)/bin/pytest tests/unit
 
-test: setup proto-check lint ## Everything: lint, generated code, unit, conformance, integration, end to end on a real Slurm
-	$(VENV)/bin/pytest tests
+test: setup proto-check lint ## Everything: lint, generated code, unit, conformance, integration, end to end on a real Slurm, packages; under 30 minutes
+	$(VENV)/bin/pytest tests -n 3 --dist loadfile --durations=15
 
 bench: setup ## Measure Overspill against plain Slurm, under 15 minutes: make bench [NAME="first-line cancellation"] [JSON=FILE]
 	@$(PY) -m tests.bench $(if $(JSON),--json $(JSON)) $(NAME)
