@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +16,7 @@ from overspill.cli import main
 from overspill.errors import NotFoundError
 from overspill.v1.sidecar_pb2 import DecisionRecord
 from overspill_sidecar.cluster import Job
+from overspill_sidecar.commands import logs
 from overspill_sidecar.commands.cluster import check_job_id, parse_shown_job, trail_facts
 from overspill_sidecar.commands.explain import matching
 from overspill_sidecar.decision import capacity, decide, eligibility, shape, target
@@ -82,6 +85,18 @@ def test_every_reason_in_the_code_has_a_sentence() -> None:
 def test_a_shadowed_decision_says_what_would_have_been() -> None:
     assert "otherwise it would have gone" in sentence("shadow_wait_above_threshold")
     assert sentence("some_newer_word") == "some newer word"
+
+
+def test_a_reader_of_a_log_that_goes_away_is_not_taken_for_an_unreadable_log(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "slurm-1.out").write_bytes(b"x" * 1_000_000)
+    reading_fd, writing_fd = os.pipe()
+    os.close(reading_fd)
+    with os.fdopen(writing_fd, "wb", buffering=0) as pipe:
+        monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=pipe))
+        with pytest.raises(BrokenPipeError):
+            logs._copy(logs._Output(_job(), tmp_path / "slurm-1.out"), follow=False)  # noqa: SLF001 - the edge of it
 
 
 @pytest.mark.parametrize("arguments", [["decide", "--ntasks", "-5"], ["jobs", "--state", "RUNING"]])

@@ -57,7 +57,10 @@ def explain(job_id: str, *, as_json: bool) -> None:
     """
     found = find_jobs(job_id)
     if not found:
-        raise NotFoundError(f"Slurm does not know job {job_id}: it ended more than MinJobAge ago, or never was")
+        where = f"see sacct -j {job_id}, and overspill logs {job_id} --events"
+        raise NotFoundError(
+            f"Slurm does not know job {job_id}: it ended more than MinJobAge ago, or never was; {where}"
+        )
     story = _learn(found[0])
     if as_json:
         print_json(_as_json(story))

@@ -53,7 +53,8 @@ def logs(job_id: str, *, follow: bool, is_stderr: bool, is_story: bool, as_json:
     if as_json:
         raise click.UsageError("--json goes with --events: output is bytes, not JSON")
     if not jobs:
-        raise NotFoundError(f"Slurm does not know job {job_id} (any more); its output file is where the user put it")
+        what = "its output file is where the user put it, and --events may know what happened to it"
+        raise NotFoundError(f"Slurm does not know job {job_id} (any more); {what}")
     if len(jobs) > 1:
         raise NotFoundError(f"job {job_id} is an array, each task with a file of its own: name one, as {jobs[0].name}")
     output = _output(jobs[0], is_stderr=is_stderr)
@@ -98,15 +99,16 @@ def _copy(output: _Output, *, follow: bool) -> None:
     if follow:
         _wait_for(output)
     try:
-        with output.path.open("rb") as file:
-            for chunk in _chunks(file, output.job.name, follow=follow):
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
+        file = output.path.open("rb")
     except FileNotFoundError:
         what = "has not started yet" if output.job.is_pending else "is gone, or on another host"
         raise NotFoundError(f"{output.path} is not there: the job or its file {what}") from None
     except OSError as error:
         raise UnavailableError(f"cannot read {output.path}: {error.strerror}") from error
+    with file:
+        for chunk in _chunks(file, output.job.name, follow=follow):
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
 
 
 def _wait_for(output: _Output) -> None:
@@ -123,7 +125,11 @@ def _chunks(file: IO[bytes], job: str, *, follow: bool) -> Iterator[bytes]:
     """Yield the file's bytes; with `follow` until the job is over and nothing is left."""
     asked_at, is_over = time.monotonic(), not follow
     while True:
-        if chunk := file.read(_CHUNK_BYTES):
+        try:
+            chunk = file.read(_CHUNK_BYTES)
+        except OSError as error:
+            raise UnavailableError(f"cannot read {file.name}: {error.strerror}") from error
+        if chunk:
             yield chunk
             continue
         if is_over:
