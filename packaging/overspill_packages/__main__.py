@@ -6,12 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
 from overspill_packages import deb, environment, facts, manuals, rpm, tree
-from overspill_packages.description import Facts, Format, load
+from overspill_packages.description import Description, Facts, Format, load
 from overspill_packages.facts import SYSTEM_PYTHON
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -38,24 +41,29 @@ def main(out: Path, formats: tuple[str, ...], slurm_include: Path) -> None:
         found = facts.find(slurm_include)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    work = _CHECKOUT / "build/packages"
-    shutil.rmtree(work, ignore_errors=True)
-    built = work / "built"
-    built.mkdir(parents=True)
     out.mkdir(exist_ok=True)
-    _build_contents(built, found, slurm_include)
-    description = load(_CHECKOUT / "packaging/packages.toml")
-    for package_format in map(Format, formats):
-        build = {Format.DEB: deb.build, Format.RPM: rpm.build}[package_format]
-        for package in description.package:
-            root = work / package_format / package.name
-            common = description.common
-            tree.stage(package, common, package_format, checkout=_CHECKOUT, built=built, root=root, facts=found)
-            click.echo(build(package, common, root=root, facts=found, out=out.resolve()))
+    with TemporaryDirectory(prefix="overspill-packages.") as name, ThreadPoolExecutor() as pool:
+        work = Path(name)
+        _build_contents(work / "built", found, slurm_include)
+        build = partial(_build, load(_CHECKOUT / "packaging/packages.toml"), found, work, out.resolve())
+        for path in pool.map(build, map(Format, formats)):
+            click.echo("\n".join(map(str, path)))
+
+
+def _build(description: Description, found: Facts, work: Path, out: Path, package_format: Format) -> list[Path]:
+    """Build all packages of one format and return them."""
+    build = {Format.DEB: deb.build, Format.RPM: rpm.build}[package_format]
+    common, built, paths = description.common, work / "built", []
+    for package in description.package:
+        root = work / package_format / package.name
+        tree.stage(package, common, package_format, checkout=_CHECKOUT, built=built, root=root, facts=found)
+        paths.append(build(package, common, root=root, facts=found, out=out))
+    return paths
 
 
 def _build_contents(built: Path, found: Facts, slurm_include: Path) -> None:
     """Make all that is in the packages and not in the checkout."""
+    built.mkdir()
     environment.build(_CHECKOUT, built / "venv", found)
     environment.write_launchers(built / "launchers")
     manuals.build(_CHECKOUT / "docs", built / "man", found)

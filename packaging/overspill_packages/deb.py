@@ -34,7 +34,7 @@ def build(package: Package, common: Common, *, root: Path, facts: Facts, out: Pa
     control.chmod(0o755)
     tree.set_times(root, facts.epoch_s)
     package_file = out / f"{package.name}_{facts.version}-{facts.REVISION}_{facts.architecture}.deb"
-    argv = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z1", "--build", str(root), str(package_file)]
+    argv = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z0", "--build", str(root), str(package_file)]
     subprocess.run(argv, check=True, capture_output=True)
     return package_file
 

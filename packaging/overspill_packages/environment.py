@@ -63,8 +63,8 @@ def compile_all(directory: Path, *, built_below: Path, installed_below: Path) ->
     Unchecked, because a package's files change only together, and times of files would make each build another.
     """
     subprocess.run(
-        [SYSTEM_PYTHON, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", built_below, "-p",
-         installed_below, directory],
+        [SYSTEM_PYTHON, "-m", "compileall", "-q", "-j0", "--invalidation-mode", "unchecked-hash",
+         "-s", built_below, "-p", installed_below, directory],
         check=True, env={**os.environ, "PYTHONHASHSEED": "0"},
     )  # fmt: skip
 

@@ -50,6 +50,7 @@ def _convert(markdown: str, page: Path, facts: Facts) -> None:
     day = datetime.fromtimestamp(facts.epoch_s, tz=UTC).date().isoformat()
     about = {"title": name.upper(), "section": section, "date": day, "source": f"Overspill {facts.version}"}
     words = [word for key, value in about.items() for word in ("-M", f"{key}={value}")]
-    argv = ["lowdown", "-s", "-Tman", "--out-no-smarty", *words, "-"]
+    # Without intraemph: `refresh_every_s` is one word.
+    argv = ["lowdown", "-s", "-Tman", "--parse-no-intraemph", "--out-no-smarty", *words, "-"]
     done = subprocess.run(argv, input=markdown, check=True, capture_output=True, text=True)
     page.write_text(done.stdout, encoding="utf-8")

@@ -18,7 +18,7 @@ _SPEC = """\
 # Python's files are compiled already, for the interpreter that the package depends on, and the libraries in it are
 # nobody else's: what rpm would find out by itself about either is wrong.
 AutoReqProv: no
-%global _binary_payload w6.zstdio
+%global _binary_payload w3.zstdio
 %global __os_install_post %{{nil}}
 %global _build_id_links none
 %global _buildhost reproducible

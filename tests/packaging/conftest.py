@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.packaging import how_to
+from tests.packaging.debian import locked
 from tests.packaging.machines import Machines
 from tests.rig.parts import CHECKOUT
 
@@ -21,9 +22,15 @@ HOW_TO = CHECKOUT / "docs/howto-admin.md"
 
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory with all packages."""
-    out = tmp_path_factory.mktemp("packages")
-    build(out, "deb", "rpm")
+    """The directory with all packages, built once for all of xdist's workers."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    out = shared / "packages"
+    with locked(shared / "packages.lock"):
+        if not out.exists():
+            build(out.with_suffix(".partial"), "deb", "rpm")
+            out.with_suffix(".partial").rename(out)
     return out
 
 

@@ -5,8 +5,12 @@ Everything comes from where this machine's own apt gets it; no mirror is named h
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.rig.parts import CHECKOUT
@@ -22,35 +26,46 @@ _APT_FILES = (
 #: Nothing is started at installation; and a test's machine need not survive a power cut.
 _OURS = {"usr/sbin/policy-rc.d": "#!/bin/sh\nexit 101\n", "etc/dpkg/dpkg.cfg.d/fast": "force-unsafe-io\n"}
 _NEEDS_OF_CLUSTER = ("slurmctld", "slurmd", "slurm-client", "lua-socket")
-_NEEDS_OF_SITE = ("bubblewrap",)
-#: What `make up` and every tutorial on Slurm take for granted.
+_NEEDS_OF_SITE = ("bubblewrap", "ca-certificates")
+#: What `make up` and every tutorial on Slurm take for granted: installed already.
 _NEEDS_OF_TESTS = ("python3", "iproute2", "procps")
 
 
 def base() -> Path:
     """Return a tar archive of a Debian with only its essential packages; what others need waits in its apt's cache."""
-    archive = _CACHE / f"{_SUITE}.tar"
-    if not archive.exists():
-        _make_base(archive)
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    archive = _CACHE / f"{_SUITE}-{recipe}.tar"
+    with locked(_CACHE / "lock"):
+        if not archive.exists():
+            _make_base(archive)
     return archive
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep everybody else out who wants the same lock; it ends with its process."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _make_base(archive: Path) -> None:
     tree = _CACHE / "root"
     shutil.rmtree(tree, ignore_errors=True)
-    _CACHE.mkdir(parents=True, exist_ok=True)
     _run("debootstrap", "--variant=minbase", _SUITE, str(tree), _mirror())
     for name in _APT_FILES:
         _replace(Path("/", name), tree / name)
     for name, content in _OURS.items():
         (tree / name).write_text(content)
         (tree / name).chmod(0o755)
-    needed = {*_NEEDS_OF_CLUSTER, *_NEEDS_OF_SITE, *_NEEDS_OF_TESTS}
+    install = ("chroot", str(tree), "apt-get", "install", "-q", "--yes")
     _run("chroot", str(tree), "apt-get", "update", "-q")
+    _run(*install, "--no-install-recommends", *_NEEDS_OF_TESTS)
     # Debian's images for containers throw downloads away; here they are the point.
     (tree / "etc/apt/apt.conf.d/zz-keep").write_text('Binary::apt::APT::Keep-Downloaded-Packages "true";\n')
     (tree / "etc/apt/apt.conf.d/docker-clean").unlink(missing_ok=True)
-    _run("chroot", str(tree), "apt-get", "install", "-q", "--yes", "--download-only", *sorted(needed))
+    _run(*install, "--download-only", *_NEEDS_OF_CLUSTER, *_NEEDS_OF_SITE)
     partial = archive.with_suffix(".partial")
     _run("tar", "-C", str(tree), "-cf", str(partial), ".")
     partial.rename(archive)

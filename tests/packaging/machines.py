@@ -135,8 +135,7 @@ def _start(root: Path, lease: IO[bytes], home: RigDirectory) -> Host:
 
 
 def _prepare(host: Host) -> None:
-    """Add what every machine in a cluster has, and the users."""
-    _install(host, "python3", "iproute2", "procps")
+    """Add the users."""
     for user in USERS:
         # --badname: one of them has a blank and a quote in its name.
         useradd = ["useradd", "--badname", "--create-home", f"--uid={user.uid}", "--shell=/bin/bash", user.name]

@@ -9,6 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from overspill_agent.config import AgentConfig
+from overspill_packages import manuals
+from overspill_packages.description import Facts
 from overspill_packages.facts import slurm_release
 from overspill_packages.tables import as_lists
 from overspill_sidecar.config import SidecarConfig
@@ -50,6 +52,13 @@ def test_the_manual_of_a_configuration_file_names_every_key(page: str, model: ty
     text = (CHECKOUT / "docs" / page).read_text()
     missing = [key for key in _keys(model) if f"**{key}**" not in text and f"[{key}" not in text]
     assert missing == []
+
+
+def test_a_manual_page_spells_words_with_underscores_as_they_are(tmp_path: Path) -> None:
+    facts = Facts(version="1", architecture="amd64", python="3.11", slurm="22.05", slurm_next="22.06", epoch_s=0)
+    manuals.build(CHECKOUT / "docs", tmp_path / "man", facts)
+    page = (tmp_path / "man/overspill-agent.toml.5").read_text().replace("\\", "")
+    assert "certificate_life_s" in page
 
 
 def _keys(model: type[BaseModel]) -> Iterator[str]:
