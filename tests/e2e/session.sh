@@ -25,7 +25,7 @@ until_said() { # FILE TEXT
 }
 
 has_reason() {
-    [ "$(squeue --noheader --job="$1" --format=%r 2>&1)" = "$2" ]
+    [ "$(squeue --noheader --job="$1" --states=PENDING --format=%r 2>&1)" = "$2" ]
 }
 
 until_reason() { # JOB REASON

@@ -8,7 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.diversion import drain_reason, submit_diverted, wait_until, wait_until_diverting
+from tests.e2e.diversion import (
+    drain_reason,
+    submit_diverted,
+    wait_until,
+    wait_until_diverting,
+    wait_until_not_diverting,
+)
 from tests.rig import Rig
 from tests.rig.routing import would_divert
 from tests.rig.slurm_conf import VIRTUAL_NODE
@@ -41,7 +47,7 @@ def test_a_site_that_its_operator_drains_keeps_its_runs_and_takes_no_new_ones(ri
     try:
         wanted = "overspill: site-a takes no new runs: new disks"
         wait_until(lambda: drain_reason(rig) == wanted, timeout_s=60, what="the drain")
-        assert not would_divert(rig)
+        wait_until_not_diverting(rig)
         rig.wait_for_state(job_id, ["FAILED"], timeout_s=120)
         assert rig.job(job_id)["ExitCode"] == "4:0"
     finally:

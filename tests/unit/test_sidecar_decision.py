@@ -361,6 +361,18 @@ def test_a_job_that_its_own_partition_could_never_run_is_left_to_slurm() -> None
         ("split up", {"site": replace(IDLE_SITE, capacity=SiteCapacity(TOTAL, TOTAL, Amount(0, 50)))}),
         ("allocated by Slurm", {"of": snapshot(*full_batch(), running(7, "ovs1", 8, partitions=("overspill",)))}),
         ("waited for", {"of": snapshot(*full_batch(), job(7, cpus=8, partitions=("batch", "overspill")))}),
+        (
+            "started by Slurm on nodes larger than the site, which has not heard of it yet",
+            {
+                "of": snapshot(
+                    *full_batch(),
+                    nodes={
+                        **{name: node(name, cpus_allocated=2) for name in ("c1", "c2", "c3", "c4")},
+                        "ovs1": node("ovs1", 64, 256_000, partitions=("overspill",), cpus_allocated=8),
+                    },
+                )
+            },
+        ),
     ],
 )
 def test_a_job_goes_only_where_a_slot_is_free_now(what: str, changes: dict[str, Any]) -> None:

@@ -83,6 +83,11 @@ class Room:
     def free(self) -> Amount:
         return sum(self.free_nodes, Amount())
 
+    @property
+    def allocated(self) -> Amount:
+        """What jobs have of its usable nodes."""
+        return sum(self.nodes, Amount()) - self.free
+
 
 def rooms_in(snapshot: Snapshot) -> Mapping[str, Room]:
     """Return every partition's room: one walk over the queue, so that a decision needs none."""
@@ -136,7 +141,8 @@ def why_never_fits(shape: Shape, site: SiteView, room: Room) -> str | None:
 def can_start_now(shape: Shape, site: SiteView, room: Room, promised: Amount) -> bool:
     """Tell whether all that the job wants at once is free now, by Slurm's word and by the agent's.
 
-    What is promised to others, and what waits for the same nodes, is taken off first.
+    What is promised to others, and what waits for the same nodes, is taken off first. So is what Slurm has given to
+    jobs on these nodes, from the site's total: the agent hears of such a job later than Slurm starts it.
     """
     if site.capacity is None:
         return False
@@ -148,6 +154,7 @@ def can_start_now(shape: Shape, site: SiteView, room: Room, promised: Amount) ->
         and (room.free - claimed).holds(everything)
         and (site.capacity.largest_free - claimed).holds(_as_counted_by(site.capacity, slot))
         and (site.capacity.free - claimed).holds(_as_counted_by(site.capacity, everything))
+        and (site.capacity.total - room.allocated - claimed).holds(_as_counted_by(site.capacity, everything))
     )
 
 

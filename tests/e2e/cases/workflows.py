@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from tests.e2e.cases.case import Case, bash
 
-_RESTARTS = bash(
-    'echo "attempt ${SLURM_RESTART_COUNT:-first}"; [ "$SLURM_RESTART_COUNT" = 1 ] && exit 5; echo ready; sleep 60'
-)
 #: Waits without a child, whose death by the same signal bash would notice sooner or later than its own.
 _READY = "exec 3<> <(:); echo ready; while :; do read -rt 60 -u 3; done"
+_RESTARTS = bash(f'echo "attempt ${{SLURM_RESTART_COUNT:-first}}"; [ "$SLURM_RESTART_COUNT" = 1 ] && exit 5; {_READY}')
 _TRAP = "trap 'echo caught {name}; exit {code}' {name}\n" + _READY
 
 
