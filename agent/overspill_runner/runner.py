@@ -23,6 +23,7 @@ Everything sleeps until something happens. Errors of its own go to its standard 
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import fcntl
 import json
@@ -768,7 +769,10 @@ class Launcher:
         self.stdout_fd, stdout_write = os.pipe()
         self.stderr_fd, stderr_write = os.pipe()
         for fd in (stdout_write, stderr_write):
-            fcntl.fcntl(fd, _F_SETPIPE_SZ, MAX_FRAME_BYTES)
+            # Refused when all of the account's pipes together are too large (fs.pipe-user-pages-soft: by default 64
+            # MiB, so from the 33rd run on). What a pipe has is enough then, only slower.
+            with contextlib.suppress(PermissionError):
+                fcntl.fcntl(fd, _F_SETPIPE_SZ, MAX_FRAME_BYTES)
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._orders_write)
