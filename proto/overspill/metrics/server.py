@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -80,6 +81,8 @@ class MetricsServer:
             server.close()
             for connection in self._connections:
                 connection.cancel()
+            if self._connections:
+                await asyncio.wait(self._connections, timeout=1)
 
     async def _listening(self, context: ssl.SSLContext | None) -> asyncio.Server:
         if self._listen.startswith(UNIX_PREFIX):
@@ -108,6 +111,8 @@ class MetricsServer:
             _log.debug("no metrics request", action="metrics_request_broken", reason=str(error))
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     def _answer(self, head: bytes) -> bytes:
         method, _, rest = head.decode("latin-1").partition(" ")
