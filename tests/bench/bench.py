@@ -121,7 +121,7 @@ class Bench:
         """Cancel alice's jobs and wait until none is left."""
         self.rig.cluster.run(["scancel", "--user=alice"], check=True, timeout=120.0)
         queue = ["squeue", "--noheader", "--user=alice", "--format=%A"]
-        if not poll(lambda: not self.rig.cluster.run(queue, check=True).stdout.split(), timeout_s=120, interval_s=0.2):
+        if not poll(lambda: not self.rig.cluster.run(queue, check=True).stdout.split(), timeout_s=400, interval_s=0.2):
             raise BenchError("alice's jobs do not end")
 
     def load_hook(self, script: str | None = None) -> None:
