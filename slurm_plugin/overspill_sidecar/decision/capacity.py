@@ -72,21 +72,15 @@ class Room:
     #: Its usable nodes.
     nodes: tuple[Amount, ...]
     free_nodes: tuple[Amount, ...]
+    #: Of its usable nodes together: what is free, and what jobs have.
+    free: Amount
+    allocated: Amount
     #: What jobs competing for these nodes take as soon as Slurm looks at them.
     waiting: Amount
     #: Jobs and array tasks that run here, or that compete for these nodes among others.
     jobs: int = 0
     #: What all its nodes have.
     features: frozenset[str] = frozenset()
-
-    @property
-    def free(self) -> Amount:
-        return sum(self.free_nodes, Amount())
-
-    @property
-    def allocated(self) -> Amount:
-        """What jobs have of its usable nodes."""
-        return sum(self.nodes, Amount()) - self.free
 
 
 def rooms_in(snapshot: Snapshot) -> Mapping[str, Room]:
@@ -107,13 +101,18 @@ def rooms_in(snapshot: Snapshot) -> Mapping[str, Room]:
 def _room(snapshot: Snapshot, partition: Partition, waiting: Amount, jobs: int) -> Room:
     nodes = tuple(snapshot.nodes_of(partition.name))
     usable = [node for node in nodes if node.is_usable]
+    sizes = tuple(_size(node) for node in usable)
+    free_nodes = tuple(
+        _size(node) - Amount(node.cpus_allocated, node.memory_allocated_mib, node.gpus_allocated) for node in usable
+    )
+    free = sum(free_nodes, Amount())
     return Room(
         partition=partition,
         whole=sum((_size(node) for node in nodes), Amount()),
-        nodes=tuple(_size(node) for node in usable),
-        free_nodes=tuple(
-            _size(node) - Amount(node.cpus_allocated, node.memory_allocated_mib, node.gpus_allocated) for node in usable
-        ),
+        nodes=sizes,
+        free_nodes=free_nodes,
+        free=free,
+        allocated=sum(sizes, Amount()) - free,
         waiting=waiting,
         jobs=jobs,
         features=frozenset.intersection(*(node.features for node in nodes)) if nodes else frozenset(),
