@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -19,9 +19,8 @@ from overspill.errors import AdminError
 from overspill.metrics import MetricsServer, describe_process
 from overspill.tls import WatchedTls
 from overspill_agent import metrics
-from overspill_agent.backends.local import LocalBackend, LocalSite
-from overspill_agent.backends.sandbox import Roots
-from overspill_agent.config import DEFAULT_PATH, AgentConfig
+from overspill_agent.backend import backend_of
+from overspill_agent.config import AgentConfig, Local
 from overspill_agent.drain import Drain
 from overspill_agent.gauges import AgentGauges
 from overspill_agent.homes import Homes
@@ -29,7 +28,6 @@ from overspill_agent.pki import Authority
 from overspill_agent.pki.renewal import keep_agent_certificate
 from overspill_agent.reconcile import Reconciler, RunnerAccess
 from overspill_agent.registry import Registry
-from overspill_agent.runs import Resources
 from overspill_agent.service.agent_service import AgentService
 from overspill_agent.service.callers import Callers
 from overspill_agent.service.enrolment import Enrolment
@@ -64,15 +62,16 @@ async def _serve(config: AgentConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
 
-    backend = LocalBackend(local_site(config))
-    _warn_of_shared_disk(config)
-    _warn_of_read_only(config)
+    backend = backend_of(config)
+    await backend.open()
+    if config.local is not None:
+        _warn_of_local(config, config.local)
     reserve = Reserve(config.store.path.parent, config.store.reserve_mib * 1024 * 1024)
     registry = Registry(Store(config.store.path), config.store.spool_directory, reserve)
     await registry.load()
     relay_tls, runner_tls = WatchedTls(config.server_files()), WatchedTls(config.runner_files())
     authority = Authority(config.pki)
-    access = RunnerAccess(config.runner_channel.url, runner_tls.current().ca)
+    access = RunnerAccess(config.runner_channel.url, runner_tls.current().ca, config.runner_channel.lease_s)
     homes = Homes(config.store.path.with_name("homes.json"))
     reconciler = Reconciler(registry, backend, access, silence_s=homes.silence_s)
     channel = RunnerChannel(registry, config.runner_channel.lease_s)
@@ -127,9 +126,12 @@ async def _serve_metrics(config: AgentConfig, gauges: CollectorRegistry) -> None
     await MetricsServer((metrics.REGISTRY, gauges), section.listen, own).run()
 
 
-def _warn_of_shared_disk(config: AgentConfig) -> None:
-    """Tell the operator if a job that fills its disk fills the agent's."""
-    runs, store = config.local.directory, config.store.path.parent
+def _warn_of_local(config: AgentConfig, local: Local) -> None:
+    """Tell the operator if a job that fills its disk fills the agent's, and where no run can write.
+
+    Shared directories are read-only where systemd confines the agent.
+    """
+    runs, store = local.directory, config.store.path.parent
     if runs.stat().st_dev == store.stat().st_dev:
         log.warning(
             "runs and store share a file system: one job can fill the agent's disk",
@@ -137,11 +139,7 @@ def _warn_of_shared_disk(config: AgentConfig) -> None:
             local_directory=str(runs),
             store_directory=str(store),
         )
-
-
-def _warn_of_read_only(config: AgentConfig) -> None:
-    """Tell the operator of shared directories in which no run can write, as where systemd confines the agent."""
-    for path in config.local.shared:
+    for path in local.shared:
         if path.exists() and os.statvfs(path).f_flag & os.ST_RDONLY:
             log.warning(
                 "a shared directory is read-only here: `systemctl edit overspill-agent` and add ReadWritePaths=",
@@ -155,23 +153,6 @@ async def _cancelled(task: asyncio.Task[object] | asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-def local_site(config: AgentConfig) -> LocalSite:
-    """Return the local backend's part of the configuration. Runs never see the agent's own directories."""
-    local = config.local
-    hidden = {config.store.path.parent, config.pki.directory, local.directory, DEFAULT_PATH.parent}
-    return LocalSite(
-        directory=local.directory,
-        resources=Resources(cpus=local.cpus, memory_mib=local.memory_mib, gpus=local.gpus),
-        roots=Roots(
-            private=tuple(map(PurePosixPath, local.private)),
-            shared=tuple(map(PurePosixPath, local.shared)),
-            hidden=tuple(map(PurePosixPath, sorted(hidden))),
-        ),
-        python=local.python,
-        runner=local.runner,
-    )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import sys
@@ -16,9 +17,9 @@ import overspill
 from overspill.daemon import LOG_LEVELS, set_up_logs
 from overspill.errors import OverspillError
 from overspill_agent import app, config
-from overspill_agent.backends import attempt
+from overspill_agent.backend import backend_of
 from overspill_agent.drain import Drain
-from overspill_agent.runs import Run
+from overspill_agent.runs import Run, Seen
 from overspill_agent.store.reading import read_runs
 
 T = TypeVar("T")
@@ -112,12 +113,27 @@ def kill_command(config_path: Path, run_ids: tuple[str, ...], *, is_all: bool) -
     here = {run.run_id: run for run in _stored_runs(loaded) if not run.is_cleaned}
     if unknown := [run_id for run_id in run_ids if run_id not in here]:
         _exit(f"no such run is here: {', '.join(unknown)}; overspill-agent runs lists them")
-    for run_id in run_ids or here:
-        lock = attempt.lock_path(loaded.local.directory / run_id, here[run_id].attempt)
-        if attempt.kill(lock):
+    chosen = [here[run_id] for run_id in run_ids or here]
+    for run_id, was_alive in _or_exit(lambda: asyncio.run(_kill(loaded, chosen))):
+        if was_alive:
             click.echo(f"killed {run_id}")
         elif run_ids:
             click.echo(f"nothing of {run_id} is running")
+
+
+async def _kill(loaded: config.AgentConfig, chosen: list[Run]) -> list[tuple[str, bool]]:
+    """Stop every run; return which of them were alive."""
+    backend = backend_of(loaded)
+    await backend.open()
+    try:
+        killed = []
+        for run in chosen:
+            sighting = await backend.observe(run.run_id, run.attempt)
+            await backend.stop(run.run_id, run.attempt)
+            killed.append((run.run_id, sighting.seen in {Seen.ALIVE, Seen.LOST}))
+        return killed
+    finally:
+        await backend.close()
 
 
 def _load(config_path: Path) -> config.AgentConfig:

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from overspill.states import RunState
 from overspill_agent.backends.base import Backend
 from overspill_agent.registry import Registry
+from overspill_agent.runs import Resources
 from overspill_agent.spool import Reserve
 
 _MIB = 1024 * 1024
@@ -58,7 +59,8 @@ class AgentGauges(Collector):
             "Memory that the site offers in all, and what is promised to runs.",
             labels=["amount"],
         )
-        for amount, value in (("total", self._backend.capacity()), ("promised", self._registry.promised())):
+        promised = sum((holding.resources for holding in self._registry.promised()), Resources())
+        for amount, value in (("total", self._backend.capacity().total), ("promised", promised)):
             cpus.add_metric([amount], value.cpus)
             memory.add_metric([amount], value.memory_mib * _MIB)
         yield from (cpus, memory)

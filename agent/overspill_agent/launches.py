@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Iterable
 
 from overspill.v1.agent_pb2 import RunSpec
-from overspill_agent.backends.base import Account, Launch
+from overspill_agent.backends.base import Account, Demand, Image, Launch
 from overspill_agent.backends.sandbox import CONTROL
 from overspill_agent.runs import Run
 
@@ -17,7 +17,9 @@ _CLOSED = (b"/proc", b"/sys", b"/dev", os.fsencode(CONTROL))
 _OPEN = b"/dev/shm"
 
 
-def launch_of(run: Run, spec: RunSpec, account: Account, *, token: str, url: str, ca_pem: bytes) -> Launch:
+def launch_of(
+    run: Run, spec: RunSpec, account: Account, image: Image | None, *, token: str, url: str, ca_pem: bytes
+) -> Launch:
     """Return the launch of `run`'s last attempt."""
     homes = [account.home.encode(), _home(spec.environment)]
     directories = [spec.cwd, *(home for home in homes if is_plain_absolute(home))]
@@ -25,7 +27,9 @@ def launch_of(run: Run, spec: RunSpec, account: Account, *, token: str, url: str
         run_id=run.run_id,
         attempt=run.attempt,
         account=account,
-        resources=run.resources,
+        demand=Demand(run.resources, run.gpu_type, spec.constraint, image),
+        name=f"{run.request_id.slurm_cluster}/{run.request_id.slurm_job_id}.{run.request_id.restart_count}",
+        time_limit_s=spec.time_limit_s,
         script_directory=os.fsdecode(_normal(posixpath.dirname(spec.argv[0]))),
         directories=tuple(dict.fromkeys(os.fsdecode(_normal(path)) for path in directories)),
         agent_url=url,

@@ -10,21 +10,22 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
 
-from overspill.errors import OverspillError, TransientError
-from overspill.states import HOME_LEASE_OVER
+from overspill.errors import OverspillError, TransientError, UnrunnableError
+from overspill.states import HOME_LEASE_OVER, Outcome
 from overspill.v1.agent_pb2 import RunSpec
 from overspill_agent import metrics, runs
 from overspill_agent.backends.accounts import resolve_account
-from overspill_agent.backends.base import Account, Backend
+from overspill_agent.backends.base import Account, Backend, Image
+from overspill_agent.capacity import has_room, left
 from overspill_agent.homes import name_of
 from overspill_agent.launches import launch_of
-from overspill_agent.registry import LiveRun, Registry, now_ms
-from overspill_agent.runs import Action, Run, Seen, Sight
+from overspill_agent.registry import LiveRun, Registry, holding_of, now_ms
+from overspill_agent.runs import Action, Run, Seen, Sight, Sighting, Verdict
 from overspill_agent.spool import Stream
 
 log = structlog.get_logger(__name__)
@@ -37,6 +38,8 @@ _UNWANTED_TICK_S = 0.25
 _LAST_WORDS_S = 10.0
 #: Before a start is tried again.
 _RETRY_S = 2.0
+#: From the end of a runner's lease until nothing of its job can be alive: it kills, and kills again.
+_LEASE_MARGIN_S = 10.0
 #: Runners that are being started at once; more would only take the processors from each other.
 _STARTS_AT_ONCE = 8
 _TOKEN_BYTES = 32
@@ -44,10 +47,11 @@ _TOKEN_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class RunnerAccess:
-    """How runners reach this agent."""
+    """How runners reach this agent; a runner that hears nothing of it for `lease_s` stops its job."""
 
     url: str
     ca_pem: bytes
+    lease_s: float
 
 
 class Reconciler:
@@ -59,10 +63,12 @@ class Reconciler:
         backend: Backend,
         access: RunnerAccess,
         *,
+        images: Mapping[str, Image] | None = None,
         find_account: Callable[[str], Account] = resolve_account,
         silence_s: Callable[[str], float] = lambda _home: 0.0,
     ) -> None:
         """Subscribe to what may change a run; nothing is done before `run`."""
+        self._images = images or {}
         self._find_account = find_account
         self._silence_s = silence_s
         self._registry = registry
@@ -132,8 +138,10 @@ class Reconciler:
                 await self._start(live)
             case Action.STOP:
                 await self._backend.stop(live.run.run_id, live.run.attempt)
+            case Action.GIVE_UP:
+                await self._give_up(live, sight.sighting.verdict)
             case Action.END:
-                await self._end(live, sight.seen)
+                await self._end(live, sight.sighting)
             case Action.CLEAN:
                 await self._backend.forget(live.run.run_id)
                 await self._registry.change(live, runs.cleaned)
@@ -141,7 +149,7 @@ class Reconciler:
                 self._look_at_waiting()
             case Action.WAIT:
                 pass
-        if sight.seen is Seen.ALIVE and live.unwanted_since is not None:
+        if sight.may_live and live.unwanted_since is not None:
             self._look_again(live.run.run_id, _UNWANTED_TICK_S)
         return action
 
@@ -156,7 +164,7 @@ class Reconciler:
         home, lease_s = live.home
         silence_s = self._silence_s(home)
         if 0 < lease_s < silence_s:
-            await self._registry.change(live, lambda run: runs.stop_wanted(run, HOME_LEASE_OVER))
+            await self._registry.change(live, lambda run: runs.stop_wanted(run, HOME_LEASE_OVER, Outcome.NODE_FAIL))
             log.warning("lease is over", action="home_lease_over", run_id=run.run_id, silence_s=round(silence_s))
 
     def _look_again(self, run_id: str, after_s: float) -> None:
@@ -170,20 +178,26 @@ class Reconciler:
 
     async def _look(self, live: LiveRun) -> Sight:
         run = live.run
-        seen = await self._backend.observe(run.run_id, run.attempt) if run.attempt else Seen.NOTHING
+        sighting = Sighting(Seen.NOTHING)
+        if run.attempt:
+            sighting = await self._backend.observe(run.run_id, run.attempt)
+            await self._registry.change(live, lambda run: runs.placed(run, sighting.remote_id, sighting.machine))
         is_due = time.monotonic() >= live.retry_at
         return Sight(
-            seen=seen,
+            sighting=sighting,
             has_room=is_due and self._has_room(run),
-            is_reporting=_is_reporting(live, seen),
+            is_reporting=_is_reporting(live, sighting.seen),
             tries=live.tries,
+            is_lease_over=live.uploads == 0 and live.silence_s() > self._access.lease_s + _LEASE_MARGIN_S,
             unwanted_s=_unwanted_s(live),
         )
 
     def _has_room(self, run: Run) -> bool:
-        """Tell whether the run holds its resources already or would find them free."""
-        free = self._backend.capacity().less(self._registry.held())
-        return run.attempt > 0 or run.resources.fits_in(free)
+        """Tell whether the run has its place already, would find one free, or can wait for one at the backend."""
+        capacity = self._backend.capacity()
+        if run.attempt > 0 or capacity.has_queue:
+            return True
+        return has_room(left(capacity, self._registry.held()), holding_of(run))
 
     async def _start(self, live: LiveRun) -> None:
         """Write the intent down, then start. A crash between the two leaves an attempt that is seen as NOTHING."""
@@ -197,12 +211,26 @@ class Reconciler:
             async with self._starts:
                 account = await asyncio.to_thread(self._find_account, run.account)
                 access = self._access
-                launch = launch_of(run, spec, account, token=token, url=access.url, ca_pem=access.ca_pem)
+                launch = launch_of(
+                    run,
+                    spec,
+                    account,
+                    self._images.get(run.image),
+                    token=token,
+                    url=access.url,
+                    ca_pem=access.ca_pem,
+                )
                 with metrics.LAUNCH_SECONDS.time():
                     await self._backend.start(launch)
         except TransientError as error:
             self._put_off(live, error)
             return
+        except UnrunnableError as error:
+            await self._give_up(live, Verdict(Outcome.REJECTED, error.reason))
+            return
+        except OverspillError as error:
+            live.start_error = error.reason
+            raise
         log.info("runner started", action="runner_started", run_id=run.run_id, attempt=run.attempt)
 
     def _put_off(self, live: LiveRun, error: TransientError) -> None:
@@ -237,12 +265,24 @@ class Reconciler:
             )
             return run if run.attempt > before.attempt else None
 
-    async def _end(self, live: LiveRun, seen: Seen) -> None:
+    async def _give_up(self, live: LiveRun, verdict: Verdict | None) -> None:
+        """Store what the backend knows before anything of it is removed."""
+        if verdict is not None:
+            log.warning("run is given up", action="run_given_up", run_id=live.run.run_id, reason=verdict.reason)
+            await self._registry.change(live, lambda run: runs.given_up(run, verdict))
+
+    async def _end(self, live: LiveRun, sighting: Sighting) -> None:
         """End a run of which nothing is left and whose runner has not said how."""
 
         def change(run: Run) -> Run:
-            stdout, stderr = live.spool.length(Stream.STDOUT), live.spool.length(Stream.STDERR)
-            return runs.ended(run, runs.ending_without_report(run, seen, stdout, stderr), now_ms())
+            ending = runs.ending_without_report(
+                run,
+                sighting,
+                stdout_bytes=live.spool.length(Stream.STDOUT),
+                stderr_bytes=live.spool.length(Stream.STDERR),
+                start_error=live.start_error,
+            )
+            return runs.ended(run, ending, now_ms())
 
         await self._registry.end(live, change)
 

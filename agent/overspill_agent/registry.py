@@ -17,7 +17,8 @@ import structlog
 
 from overspill.errors import ExhaustedError, NotFoundError
 from overspill_agent import metrics, runs
-from overspill_agent.runs import Resources, Run
+from overspill_agent.capacity import Holding
+from overspill_agent.runs import Run
 from overspill_agent.spool import Reserve, Spool, Stream
 from overspill_agent.store import Store
 from overspill_agent.store.store import StoredSignal
@@ -44,6 +45,8 @@ class LiveRun:
         uploads: open uploads of its runner.
         unwanted_since: monotonic seconds when this agent first knew that nothing of it should live.
         gone_since: monotonic seconds when its runner was first seen gone with an upload open.
+        start_error: why the last start failed; empty if none did.
+        told_at: monotonic seconds when its runner may last have been told something: its lease began anew then.
         tries: starts that no shortage prevented.
         shortages: starts that one did.
         spec_given_to: the attempt whose runner was given the script by this agent; 0 if none was.
@@ -65,6 +68,8 @@ class LiveRun:
         self.gone_since: float | None = None
         self.spec_given_to = 0
         self.found_attempt = run.attempt
+        self.start_error = ""
+        self.told_at = time.monotonic()
         self.tries = 0
         self.shortages = 0
         self.retry_at = 0.0
@@ -72,6 +77,10 @@ class LiveRun:
         self.relay = object()
         self.time_limit_s: int | None = None
         self._changed = asyncio.Event()
+
+    def silence_s(self) -> float:
+        """Return for how long its runner has been told nothing, as far as this agent knows."""
+        return time.monotonic() - self.told_at
 
     def notify(self) -> None:
         """Wake everybody who waits for this run."""
@@ -236,15 +245,14 @@ class Registry:
         if live.run.is_released and live.run.is_cleaned:
             self._live.pop(live.run.run_id, None)
 
-    def promised(self) -> Resources:
+    def promised(self) -> list[Holding]:
         """Return what no new run can have: what runs that have not ended were accepted with, and what is held still."""
         takers = (live.run for live in self._live.values() if not live.run.has_ended or _is_holding(live.run))
-        return sum((run.resources for run in takers), Resources())
+        return [holding_of(run) for run in takers]
 
-    def held(self) -> Resources:
+    def held(self) -> list[Holding]:
         """Return what the runs hold that were started and of which something may be left."""
-        holders = (live.run for live in self._live.values() if _is_holding(live.run))
-        return sum((run.resources for run in holders), Resources())
+        return [holding_of(live.run) for live in self._live.values() if _is_holding(live.run)]
 
     async def _take_up(self, run: Run) -> LiveRun:
         signals = await self._store.undelivered_signals(run.run_id) if run.signal_seq else []
@@ -266,6 +274,11 @@ async def free_acknowledged(live: LiveRun) -> None:
         await asyncio.to_thread(live.spool.free)
     except ExhaustedError as error:
         log.warning("output is not freed", action="free_failed", run_id=live.run.run_id, reason=error.reason)
+
+
+def holding_of(run: Run) -> Holding:
+    """Return what a run has or was promised, wherever it is."""
+    return Holding(run.resources, run.gpu_type, run.machine)
 
 
 def _is_holding(run: Run) -> bool:

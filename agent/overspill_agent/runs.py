@@ -11,7 +11,7 @@ from enum import StrEnum
 from signal import Signals
 
 from overspill.request_id import RequestId
-from overspill.states import HOME_LEASE_OVER, Outcome, RunState, is_allowed
+from overspill.states import Outcome, RunState, is_allowed
 
 #: So often one agent starts a run, each time as a new attempt, if the starts leave no trace of a process (the launcher
 #: failed). Starts that a shortage at the site prevents do not count, nor do those of an agent that has died since.
@@ -71,7 +71,12 @@ class Run:
         attempt: number of the last start, 0 before the first; the fencing token with `run_id`.
         report_seq: highest report of the runner that was applied; starts again with each attempt.
         signal_seq: highest signal of the relay that was accepted.
+        image: what it runs in, by its name in the site's catalogue; empty where the site has none. Fixed at acceptance.
+        gpu_type: of which type its GPUs must be; empty: any.
         stop_reason: why it is to be stopped; None while nobody wants that.
+        stop_outcome: what it ends as when it has been stopped.
+        remote_id: what the backend's own tools know it by; empty before it is known.
+        machine: where it runs, as the backend names it; empty before it is known.
         started_at_ms: when the script started, None before.
         is_cleaned: nothing of it is left at the backend.
         is_released: the cluster has taken note of the end.
@@ -89,7 +94,12 @@ class Run:
     attempt: int = 0
     report_seq: int = 0
     signal_seq: int = 0
+    image: str = ""
+    gpu_type: str = ""
     stop_reason: str | None = None
+    stop_outcome: Outcome = Outcome.CANCELLED
+    remote_id: str = ""
+    machine: str = ""
     started_at_ms: int | None = None
     ended_at_ms: int | None = None
     ending: Ending | None = None
@@ -112,18 +122,30 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class EndReport:
-    """The runner's last word. Exactly one of `exit_code` and `signal` where the script ran; neither with `error`."""
+    """The runner's last word. Exactly one of `exit_code` and `signal` where the script ran; neither with `error`.
+
+    `oom_kills` counts the processes of the run that the kernel killed for want of memory, as far as that can be told.
+    """
 
     exit_code: int | None = None
     signal: int | None = None
     is_timed_out: bool = False
     is_lease_lost: bool = False
+    oom_kills: int = 0
     error: str = ""
     user_cpu_ms: int = 0
     system_cpu_ms: int = 0
     max_rss_kib: int = 0
     stdout_bytes: int = 0
     stderr_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a backend knows of an end that no runner will tell: `reason` is a sentence for the user."""
+
+    outcome: Outcome
+    reason: str
 
 
 def moved(run: Run, state: RunState, at_ms: int) -> Run:
@@ -145,7 +167,7 @@ def attempt_begun(run: Run, at_ms: int) -> Run:
     """Return the run as one that is handed to the backend, once more. Nothing of it may be alive."""
     if run.started_at_ms is not None or run.has_ended or run.is_stop_wanted:
         return run
-    return replace(moved(run, RunState.QUEUED, at_ms), attempt=run.attempt + 1, report_seq=0)
+    return replace(moved(run, RunState.QUEUED, at_ms), attempt=run.attempt + 1, report_seq=0, remote_id="", machine="")
 
 
 def pause_after_shortage_s(shortages: int) -> float:
@@ -164,11 +186,21 @@ def report_applied(run: Run, report_seq: int) -> Run:
     return replace(run, report_seq=max(run.report_seq, report_seq))
 
 
-def stop_wanted(run: Run, reason: str) -> Run:
-    """Return the run as one that is to be stopped; the first reason stays."""
+def stop_wanted(run: Run, reason: str, outcome: Outcome = Outcome.CANCELLED) -> Run:
+    """Return the run as one that is to be stopped; the first reason and its outcome stay."""
     if run.is_stop_wanted or run.has_ended:
         return run
-    return replace(run, stop_reason=reason)
+    return replace(run, stop_reason=reason, stop_outcome=outcome)
+
+
+def given_up(run: Run, verdict: Verdict) -> Run:
+    """Return the run as one that the backend has given up: what is left of it is to be removed."""
+    return stop_wanted(run, verdict.reason, verdict.outcome)
+
+
+def placed(run: Run, remote_id: str, machine: str) -> Run:
+    """Return the run with what its backend says of where it is; what is not said any more stays."""
+    return replace(run, remote_id=remote_id or run.remote_id, machine=machine or run.machine)
 
 
 def ended(run: Run, ending: Ending, at_ms: int) -> Run:
@@ -202,40 +234,43 @@ def ending_of_report(run: Run, report: EndReport) -> Ending:
     )
 
 
-def _outcome_of_stop(reason: str) -> Outcome:
-    """Return what a stop makes of a run: nobody wanted one whose lease is over to be stopped."""
-    return Outcome.NODE_FAIL if reason == HOME_LEASE_OVER else Outcome.CANCELLED
-
-
 def _judge(run: Run, report: EndReport) -> tuple[Outcome, str]:
     if report.is_timed_out:
         return Outcome.TIMEOUT, "the site stopped the job at its time limit"
     if report.is_lease_lost:
         return Outcome.NODE_FAIL, "the runner lost its agent for longer than the lease and stopped the job"
-    if report.exit_code is not None:
-        return Outcome.COMPLETED, report.error
-    if run.stop_reason is not None:
-        return _outcome_of_stop(run.stop_reason), run.stop_reason
-    if report.signal is not None:
-        return Outcome.SIGNALED, report.error
+    if report.exit_code is None and run.stop_reason is not None:
+        return run.stop_outcome, run.stop_reason
+    if report.oom_kills and (report.exit_code or report.signal == Signals.SIGKILL):
+        return Outcome.OUT_OF_MEMORY, "the job used more memory than it had asked for, and the kernel killed a process"
+    if report.exit_code is not None or report.signal is not None:
+        return Outcome.SIGNALED if report.exit_code is None else Outcome.COMPLETED, report.error
     return Outcome.REJECTED, report.error or "the script could not be started"
 
 
-def ending_without_report(run: Run, seen: Seen, stdout_bytes: int, stderr_bytes: int) -> Ending:
+def ending_without_report(
+    run: Run, sighting: Sighting, *, stdout_bytes: int, stderr_bytes: int, start_error: str = ""
+) -> Ending:
     """Return how a run ended that nothing is left of and that no runner spoke the last word on.
 
     Args:
         run: the run.
-        seen: what the backend says of its last attempt: NOTHING or GONE.
+        sighting: what the backend says of its last attempt: NOTHING or GONE, or LOST for longer than its lease.
         stdout_bytes: its output that has come.
         stderr_bytes: likewise.
+        start_error: why its last start failed; empty if none did.
     """
     if run.stop_reason is not None:
-        outcome, reason = _outcome_of_stop(run.stop_reason), run.stop_reason
+        outcome, reason = run.stop_outcome, run.stop_reason
+    elif sighting.verdict is not None:
+        outcome, reason = sighting.verdict.outcome, sighting.verdict.reason
     elif run.attempt == 0:
         outcome, reason = Outcome.REJECTED, "the site could not start the job"
-    elif run.started_at_ms is None and seen is Seen.NOTHING:
-        outcome, reason = Outcome.REJECTED, f"the site could not start the job in {run.attempt} attempts"
+    elif run.started_at_ms is None and sighting.seen is Seen.NOTHING:
+        why = f": {start_error}" if start_error else ""
+        outcome, reason = Outcome.REJECTED, f"the site could not start the job in {run.attempt} attempts{why}"
+    elif sighting.seen is Seen.LOST:
+        outcome, reason = Outcome.NODE_FAIL, "the machine that the job was on has not been heard of for its lease"
     else:
         outcome, reason = Outcome.NODE_FAIL, "the job's runner is gone without a word about the script"
     return Ending(outcome=outcome, reason=reason, stdout_bytes=stdout_bytes, stderr_bytes=stderr_bytes)
@@ -302,8 +337,29 @@ class Seen(StrEnum):
     NOTHING = "NOTHING"
     """It was never started: no process of it has ever run."""
     ALIVE = "ALIVE"
+    """It waits in the backend's own queue, or it was started and something of it may be there."""
+    LOST = "LOST"
+    """Out of the backend's sight: a process of it may live, unheard, for as long as its runner's lease."""
     GONE = "GONE"
     """It was started and nothing of it is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A backend's observation of one attempt.
+
+    Attributes:
+        seen: what is left of it.
+        verdict: how it ended, or, while something of it is left, that it never will do what it should: it is then
+            stopped. None where only its runner can tell.
+        remote_id: what the backend's own tools know it by; empty if there is nothing.
+        machine: the name in `Slot.name` of where it is; empty while that is not known.
+    """
+
+    seen: Seen
+    verdict: Verdict | None = None
+    remote_id: str = ""
+    machine: str = ""
 
 
 class Action(StrEnum):
@@ -312,6 +368,7 @@ class Action(StrEnum):
     WAIT = "WAIT"
     START = "START"
     STOP = "STOP"
+    GIVE_UP = "GIVE_UP"
     END = "END"
     CLEAN = "CLEAN"
 
@@ -321,32 +378,49 @@ class Sight:
     """What is known of a run beside its record.
 
     Attributes:
-        seen: the backend's observation of the last attempt.
+        sighting: the backend's observation of the last attempt.
         has_room: whether what the run asks for is free at the site.
         is_reporting: a runner's upload is open; what it says comes before what its absence would say.
         tries: starts by this agent that no shortage prevented.
+        is_lease_over: the runner has heard nothing of this agent for so long that it has stopped its job.
         unwanted_s: for how long this agent has known that nothing of it should live, be it that it ended, be it that it
             is to be stopped.
     """
 
-    seen: Seen
+    sighting: Sighting
     has_room: bool = True
     is_reporting: bool = False
     tries: int = 0
+    is_lease_over: bool = False
     unwanted_s: float = 0.0
+
+    @property
+    def may_live(self) -> bool:
+        seen = self.sighting.seen
+        return seen is Seen.ALIVE or (seen is Seen.LOST and not self.is_lease_over)
 
 
 def next_action(run: Run, sight: Sight) -> Action:
     """Return what brings the run on, given what is wanted and what is seen."""
     if run.is_cleaned:
         return Action.WAIT
-    if sight.seen is Seen.ALIVE:
-        is_unwanted = run.has_ended or run.is_stop_wanted
-        return Action.STOP if is_unwanted and sight.unwanted_s >= STOP_GRACE_S else Action.WAIT
+    if sight.may_live:
+        return _action_on_the_living(run, sight)
     if run.has_ended:
         return Action.CLEAN
     if sight.is_reporting:
         return Action.WAIT
-    if run.is_stop_wanted or sight.seen is Seen.GONE or run.started_at_ms is not None or sight.tries >= MAX_TRIES:
+    is_over = run.is_stop_wanted or sight.sighting.verdict is not None or sight.tries >= MAX_TRIES
+    if is_over or _was_started(run, sight):
         return Action.END
     return Action.START if run.is_ready and sight.has_room else Action.WAIT
+
+
+def _action_on_the_living(run: Run, sight: Sight) -> Action:
+    if run.has_ended or run.is_stop_wanted:
+        return Action.STOP if sight.unwanted_s >= STOP_GRACE_S else Action.WAIT
+    return Action.WAIT if sight.sighting.verdict is None else Action.GIVE_UP
+
+
+def _was_started(run: Run, sight: Sight) -> bool:
+    return sight.sighting.seen is not Seen.NOTHING or run.started_at_ms is not None

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 # The contract; tests/unit/test_runner_contract.py holds it to overspill.runner_protocol.
 PATH_PREFIX = "/runner/v1"
+#: Names this very process: an attempt is the first one's that asks for the spec.
+INSTANCE_HEADER = "Overspill-Instance"
 FRAME_HEADER = struct.Struct(">BIQ")
 MAX_FRAME_BYTES = 256 * 1024
 KEEPALIVE_S = 10.0
@@ -166,9 +168,9 @@ class Agent:
 
     def __init__(self, url: str, run_id: str, attempt: int, token: str, ca_file: str) -> None:
         self._host, self._port = split_url(url)
-        self._head = ("{{}} {}/{}/{}/{{}} HTTP/1.1\r\nHost: {}:{}\r\nAuthorization: Bearer {}\r\n{{}}\r\n").format(
-            PATH_PREFIX, run_id, attempt, self._host, self._port, token
-        )
+        self._head = (
+            "{{}} {}/{}/{}/{{}} HTTP/1.1\r\nHost: {}:{}\r\nAuthorization: Bearer {}\r\n{}: {}\r\n{{}}\r\n"
+        ).format(PATH_PREFIX, run_id, attempt, self._host, self._port, token, INSTANCE_HEADER, os.urandom(16).hex())
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._tls.load_verify_locations(cafile=ca_file)
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_3

@@ -11,7 +11,10 @@ script does can kill it, `kill(-1, …)` is exactly the run's other processes, i
 is left. It may inherit a descriptor above 2, which must not reach the script. The directory of argv[0] exists and is
 writable: the runner writes the script there. cwd exists and is the user's.
 
-All requests carry `Authorization: Bearer <token>`; a token is good for one run and one attempt. Every path begins
+All requests carry `Authorization: Bearer <token>`; a token is good for one run and one attempt. They carry
+`Overspill-Instance: <32 hex digits>`, too, drawn at random when the runner starts: the first instance that asks for
+the spec has the attempt, durably, and every other gets 409, so that a scheduler that starts an attempt a second time
+starts nothing. Every path begins
 with `/runner/v1/<run_id>/<attempt>/`. 401: wrong token. 404: no such run. 409: this attempt has been fenced off or
 the run is over: the runner kills its processes and exits. 5xx and broken connections: the runner retries forever,
 with back-off up to 5 s, until its lease is over.
@@ -41,7 +44,8 @@ with back-off up to 5 s, until its lease is over.
     REPORT: JSON object; the number is a sequence number from 1.
         {"kind": "started", "pid": n}
         {"kind": "signalled", "seq": n}: delivered, or too late to matter.
-        {"kind": "ended", "exit_code": n | "signal": n, "timed_out": bool, "lease_lost": bool,
+        {"kind": "ended", "exit_code": n | "signal": n, "timed_out": bool, "lease_lost": bool, "oom_kills": n (processes
+         of the run that the kernel killed for want of memory, as far as the run's own memory cgroup tells; else 0),
          "error": str where the script could not be started, "user_cpu_ms": n, "system_cpu_ms": n, "max_rss_kib": n,
          "stdout": total bytes, "stderr": total bytes}: always the last frame.
     What the agent has already it drops; what leaves a gap it answers with 400. The answer, 200 with an empty body,
@@ -58,6 +62,7 @@ FRAME_HEADER = struct.Struct(">BIQ")
 MAX_FRAME_BYTES = 256 * 1024
 KEEPALIVE_S = 10.0
 PATH_PREFIX = "/runner/v1"
+INSTANCE_HEADER = "Overspill-Instance"
 
 
 class RunnerFrame(IntEnum):

@@ -11,7 +11,7 @@ from typing import Protocol
 import pytest
 
 from overspill_agent.backends.attempt import lock_path
-from overspill_agent.backends.base import Account, Backend, Launch
+from overspill_agent.backends.base import Account, Backend, Demand, Launch
 from overspill_agent.backends.fake import FakeBackend, World
 from overspill_agent.backends.local import LocalBackend, LocalSite
 from overspill_agent.backends.sandbox import Roots
@@ -38,7 +38,9 @@ def launch_of(attempt: int) -> Launch:
         run_id=RUN,
         attempt=attempt,
         account=ALICE,
-        resources=Resources(cpus=1),
+        demand=Demand(Resources(cpus=1)),
+        name="rig/1.0",
+        time_limit_s=0,
         script_directory="/var/spool/slurmd/job00001",
         directories=("/home/alice/project",),
         agent_url="https://localhost:1",
@@ -132,7 +134,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def _end(backend: Backend, attempt: int) -> None:
     async def is_over() -> bool:
         await backend.stop(RUN, attempt)
-        return await backend.observe(RUN, attempt) is not Seen.ALIVE
+        return (await backend.observe(RUN, attempt)).seen is not Seen.ALIVE
 
     await until(is_over)
 
@@ -146,7 +148,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 async def until_seen(backend: Backend, attempt: int, seen: Seen) -> None:
     async def is_seen() -> bool:
-        return await backend.observe(RUN, attempt) is seen
+        return (await backend.observe(RUN, attempt)).seen is seen
 
     await until(is_seen)
 
@@ -160,8 +162,8 @@ async def until_started(place: Place, attempts: list[int]) -> None:
 
 async def test_what_was_never_started_is_seen_as_nothing(place: Place) -> None:
     backend = place.open()
-    assert await backend.observe(RUN, 1) is Seen.NOTHING
-    assert backend.capacity().cpus == 8
+    assert (await backend.observe(RUN, 1)).seen is Seen.NOTHING
+    assert backend.capacity().total.cpus == 8
     await backend.close()
 
 
@@ -170,7 +172,7 @@ async def test_a_run_is_alive_until_it_ends_by_itself_and_its_end_is_told(place:
     told: list[str] = []
     backend.on_change(told.append)
     await backend.start(launch_of(1))
-    assert await backend.observe(RUN, 1) is Seen.ALIVE
+    assert (await backend.observe(RUN, 1)).seen is Seen.ALIVE
     await until_started(place, [1])
     assert not told
 
@@ -192,7 +194,7 @@ async def test_starting_twice_starts_once(place: Place) -> None:
     place.end(backend, 1)
     await until_seen(backend, 1, Seen.GONE)
     await backend.start(launch_of(1))
-    assert await backend.observe(RUN, 1) is Seen.GONE
+    assert (await backend.observe(RUN, 1)).seen is Seen.GONE
     assert place.starts() == [1]
     await backend.close()
 
@@ -204,7 +206,7 @@ async def test_a_run_outlives_the_agent_and_is_found_and_stopped_by_the_next(pla
     await first.close()
 
     second = place.open()
-    assert await second.observe(RUN, 1) is Seen.ALIVE
+    assert (await second.observe(RUN, 1)).seen is Seen.ALIVE
     await second.start(launch_of(1))
     await second.stop(RUN, 1)
     await until_seen(second, 1, Seen.GONE)
@@ -215,24 +217,24 @@ async def test_a_run_outlives_the_agent_and_is_found_and_stopped_by_the_next(pla
 async def test_stopping_again_or_what_never_was_does_nothing(place: Place) -> None:
     backend = place.open()
     await backend.stop(RUN, 1)
-    assert await backend.observe(RUN, 1) is Seen.NOTHING
+    assert (await backend.observe(RUN, 1)).seen is Seen.NOTHING
     await backend.start(launch_of(1))
     await until_started(place, [1])
     await backend.stop(RUN, 1)
     await until_seen(backend, 1, Seen.GONE)
     await backend.stop(RUN, 1)
-    assert await backend.observe(RUN, 1) is Seen.GONE
+    assert (await backend.observe(RUN, 1)).seen is Seen.GONE
     await backend.close()
 
 
 async def test_a_start_that_a_crash_interrupted_can_be_made_again(place: Place) -> None:
     place.crash_before_launch(1)
     backend = place.open()
-    assert await backend.observe(RUN, 1) is Seen.NOTHING
+    assert (await backend.observe(RUN, 1)).seen is Seen.NOTHING
     await backend.start(launch_of(2))
     await until_started(place, [2])
-    assert await backend.observe(RUN, 1) is Seen.NOTHING
-    assert await backend.observe(RUN, 2) is Seen.ALIVE
+    assert (await backend.observe(RUN, 1)).seen is Seen.NOTHING
+    assert (await backend.observe(RUN, 2)).seen is Seen.ALIVE
     await backend.close()
 
 
@@ -244,5 +246,5 @@ async def test_a_forgotten_run_leaves_nothing(place: Place) -> None:
     await until_seen(backend, 1, Seen.GONE)
     await backend.forget(RUN)
     await backend.forget(RUN)
-    assert await backend.observe(RUN, 1) is Seen.NOTHING
+    assert (await backend.observe(RUN, 1)).seen is Seen.NOTHING
     await backend.close()

@@ -81,9 +81,9 @@ async def test_a_run_whose_lock_lost_its_status_with_the_power_is_gone_and_not_n
     lock = lock_path(root / "runs" / RUN, 1)
     claim = lock.read_bytes().splitlines(keepends=True)[0]
     lock.write_bytes(claim.replace(claim[20:24], b"0000"))
-    assert await backend.observe(RUN, 1) is Seen.GONE
+    assert (await backend.observe(RUN, 1)).seen is Seen.GONE
     await backend.start(launch_of(1))
-    assert await backend.observe(RUN, 1) is Seen.GONE
+    assert (await backend.observe(RUN, 1)).seen is Seen.GONE
     assert place.starts() == [1]
 
 

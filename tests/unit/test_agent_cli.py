@@ -81,5 +81,5 @@ def test_a_store_of_another_version_is_not_read_and_not_migrated(config_path: Pa
     code, output = run("runs", "--config", str(config_path))
     assert code == 1
     assert "has schema revision" in output
-    assert "this version of overspill-agent reads 0002" in output
+    assert "this version of overspill-agent reads 0003" in output
     assert contents(path.parent) == before

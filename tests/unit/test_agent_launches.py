@@ -23,7 +23,7 @@ RUN = Run(
 
 def launch(*environment: bytes, cwd: bytes = b"/work", script: bytes = b"/spool/job/slurm_script") -> Launch:
     spec = RunSpec(argv=[script], cwd=cwd, environment=environment)
-    return launch_of(RUN, spec, ALICE, token="secret", url="https://site:7444", ca_pem=b"")
+    return launch_of(RUN, spec, ALICE, None, token="secret", url="https://site:7444", ca_pem=b"")
 
 
 def test_the_first_home_of_the_environment_is_the_one_that_is_made() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from overspill.errors import ExhaustedError
+from overspill.errors import ExhaustedError, UnrunnableError
 from overspill.request_id import RequestId
 from overspill.runner_protocol import FRAME_HEADER, RunnerFrame
 from overspill.states import HOME_LEASE_OVER, Outcome, RunState
@@ -20,7 +20,7 @@ from overspill_agent.backends.base import Account
 from overspill_agent.backends.fake import FakeBackend, World
 from overspill_agent.reconcile import TICK_S, Reconciler, RunnerAccess
 from overspill_agent.registry import LiveRun, Registry
-from overspill_agent.runs import Action, Resources, Run, Seen
+from overspill_agent.runs import Action, Resources, Run, Seen, Verdict
 from overspill_agent.service.attach import Attachment
 from overspill_agent.service.upload import Upload
 from overspill_agent.spool import Piece, Reserve, Stream
@@ -28,6 +28,7 @@ from overspill_agent.store import Store
 
 ACCOUNT = Account(name="cloud", uid=2001, gid=2001, groups=(2001,), home="/home/cloud")
 LEASE_S = 3600
+RUNNER_LEASE_S = 90.0
 SPEC = RunSpec(
     script=b"#!/bin/sh\n",
     argv=[b"/spool/slurm_script"],
@@ -51,7 +52,7 @@ class Agent:
         self.registry = Registry(
             Store(self._directory / "agent.db"), self._directory / "spool", Reserve(self._directory, 0)
         )
-        access = RunnerAccess("https://site:1", b"CA")
+        access = RunnerAccess("https://site:1", b"CA", RUNNER_LEASE_S)
         self.reconciler = Reconciler(
             self.registry,
             self.backend,
@@ -171,7 +172,7 @@ async def test_a_crash_right_after_the_start_starts_nothing_again(agent: Agent) 
     assert live.run.ending.outcome is Outcome.NODE_FAIL
     assert await agent.step() is Action.CLEAN
     assert await agent.step() is Action.WAIT
-    assert await agent.backend.observe("r1", 1) is Seen.NOTHING
+    assert (await agent.backend.observe("r1", 1)).seen is Seen.NOTHING
 
 
 async def test_the_end_of_a_dead_run_counts_the_output_that_came(agent: Agent) -> None:
@@ -253,14 +254,18 @@ async def test_runs_wait_for_room_and_take_it_when_it_is_left(agent: Agent) -> N
     await agent.accept(2, cpus=3)
     assert await agent.step(1) is Action.START
     assert await agent.step(2) is Action.WAIT
-    assert agent.registry.promised() == Resources(cpus=9)
+    assert _promised_cpus(agent) == 9
     agent.backend.die("r1", 1)
     assert await agent.step(1) is Action.END
     assert await agent.step(2) is Action.WAIT
-    assert agent.registry.promised() == Resources(cpus=9)
+    assert _promised_cpus(agent) == 9
     assert await agent.step(1) is Action.CLEAN
-    assert agent.registry.promised() == Resources(cpus=3)
+    assert _promised_cpus(agent) == 3
     assert await agent.step(2) is Action.START
+
+
+def _promised_cpus(agent: Agent) -> int:
+    return sum(holding.resources.cpus for holding in agent.registry.promised())
 
 
 async def test_two_runs_at_once_never_take_the_same_room(agent: Agent) -> None:
@@ -361,3 +366,41 @@ async def test_a_stop_that_was_asked_for_stays_one_though_the_lease_runs_out_mea
     assert await agent.step() is Action.END
     assert live.run.ending is not None
     assert live.run.ending.outcome is Outcome.CANCELLED
+
+
+async def test_a_run_out_of_sight_is_left_alone_until_its_lease_is_over(agent: Agent) -> None:
+    live = await agent.accept()
+    assert await agent.step() is Action.START
+    agent.world.lost.add(("r1", 1))
+    live.told_at = time.monotonic() - RUNNER_LEASE_S
+    assert await agent.step() is Action.WAIT
+    with agent.registry.reporting(live):
+        live.told_at = time.monotonic() - 10 * RUNNER_LEASE_S
+        assert await agent.step() is Action.WAIT
+    assert await agent.step() is Action.END
+    assert live.run.ending is not None
+    assert live.run.ending.outcome is Outcome.NODE_FAIL
+
+
+async def test_what_a_backend_gives_up_is_stopped_and_ends_as_the_backend_says(agent: Agent) -> None:
+    live = await agent.accept()
+    await agent.step()
+    agent.world.verdicts[("r1", 1)] = Verdict(Outcome.OUT_OF_MEMORY, "too little memory")
+    assert await agent.step() is Action.GIVE_UP
+    await agent.restart()
+    live = agent.registry.live()[0]
+    live.unwanted_since = time.monotonic() - runs.STOP_GRACE_S
+    agent.world.verdicts.clear()
+    assert await agent.step() is Action.STOP
+    assert await agent.step() is Action.END
+    assert live.run.ending is not None
+    assert (live.run.ending.outcome, live.run.ending.reason) == (Outcome.OUT_OF_MEMORY, "too little memory")
+
+
+async def test_a_start_that_never_will_succeed_ends_the_run_with_the_reason(agent: Agent) -> None:
+    agent.world.refusals["r1"] = UnrunnableError("the image is gone")
+    live = await agent.accept()
+    await agent.step()
+    assert await agent.step() is Action.END
+    assert live.run.ending is not None
+    assert (live.run.ending.outcome, live.run.ending.reason) == (Outcome.REJECTED, "the image is gone")

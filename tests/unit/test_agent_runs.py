@@ -21,6 +21,7 @@ from overspill_agent.runs import (
     Run,
     Seen,
     Sight,
+    Sighting,
     SignalEffect,
     next_action,
 )
@@ -67,13 +68,17 @@ changes = st.one_of(
     ),
     st.builds(lambda reason: lambda run: runs.stop_wanted(run, reason), st.text(min_size=1, max_size=5)),
     st.builds(lambda report: lambda run: runs.ended(run, runs.ending_of_report(run, report), 8), end_reports),
-    st.just(lambda run: runs.ended(run, runs.ending_without_report(run, Seen.GONE, 0, 0), 8)),
+    st.just(
+        lambda run: runs.ended(
+            run, runs.ending_without_report(run, Sighting(Seen.GONE), stdout_bytes=0, stderr_bytes=0), 8
+        )
+    ),
     st.just(runs.cleaned),
     st.just(runs.released),
 )
 sights = st.builds(
     Sight,
-    seen=st.sampled_from(Seen),
+    st.builds(Sighting, st.sampled_from(Seen)),
     has_room=st.booleans(),
     is_reporting=st.booleans(),
     unwanted_s=st.sampled_from([0.0, STOP_GRACE_S]),
@@ -105,7 +110,7 @@ def test_a_script_that_has_started_or_lives_is_never_started_again(steps: list[C
         run = step(run)
     if next_action(run, sight) is Action.START:
         assert run.started_at_ms is None
-        assert sight.seen is Seen.NOTHING
+        assert sight.sighting.seen is Seen.NOTHING
         assert not run.has_ended
         assert not run.is_stop_wanted
 
@@ -116,9 +121,11 @@ def test_a_run_that_is_gone_is_brought_to_its_end_and_cleaned(steps: list[Change
     for step in steps:
         run = step(run)
     for _ in range(3):
-        match next_action(run, Sight(Seen.GONE)):
+        match next_action(run, Sight(Sighting(Seen.GONE))):
             case Action.END:
-                run = runs.ended(run, runs.ending_without_report(run, Seen.GONE, 0, 0), 9)
+                run = runs.ended(
+                    run, runs.ending_without_report(run, Sighting(Seen.GONE), stdout_bytes=0, stderr_bytes=0), 9
+                )
             case Action.CLEAN:
                 run = runs.cleaned(run)
             case action:
@@ -130,20 +137,23 @@ def test_a_run_that_is_gone_is_brought_to_its_end_and_cleaned(steps: list[Change
 def test_a_run_waits_for_its_input_and_for_room() -> None:
     waiting = runs.stdin_awaited(replace(NEW, has_stdin=True), 2)
     assert waiting.state is RunState.STAGING_IN
-    assert next_action(waiting, Sight(Seen.NOTHING)) is Action.WAIT
+    assert next_action(waiting, Sight(Sighting(Seen.NOTHING))) is Action.WAIT
     complete = runs.stdin_completed(waiting)
-    assert next_action(complete, Sight(Seen.NOTHING, has_room=False)) is Action.WAIT
-    assert next_action(complete, Sight(Seen.NOTHING)) is Action.START
+    assert next_action(complete, Sight(Sighting(Seen.NOTHING), has_room=False)) is Action.WAIT
+    assert next_action(complete, Sight(Sighting(Seen.NOTHING))) is Action.START
 
 
 def test_a_start_that_left_no_trace_is_tried_again_but_not_forever() -> None:
     run = NEW
     for tries in range(MAX_TRIES):
-        assert next_action(run, Sight(Seen.NOTHING, tries=tries)) is Action.START
+        assert next_action(run, Sight(Sighting(Seen.NOTHING), tries=tries)) is Action.START
         run = runs.attempt_begun(run, 2)
         assert run.attempt == tries + 1
-    assert next_action(run, Sight(Seen.NOTHING, tries=MAX_TRIES)) is Action.END
-    assert runs.ending_without_report(run, Seen.NOTHING, 0, 0).outcome is Outcome.REJECTED
+    assert next_action(run, Sight(Sighting(Seen.NOTHING), tries=MAX_TRIES)) is Action.END
+    assert (
+        runs.ending_without_report(run, Sighting(Seen.NOTHING), stdout_bytes=0, stderr_bytes=0).outcome
+        is Outcome.REJECTED
+    )
 
 
 def test_starts_that_a_shortage_prevents_come_later_and_later() -> None:
@@ -155,35 +165,40 @@ def test_a_new_attempt_takes_reports_from_the_first_again() -> None:
 
 
 def test_a_runner_that_is_gone_without_a_word_is_a_node_failure() -> None:
-    assert next_action(RUNNING, Sight(Seen.GONE)) is Action.END
-    ending = runs.ending_without_report(RUNNING, Seen.GONE, 10, 20)
+    assert next_action(RUNNING, Sight(Sighting(Seen.GONE))) is Action.END
+    ending = runs.ending_without_report(RUNNING, Sighting(Seen.GONE), stdout_bytes=10, stderr_bytes=20)
     assert (ending.outcome, ending.stdout_bytes, ending.stderr_bytes) == (Outcome.NODE_FAIL, 10, 20)
 
 
 def test_what_a_dead_runner_has_still_on_the_wire_is_heard_first() -> None:
-    assert next_action(RUNNING, Sight(Seen.GONE, is_reporting=True)) is Action.WAIT
+    assert next_action(RUNNING, Sight(Sighting(Seen.GONE), is_reporting=True)) is Action.WAIT
 
 
 def test_a_stop_leaves_the_runner_time_for_the_last_output_then_kills_it() -> None:
     unwanted = runs.stop_wanted(RUNNING, "scancel")
-    assert next_action(unwanted, Sight(Seen.ALIVE)) is Action.WAIT
-    assert next_action(unwanted, Sight(Seen.ALIVE, unwanted_s=STOP_GRACE_S)) is Action.STOP
-    assert next_action(unwanted, Sight(Seen.GONE)) is Action.END
-    assert runs.ending_without_report(unwanted, Seen.GONE, 0, 0) == Ending(Outcome.CANCELLED, reason="scancel")
+    assert next_action(unwanted, Sight(Sighting(Seen.ALIVE))) is Action.WAIT
+    assert next_action(unwanted, Sight(Sighting(Seen.ALIVE), unwanted_s=STOP_GRACE_S)) is Action.STOP
+    assert next_action(unwanted, Sight(Sighting(Seen.GONE))) is Action.END
+    assert runs.ending_without_report(unwanted, Sighting(Seen.GONE), stdout_bytes=0, stderr_bytes=0) == Ending(
+        Outcome.CANCELLED, reason="scancel"
+    )
 
 
 def test_a_stop_before_the_start_ends_the_run_unstarted() -> None:
     unwanted = runs.stop_wanted(NEW, "scancel")
-    assert next_action(unwanted, Sight(Seen.NOTHING)) is Action.END
-    assert runs.ending_without_report(unwanted, Seen.NOTHING, 0, 0).outcome is Outcome.CANCELLED
+    assert next_action(unwanted, Sight(Sighting(Seen.NOTHING))) is Action.END
+    assert (
+        runs.ending_without_report(unwanted, Sighting(Seen.NOTHING), stdout_bytes=0, stderr_bytes=0).outcome
+        is Outcome.CANCELLED
+    )
     assert runs.attempt_begun(unwanted, 5) is unwanted
 
 
 def test_what_outlives_its_end_is_killed_before_it_is_cleaned() -> None:
-    assert next_action(ENDED, Sight(Seen.ALIVE)) is Action.WAIT
-    assert next_action(ENDED, Sight(Seen.ALIVE, unwanted_s=STOP_GRACE_S)) is Action.STOP
-    assert next_action(ENDED, Sight(Seen.GONE)) is Action.CLEAN
-    assert next_action(runs.cleaned(ENDED), Sight(Seen.GONE)) is Action.WAIT
+    assert next_action(ENDED, Sight(Sighting(Seen.ALIVE))) is Action.WAIT
+    assert next_action(ENDED, Sight(Sighting(Seen.ALIVE), unwanted_s=STOP_GRACE_S)) is Action.STOP
+    assert next_action(ENDED, Sight(Sighting(Seen.GONE))) is Action.CLEAN
+    assert next_action(runs.cleaned(ENDED), Sight(Sighting(Seen.GONE))) is Action.WAIT
 
 
 @pytest.mark.parametrize(

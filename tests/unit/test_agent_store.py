@@ -82,7 +82,9 @@ def _set_revision(path: Path, revision: str, *statements: str) -> None:
 async def test_an_agent_that_is_upgraded_takes_up_the_runs_of_the_first_schema(store: Store, tmp_path: Path) -> None:
     await store.insert(RUN, b"spec")
     store.close()
-    _set_revision(tmp_path / "agent.db", "0001", "DROP TABLE claims")
+    columns = [("runs", name) for name in ("image", "gpu_type", "remote_id", "machine", "stop_outcome")]
+    drops = [f"ALTER TABLE {table} DROP COLUMN {name}" for table, name in (*columns, ("attempts", "runner_instance"))]
+    _set_revision(tmp_path / "agent.db", "0001", "DROP TABLE claims", *drops)
     upgraded = Store(tmp_path / "agent.db")
     assert await upgraded.open_runs() == [RUN]
     assert await upgraded.spec(RUN.run_id) == b"spec"
@@ -232,3 +234,16 @@ async def test_many_small_changes_share_their_commits(store: Store) -> None:
     stored = await asyncio.gather(*(store.insert(run_of(number), b"") for number in range(500)))
     assert len({run.run_id for run in stored}) == 500
     assert len(await store.open_runs()) == 500
+
+
+async def test_an_attempt_belongs_to_the_first_runner_that_asks_even_after_a_restart(
+    store: Store, tmp_path: Path
+) -> None:
+    await store.insert(RUN, b"spec")
+    await store.begin_attempt(replace(RUN, attempt=1), b"hash")
+    assert await store.claim_attempt(RUN.run_id, 1, "first")
+    again = Store(tmp_path / "agent.db")
+    assert not await again.claim_attempt(RUN.run_id, 1, "second")
+    assert await again.claim_attempt(RUN.run_id, 1, "first")
+    assert not await again.claim_attempt(RUN.run_id, 2, "first")
+    again.close()

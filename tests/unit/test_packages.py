@@ -64,7 +64,7 @@ def test_a_manual_page_spells_words_with_underscores_as_they_are(tmp_path: Path)
 def _keys(model: type[BaseModel]) -> Iterator[str]:
     """Yield the keys of a model and of all tables in it."""
     for name, field in model.model_fields.items():
-        yield name
+        yield field.alias or name
         for part in (field.annotation, *get_args(field.annotation)):
             if isinstance(part, type) and issubclass(part, BaseModel):
                 yield from _keys(part)

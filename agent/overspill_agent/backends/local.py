@@ -15,6 +15,7 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
@@ -23,12 +24,13 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from overspill.errors import AdminError, ExhaustedError, UnavailableError
+from overspill.errors import AdminError, ExhaustedError, UnavailableError, UnrunnableError
 from overspill_agent.backends import attempt as attempts
-from overspill_agent.backends.base import Account, Launch
+from overspill_agent.backends.base import Account, Demand, Launch
 from overspill_agent.backends.host import Host
 from overspill_agent.backends.sandbox import CONTROL, Roots, Sandbox, Wanted, build
-from overspill_agent.runs import Resources, Seen
+from overspill_agent.capacity import Capacity, Slot
+from overspill_agent.runs import Resources, Sighting
 
 log = structlog.get_logger(__name__)
 
@@ -118,10 +120,24 @@ class LocalBackend:
         self._programs = Programs.find()
         self._runner = _compiled(site)
         self._callback: Callable[[str], None] = lambda _run_id: None
+        self._machine = socket.gethostname()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
-    def capacity(self) -> Resources:
-        return self._site.resources
+    async def open(self) -> None:
+        """Do nothing: what is there is on disk, and is looked at when it is asked for."""
+
+    def capacity(self) -> Capacity:
+        resources = self._site.resources
+        return Capacity((Slot(self._machine, resources, resources),))
+
+    async def check(self, demand: Demand) -> None:
+        """Refuse what needs more than one workstation has.
+
+        Raises:
+            UnrunnableError: it asks for a feature.
+        """
+        if demand.constraint:
+            raise UnrunnableError(f"this site has no machine with the feature {demand.constraint!r}")
 
     async def start(self, launch: Launch) -> None:
         """Start the runner, unless this attempt has been started before.
@@ -140,8 +156,8 @@ class LocalBackend:
     async def stop(self, run_id: str, attempt: int) -> None:
         await asyncio.to_thread(attempts.kill, self._lock(run_id, attempt))
 
-    async def observe(self, run_id: str, attempt: int) -> Seen:
-        return attempts.seen(self._lock(run_id, attempt))
+    async def observe(self, run_id: str, attempt: int) -> Sighting:
+        return Sighting(attempts.seen(self._lock(run_id, attempt)), machine=self._machine)
 
     async def forget(self, run_id: str) -> None:
         """Remove all of the run.
@@ -150,6 +166,9 @@ class LocalBackend:
             UnavailableError: something is left; it may go at the next try.
         """
         await asyncio.to_thread(_remove, self._programs.rm, self._directory(run_id))
+
+    async def run_ids(self) -> frozenset[str]:
+        return frozenset(await asyncio.to_thread(_directories_in, self._site.directory))
 
     def on_change(self, callback: Callable[[str], None]) -> None:
         self._callback = callback
@@ -224,6 +243,10 @@ class LocalBackend:
             output.seek(max(0, output.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
             return output.read(_LOG_TAIL_BYTES).decode("utf-8", "replace")
         return ""
+
+
+def _directories_in(directory: Path) -> list[str]:
+    return [entry.name for entry in directory.iterdir() if entry.is_dir()]
 
 
 def bwrap_argv(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from overspill.cli.finding import Finding, error, ok, warning
-from overspill_agent.config import AgentConfig
+from overspill_agent.config import AgentConfig, Local
 
 _DEADLINE_S = 10.0
 _MIB = 1024 * 1024
@@ -24,7 +24,8 @@ _EMPTY_SANDBOX = ("bwrap", "--unshare-pid", "--ro-bind", "/", "/", "--proc", "/p
 
 def directories(config: AgentConfig) -> Iterator[Finding]:
     """Look at whose the agent's directories are."""
-    for subject, path in (("store", config.store.path.parent), ("local back end", config.local.directory)):
+    local = [("local back end", config.local.directory)] if config.local else []
+    for subject, path in (("store", config.store.path.parent), *local):
         try:
             status = path.stat()
         except FileNotFoundError:
@@ -41,7 +42,7 @@ def directories(config: AgentConfig) -> Iterator[Finding]:
             yield error(f"{subject}: directory", what, f"chown root {path} && chmod go-w {path}")
         else:
             yield ok(f"{subject}: directory", f"{path} is root's")
-    for path in config.local.shared:
+    for path in config.local.shared if config.local else ():
         if not path.is_dir():
             what = f"{path} is not there, but [local] shared promises it to runs"
             yield error("shared directory", what, "mount it, or remove it from shared")
@@ -59,7 +60,7 @@ def disk(config: AgentConfig) -> Iterator[Finding]:
         yield warning("disk", f"{directory} has {free_mib} MiB free", "output is kept there until its cluster has it")
     else:
         yield ok("disk", f"{directory} has {free_mib} MiB free")
-    if _existing(config.local.directory).stat().st_dev == directory.stat().st_dev:
+    if config.local and _existing(config.local.directory).stat().st_dev == directory.stat().st_dev:
         what = "runs and the agent's own store share a file system: one job can fill the agent's disk"
         yield warning("disk: shared", what, "give [local] directory a file system of its own")
 
@@ -80,9 +81,8 @@ def listening(config: AgentConfig) -> Iterator[Finding]:
             yield error(f"{subject}: port", what, "systemctl start overspill-agent; then see its log")
 
 
-def sandbox(config: AgentConfig) -> Iterator[Finding]:
+def sandbox(local: Local) -> Iterator[Finding]:
     """Look at what a run of the local back end needs: bubblewrap, the kernel's namespaces, Python, the runner."""
-    local = config.local
     if shutil.which("bwrap") is None:
         yield error("bubblewrap", "bwrap is not installed: no run can start", "install the package bubblewrap")
     elif problem := _failure(list(_EMPTY_SANDBOX)):

@@ -29,7 +29,8 @@ def look(path: Path) -> Iterator[Finding]:
     yield from host.directories(config)
     yield from host.disk(config)
     yield from host.listening(config)
-    yield from host.sandbox(config)
+    if config.local:
+        yield from host.sandbox(config.local)
     yield from check_metrics(config.metrics.listen, has_tls=config.metrics.tls is not None)
 
 

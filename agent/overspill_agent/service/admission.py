@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from overspill.errors import InvalidRequestError, NotPermittedError, UnrunnableError
+from overspill.errors import InvalidRequestError, NotPermittedError, UnavailableError, UnrunnableError
 from overspill.request_id import RequestId
 from overspill.v1 import agent_pb2 as pb
 from overspill_agent import runs
+from overspill_agent.capacity import Capacity, Holding
 from overspill_agent.launches import is_closed, is_plain_absolute
-from overspill_agent.runs import Resources, Run
+from overspill_agent.runs import Run
 from overspill_agent.service.wire import resources_of
 
 #: Beyond the permissions and the three bits above them there is nothing for umask(2) to take away.
@@ -53,16 +54,21 @@ def check_spec(spec: pb.RunSpec) -> None:
         raise InvalidRequestError("spec.environment must be entries NAME=value")
 
 
-def check_size(wanted: Resources, total: Resources) -> None:
-    """Refuse a run that is larger than the whole site.
+def check_size(wanted: Holding, capacity: Capacity) -> None:
+    """Refuse a run that is larger than every slot of the site.
 
     Raises:
         UnrunnableError: says what it asks for and what there is.
+        UnavailableError: nobody knows what there is.
     """
-    if not wanted.fits_in(total):
+    if not capacity.slots:
+        raise UnavailableError("the site does not know what it has, because its back end has not answered yet")
+    if not capacity.can_ever_hold(wanted):
+        asked, most = wanted.resources, max(capacity.slots, key=lambda slot: slot.size.cpus).size
+        kind = f" of type {wanted.gpu_type}" if wanted.gpu_type else ""
         raise UnrunnableError(
-            f"the run asks for {wanted.cpus} CPUs, {wanted.memory_mib} MiB and {wanted.gpus} GPUs;"
-            f" this site has {total.cpus}, {total.memory_mib} MiB and {total.gpus}"
+            f"the run asks for {asked.cpus} CPUs, {asked.memory_mib} MiB and {asked.gpus} GPUs{kind} in one place;"
+            f" the largest of this site has {most.cpus}, {most.memory_mib} MiB and {most.gpus}"
         )
 
 
@@ -73,6 +79,7 @@ def new_run(run_id: str, request_id: RequestId, spec: pb.RunSpec, *, account: st
         request_id=request_id,
         account=account,
         resources=resources_of(spec.resources),
+        gpu_type=spec.resources.gpu_type.lower(),
         has_stdin=spec.has_stdin,
         accepted_at_ms=at_ms,
         state_at_ms=at_ms,

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 
 import structlog
 
@@ -24,18 +25,19 @@ from overspill.v1 import agent_pb2 as pb
 from overspill.v1 import agent_pb2_grpc
 from overspill_agent import metrics, runs
 from overspill_agent.backends.accounts import mapped_account, resolve_mapping
-from overspill_agent.backends.base import Backend
+from overspill_agent.backends.base import Backend, Demand
+from overspill_agent.capacity import largest, left
 from overspill_agent.drain import Drain
 from overspill_agent.homes import Homes, name_of
 from overspill_agent.pki import Authority
-from overspill_agent.registry import LiveRun, Registry, now_ms
+from overspill_agent.registry import LiveRun, Registry, holding_of, now_ms
 from overspill_agent.runs import Resources, Run, Seen, SignalEffect
 from overspill_agent.service.admission import check_caller, check_size, check_spec, new_run
 from overspill_agent.service.attach import AttachEndedError, Attachment
 from overspill_agent.service.audit import submit_accepted, submit_refused
 from overspill_agent.service.callers import Callers
 from overspill_agent.service.interceptor import Context
-from overspill_agent.service.wire import request_id_message, request_id_of, resources_message, resources_of, state_of
+from overspill_agent.service.wire import request_id_message, request_id_of, resources_message, slot_groups, state_of
 from overspill_agent.store.store import StoredSignal
 
 log = structlog.get_logger(__name__)
@@ -92,8 +94,9 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         check_spec(request.spec)
         mapped = mapped_account(self._accounts, request_id.slurm_cluster, request.spec.user_name)
         account = (await asyncio.to_thread(resolve_mapping, mapped)).name
-        check_size(resources_of(request.spec.resources), self._backend.capacity())
         run = new_run(uuid.uuid4().hex, request_id, request.spec, account=account, at_ms=now_ms())
+        check_size(holding_of(run), self._backend.capacity())
+        await self._backend.check(Demand(run.resources, run.gpu_type, request.spec.constraint))
         stored, is_new = await self._registry.accept(run, request.spec.SerializeToString(), request.claim)
         submit_accepted(request, caller, stored)
         return pb.SubmitResponse(run_id=stored.run_id, state=state_of(stored), is_new=is_new)
@@ -175,15 +178,19 @@ class AgentService(agent_pb2_grpc.AgentServicer):
 
     async def Capacity(self, request: pb.CapacityRequest, context: Context) -> pb.CapacityResponse:  # noqa: N802
         check_caller(request.slurm_cluster, self._callers.identify(context).names)
-        total = self._backend.capacity()
+        capacity = self._backend.capacity()
         drained = self._drain.reason
-        free = resources_message(Resources() if drained else total.less(self._registry.promised()))
+        slots = left(capacity, self._registry.promised())
+        if drained:
+            slots = tuple(replace(slot, usable=Resources()) for slot in slots)
         home = name_of(request.slurm_cluster, request.home)
         self._homes.confirm(home, request.confirmed_lease_id)
         return pb.CapacityResponse(
-            total=resources_message(total),
-            free=free,
-            largest_free=free,
+            total=resources_message(capacity.total),
+            free=resources_message(sum((slot.usable for slot in slots), Resources())),
+            largest_free=resources_message(largest(slots)),
+            slots=slot_groups(slots),
+            features=sorted(capacity.features),
             lease_id=self._homes.answer(home),
             now_ms=now_ms(),
             version=__version__,
@@ -201,7 +208,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
     async def _kill(self, live: LiveRun) -> bool:
         """Kill a run whose stop cannot be stored, as with a full disk that it may have filled; False if none lives."""
         run = live.run
-        if run.attempt == 0 or await self._backend.observe(run.run_id, run.attempt) is not Seen.ALIVE:
+        if run.attempt == 0 or (await self._backend.observe(run.run_id, run.attempt)).seen is not Seen.ALIVE:
             return False
         await self._backend.stop(run.run_id, run.attempt)
         return True
@@ -211,7 +218,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         attempt = live.found_attempt
         if attempt == 0 or live.run.attempt != attempt or live.run.started_at_ms is not None or live.run.has_ended:
             return 0
-        return attempt if await self._backend.observe(live.run.run_id, attempt) is Seen.ALIVE else 0
+        return attempt if (await self._backend.observe(live.run.run_id, attempt)).seen is Seen.ALIVE else 0
 
     async def _find(self, run_id: str, context: Context) -> LiveRun:
         """Return the caller's run; another cluster's is one that never was."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 
 from overspill.runner_protocol import KEEPALIVE_S
@@ -27,6 +28,12 @@ async def events(registry: Registry, live: LiveRun, attempt: int) -> AsyncIterat
 
     Ends when the run or the agent does, or when another attempt has taken over.
     """
+    async for event in _events(registry, live, attempt):
+        live.told_at = time.monotonic()
+        yield event
+
+
+async def _events(registry: Registry, live: LiveRun, attempt: int) -> AsyncIterator[bytes]:
     held = _held(live)
     yield encode_event("hello", held)
     told_signal_seq = 0

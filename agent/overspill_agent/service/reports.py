@@ -36,6 +36,7 @@ class Ended(_Report):
     signal: int | None = Field(default=None, gt=0, le=64)
     timed_out: bool = False
     lease_lost: bool = False
+    oom_kills: int = Field(default=0, ge=0)
     error: str | None = None
     user_cpu_ms: int = Field(default=0, ge=0)
     system_cpu_ms: int = Field(default=0, ge=0)
@@ -49,6 +50,7 @@ class Ended(_Report):
             signal=self.signal,
             is_timed_out=self.timed_out,
             is_lease_lost=self.lease_lost,
+            oom_kills=self.oom_kills,
             error=self.error or "",
             user_cpu_ms=self.user_cpu_ms,
             system_cpu_ms=self.system_cpu_ms,

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 from collections.abc import AsyncIterator, Sequence
 
+import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -15,12 +16,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from overspill.errors import NotFoundError, OverspillError, RequestError, TransientError
-from overspill.runner_protocol import PATH_PREFIX
+from overspill.runner_protocol import INSTANCE_HEADER, PATH_PREFIX
 from overspill.v1.agent_pb2 import RunSpec
 from overspill_agent.registry import LiveRun, Registry
 from overspill_agent.service.events import events
 from overspill_agent.service.upload import Upload
 from overspill_agent.spool import Stream
+
+log = structlog.get_logger(__name__)
 
 _UNLIMITED = 2**64 - 1
 _STDIN_PIECE_BYTES = 256 * 1024
@@ -49,12 +52,16 @@ class RunnerChannel:
         live = await self._authorise(request)
         if not live.run.is_ready:
             raise HTTPException(425, "standard input is not complete")
+        attempt, instance = request.path_params["attempt"], request.headers.get(INSTANCE_HEADER, "")
+        if not await self._registry.store.claim_attempt(live.run.run_id, attempt, instance):
+            log.warning("attempt was started twice", action="double_start", run_id=live.run.run_id, attempt=attempt)
+            raise HTTPException(409, "another runner has this attempt")
         document = spec_document(await self._spec(live), self._lease_s)
         # From here on the script may run: a signal that comes before this cancels the run, one after it is delivered.
         async with live.lock:
             if live.run.is_stop_wanted and live.run.started_at_ms is None:
                 raise HTTPException(409, "the run is to be stopped")
-            live.spec_given_to = request.path_params["attempt"]
+            live.spec_given_to = attempt
         return JSONResponse(document)
 
     async def get_script(self, request: Request) -> Response:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from overspill.errors import InvalidRequestError
 from overspill.request_id import RequestId
 from overspill.v1 import agent_pb2 as pb
+from overspill_agent.capacity import Slot, grouped
 from overspill_agent.runs import Resources, Run
+
+#: As agent.proto promises.
+_MOST_SLOT_GROUPS = 256
 
 
 def request_id_of(message: pb.RequestId) -> RequestId:
@@ -32,8 +38,20 @@ def resources_of(message: pb.Resources) -> Resources:
     return Resources(cpus=message.cpus, memory_mib=message.memory_mib, gpus=message.gpus)
 
 
-def resources_message(resources: Resources) -> pb.Resources:
-    return pb.Resources(cpus=resources.cpus, memory_mib=resources.memory_mib, gpus=resources.gpus)
+def resources_message(resources: Resources, gpu_type: str = "") -> pb.Resources:
+    return pb.Resources(cpus=resources.cpus, memory_mib=resources.memory_mib, gpus=resources.gpus, gpu_type=gpu_type)
+
+
+def slot_groups(slots: Iterable[Slot]) -> list[pb.SlotGroup]:
+    """Return slots whose `usable` is what is left in them; of many kinds those with most free."""
+    return [
+        pb.SlotGroup(
+            count=count,
+            size=resources_message(slot.size, slot.gpu_type),
+            free=resources_message(slot.usable, slot.gpu_type),
+        )
+        for count, slot in grouped(slots)[:_MOST_SLOT_GROUPS]
+    ]
 
 
 def state_of(run: Run) -> pb.RunState.ValueType:

@@ -24,7 +24,11 @@ _PLAIN_COLUMNS = (
     "attempt",
     "report_seq",
     "signal_seq",
+    "image",
+    "gpu_type",
     "stop_reason",
+    "remote_id",
+    "machine",
     "is_cleaned",
     "is_released",
 )
@@ -39,6 +43,7 @@ def row_of(run: Run) -> dict[str, Any]:
         **asdict(run.request_id),
         **asdict(run.resources),
         "state": run.state.value,
+        "stop_outcome": run.stop_outcome.value,
         **ending,
         "outcome": run.ending.outcome.value if run.ending else None,
     }
@@ -54,6 +59,7 @@ def run_of(row: RowMapping) -> Run:
         request_id=RequestId(**{field.name: row[field.name] for field in fields(RequestId)}),
         resources=Resources(**{field.name: row[field.name] for field in fields(Resources)}),
         state=RunState(row["state"]),
+        stop_outcome=Outcome(row["stop_outcome"]),
         ending=ending,
     )
 

@@ -96,6 +96,17 @@ class Store:
         query = select(attempts.c.token_sha256).where(attempts.c.run_id == run_id, attempts.c.attempt == attempt)
         return await self._database.run(lambda connection: connection.execute(query).scalar())
 
+    async def claim_attempt(self, run_id: str, attempt: int, runner_instance: str) -> bool:
+        """Give an attempt to the first runner that asks; return whether it is this one's. Idempotent."""
+
+        def work(connection: Connection) -> bool:
+            here = (attempts.c.run_id == run_id) & (attempts.c.attempt == attempt)
+            free = here & attempts.c.runner_instance.is_(None)
+            connection.execute(update(attempts).where(free).values(runner_instance=runner_instance))
+            return connection.execute(select(attempts.c.runner_instance).where(here)).scalar() == runner_instance
+
+        return await self._database.run(work)
+
     async def spec(self, run_id: str) -> bytes | None:
         """Return the run's serialised spec; None once it is released."""
         query = select(specs.c.spec).where(specs.c.run_id == run_id)

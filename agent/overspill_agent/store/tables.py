@@ -50,7 +50,14 @@ runs = Table(
     Column("attempt", Integer, nullable=False),
     Column("report_seq", Integer, nullable=False),
     Column("signal_seq", Integer, nullable=False),
+    # A name in the site's catalogue, and a type of GPU; empty for none.
+    Column("image", String, nullable=False, server_default=""),
+    Column("gpu_type", String, nullable=False, server_default=""),
     Column("stop_reason", String),
+    Column("stop_outcome", String, nullable=False, server_default="CANCELLED"),
+    # What the backend's own tools know it by, and where it is; empty while that is not known.
+    Column("remote_id", String, nullable=False, server_default=""),
+    Column("machine", String, nullable=False, server_default=""),
     # All of the ending, or nothing of it.
     Column("outcome", String),
     Column("exit_code", Integer),
@@ -79,6 +86,8 @@ attempts = Table(
     # SHA-256 of the runner's token; the token itself is in the runner's directory only.
     Column("token_sha256", LargeBinary, nullable=False),
     Column("begun_at_ms", Integer, nullable=False),
+    # The first runner that asked for the spec; another one with the same token is a double start.
+    Column("runner_instance", String),
 )
 
 #: overspill.v1.RunSpec as it came, serialised. Removed at release.

@@ -234,6 +234,9 @@ class RunSpec(_message.Message):
     ACCOUNT_FIELD_NUMBER: _builtins.int
     HOME_LEASE_S_FIELD_NUMBER: _builtins.int
     HOME_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
     script: _builtins.bytes
     """The batch script, byte for byte."""
     cwd: _builtins.bytes
@@ -261,6 +264,14 @@ class RunSpec(_message.Message):
     """
     home: _builtins.str
     """The relay that follows the run, by a name that outlives its restarts."""
+    partition: _builtins.str
+    """The partition that the user submitted to. An older relay leaves it out: images are chosen without it."""
+    constraint: _builtins.str
+    """--constraint as Slurm has it ("intel&avx512"); empty if there is none, and from an older relay."""
+    image: _builtins.str
+    """The image that the user has named, of those that the site offers; empty: the site chooses. An older agent does not
+    look at it, nor at the two fields above.
+    """
     @_builtins.property
     def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """argv[0] as slurmd would have passed it (the script's path in slurmd's spool), then the user's arguments."""
@@ -295,10 +306,13 @@ class RunSpec(_message.Message):
         account: _builtins.str = ...,
         home_lease_s: _builtins.int = ...,
         home: _builtins.str = ...,
+        partition: _builtins.str = ...,
+        constraint: _builtins.str = ...,
+        image: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "argv", b"argv", "cwd", b"cwd", "environment", b"environment", "group_id", b"group_id", "has_stdin", b"has_stdin", "home", b"home", "home_lease_s", b"home_lease_s", "is_output_joined", b"is_output_joined", "kill_wait_s", b"kill_wait_s", "resources", b"resources", "rlimits", b"rlimits", "script", b"script", "time_limit_s", b"time_limit_s", "umask", b"umask", "user_id", b"user_id", "user_name", b"user_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "argv", b"argv", "constraint", b"constraint", "cwd", b"cwd", "environment", b"environment", "group_id", b"group_id", "has_stdin", b"has_stdin", "home", b"home", "home_lease_s", b"home_lease_s", "image", b"image", "is_output_joined", b"is_output_joined", "kill_wait_s", b"kill_wait_s", "partition", b"partition", "resources", b"resources", "rlimits", b"rlimits", "script", b"script", "time_limit_s", b"time_limit_s", "umask", b"umask", "user_id", b"user_id", "user_name", b"user_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -311,24 +325,61 @@ class Resources(_message.Message):
     CPUS_FIELD_NUMBER: _builtins.int
     MEMORY_MIB_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
+    GPU_TYPE_FIELD_NUMBER: _builtins.int
     cpus: _builtins.int
     memory_mib: _builtins.int
     """MiB; 0 where the cluster does not manage memory."""
     gpus: _builtins.int
+    gpu_type: _builtins.str
+    """Of which type the GPUs are, as in --gres=gpu:TYPE:N; empty: any. An older agent takes any."""
     def __init__(
         self,
         *,
         cpus: _builtins.int = ...,
         memory_mib: _builtins.int = ...,
         gpus: _builtins.int = ...,
+        gpu_type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "gpus", b"gpus", "memory_mib", b"memory_mib"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "gpu_type", b"gpu_type", "gpus", b"gpus", "memory_mib", b"memory_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Resources: _TypeAlias = Resources  # noqa: Y015
+
+@_typing.final
+class SlotGroup(_message.Message):
+    """Machines, or parts of machines, that are alike. A run must fit whole into one of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    FREE_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    @_builtins.property
+    def size(self) -> Global___Resources:
+        """What each has in all."""
+
+    @_builtins.property
+    def free(self) -> Global___Resources:
+        """Of that, what is neither used by nor promised to a run."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        size: Global___Resources | None = ...,
+        free: Global___Resources | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "size", b"size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "free", b"free", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SlotGroup: _TypeAlias = SlotGroup  # noqa: Y015
 
 @_typing.final
 class SubmitRequest(_message.Message):
@@ -881,6 +932,10 @@ class CapacityResponse(_message.Message):
     NOW_MS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     TAKES_NO_RUNS_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.int
     """Names this answer; 0 from an older agent, which knows no leases and ends no run for them."""
     now_ms: _builtins.int
@@ -892,6 +947,8 @@ class CapacityResponse(_message.Message):
     """Why the site takes no new run now, as its operator has put it: the relay drains its virtual nodes. Empty if it takes
     runs, and from an older agent.
     """
+    backend: _builtins.str
+    """"local", "docker", "htcondor" or "fake"."""
     @_builtins.property
     def total(self) -> Global___Resources:
         """All that the site offers to this cluster."""
@@ -904,6 +961,20 @@ class CapacityResponse(_message.Message):
     def largest_free(self) -> Global___Resources:
         """The largest single run that could start now. A job runs on one slot, so sums do not tell."""
 
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotGroup]:
+        """The site's slots, at most 256 groups, those with most free first; none from an older agent: the three fields at the
+        beginning count.
+        """
+
+    @_builtins.property
+    def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What a run's `image` may name."""
+
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The words of --constraint that the site understands."""
+
     def __init__(
         self,
         *,
@@ -914,10 +985,14 @@ class CapacityResponse(_message.Message):
         now_ms: _builtins.int = ...,
         version: _builtins.str = ...,
         takes_no_runs: _builtins.str = ...,
+        slots: _abc.Iterable[Global___SlotGroup] | None = ...,
+        images: _abc.Iterable[_builtins.str] | None = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
+        backend: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "largest_free", b"largest_free", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "largest_free", b"largest_free", "lease_id", b"lease_id", "now_ms", b"now_ms", "takes_no_runs", b"takes_no_runs", "total", b"total", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "features", b"features", "free", b"free", "images", b"images", "largest_free", b"largest_free", "lease_id", b"lease_id", "now_ms", b"now_ms", "slots", b"slots", "takes_no_runs", b"takes_no_runs", "total", b"total", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -85,7 +85,7 @@ class AgentServicer:
         INVALID_ARGUMENT: the spec cannot be run anywhere (relative cwd, no script). PERMISSION_DENIED: this cluster's
         user is mapped to no account, the request names another cluster, or its claim is missing, expired or not what the
         request says. FAILED_PRECONDITION: the site cannot run it
-        (larger than any slot). RESOURCE_EXHAUSTED, UNAVAILABLE: try again later.
+        (larger than any slot, no such image, a feature that it does not know). RESOURCE_EXHAUSTED, UNAVAILABLE: try again later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

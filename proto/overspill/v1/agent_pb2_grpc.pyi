@@ -43,7 +43,7 @@ class AgentStub:
     INVALID_ARGUMENT: the spec cannot be run anywhere (relative cwd, no script). PERMISSION_DENIED: this cluster's
     user is mapped to no account, the request names another cluster, or its claim is missing, expired or not what the
     request says. FAILED_PRECONDITION: the site cannot run it
-    (larger than any slot). RESOURCE_EXHAUSTED, UNAVAILABLE: try again later.
+    (larger than any slot, no such image, a feature that it does not know). RESOURCE_EXHAUSTED, UNAVAILABLE: try again later.
     """
     Attach: _grpc.StreamStreamMultiCallable[_agent_pb2.AttachRequest, _agent_pb2.AttachResponse]
     """Follows one run. The first request is `open`; the agent answers with the current state, then output from the
@@ -82,7 +82,7 @@ class AgentAsyncStub(AgentStub):
     INVALID_ARGUMENT: the spec cannot be run anywhere (relative cwd, no script). PERMISSION_DENIED: this cluster's
     user is mapped to no account, the request names another cluster, or its claim is missing, expired or not what the
     request says. FAILED_PRECONDITION: the site cannot run it
-    (larger than any slot). RESOURCE_EXHAUSTED, UNAVAILABLE: try again later.
+    (larger than any slot, no such image, a feature that it does not know). RESOURCE_EXHAUSTED, UNAVAILABLE: try again later.
     """
     Attach: _aio.StreamStreamMultiCallable[_agent_pb2.AttachRequest, _agent_pb2.AttachResponse]  # type: ignore[assignment]
     """Follows one run. The first request is `open`; the agent answers with the current state, then output from the
@@ -124,7 +124,7 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT: the spec cannot be run anywhere (relative cwd, no script). PERMISSION_DENIED: this cluster's
         user is mapped to no account, the request names another cluster, or its claim is missing, expired or not what the
         request says. FAILED_PRECONDITION: the site cannot run it
-        (larger than any slot). RESOURCE_EXHAUSTED, UNAVAILABLE: try again later.
+        (larger than any slot, no such image, a feature that it does not know). RESOURCE_EXHAUSTED, UNAVAILABLE: try again later.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,24 @@
+"""agent.toml, a section per module."""
+
+from overspill_agent.config.catalogue import ImageSection
+from overspill_agent.config.file import DEFAULT_PATH, PATH_VARIABLE, AgentConfig, configured_path, load, parse
+from overspill_agent.config.local import Local
+from overspill_agent.config.section import DEFAULT_RUNNER
+from overspill_agent.config.services import Pki, RunnerChannel, Server, StoreSection, Tls
+
+__all__ = [
+    "DEFAULT_PATH",
+    "DEFAULT_RUNNER",
+    "PATH_VARIABLE",
+    "AgentConfig",
+    "ImageSection",
+    "Local",
+    "Pki",
+    "RunnerChannel",
+    "Server",
+    "StoreSection",
+    "Tls",
+    "configured_path",
+    "load",
+    "parse",
+]

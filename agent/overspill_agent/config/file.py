@@ -1,0 +1,112 @@
+"""The agent's configuration file: what it may say, and what is wrong with one that says something else."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+from pydantic import Field, ValidationError, model_validator
+
+from overspill.errors import ConfigError
+from overspill.metrics import MetricsSection
+from overspill.tls import TlsFiles
+from overspill_agent.config.catalogue import ImageSection
+from overspill_agent.config.local import Local
+from overspill_agent.config.section import Section
+from overspill_agent.config.services import Pki, RunnerChannel, Server, StoreSection
+
+DEFAULT_PATH = Path("/etc/overspill/agent.toml")
+#: Names another file than `DEFAULT_PATH`.
+PATH_VARIABLE = "OVERSPILL_AGENT_CONFIG"
+
+
+class AgentConfig(Section):
+    """All of agent.toml. One back end has a section, and so it is the one in use.
+
+    `accounts` maps a cluster's users to accounts here; who is not listed is refused.
+    """
+
+    server: Server
+    runner_channel: RunnerChannel
+    store: StoreSection
+    local: Local | None = None
+    images: dict[str, ImageSection] = Field(default_factory=dict)
+    metrics: MetricsSection = MetricsSection()
+    accounts: dict[str, dict[str, str]] = Field(default_factory=dict)
+    pki: Pki = Pki()
+
+    @model_validator(mode="after")
+    def _one_back_end(self) -> AgentConfig:
+        if self.local is None:
+            raise ValueError("no back end is configured; add [local]")
+        return self
+
+    @model_validator(mode="after")
+    def _one_default_image(self) -> AgentConfig:
+        defaults = [name for name, image in self.images.items() if image.is_default]
+        if len(defaults) > 1:
+            raise ValueError(f"{', '.join(defaults)} are all the default image; only one can be")
+        return self
+
+    def server_files(self) -> TlsFiles:
+        """Return what the gRPC service shows and trusts."""
+        return self.server.tls.files() if self.server.tls else self.pki.agent_files
+
+    def runner_files(self) -> TlsFiles:
+        """Return what the HTTPS service for runners shows, and the authority that runners trust."""
+        return self.runner_channel.tls.files() if self.runner_channel.tls else self.pki.agent_files
+
+
+def parse(text: str, source: str) -> AgentConfig:
+    """Return the configuration in `text`.
+
+    Args:
+        text: TOML.
+        source: the file's name, for messages.
+
+    Raises:
+        ConfigError: names the file, each wrong key, and what to write.
+    """
+    try:
+        return AgentConfig.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{source}: {line}" for line in _explain(error))) from error
+
+
+def configured_path() -> Path:
+    """Return where the configuration is, as far as this process is told."""
+    return Path(os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
+
+
+def load(path: Path) -> AgentConfig:
+    """Return the configuration in the file `path`.
+
+    Raises:
+        ConfigError: if it cannot be read or is wrong; see `parse`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; name another with --config") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; TOML must be") from error
+    return parse(text, str(path))
+
+
+_ADVICE = {
+    "missing": "this key is missing; add it",
+    "extra_forbidden": "there is no such key; remove it or correct its name",
+}
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for detail in error.errors(include_url=False):
+        *sections, key = [str(part) for part in detail["loc"]] or [""]
+        where = f"[{'.'.join(sections)}] {key}" if sections else f"[{key}]"
+        what = _ADVICE.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+        lines.append(f"{where}: {what}")
+    return lines

@@ -1,0 +1,44 @@
+"""The section of the local back end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from overspill_agent.config.section import DEFAULT_RUNNER, AbsolutePath, Section
+
+
+class Local(Section):
+    """The backend that runs jobs on the agent's own host.
+
+    Attributes:
+        directory: one directory per run; on a local file system (it is locked with flock).
+        private: directories of which each run has its own, empty one.
+        shared: directories that are the same here as at the cluster; runs may write there.
+        python: the interpreter that runs the runner, at least 3.8.
+        runner: the runner's file.
+    """
+
+    directory: AbsolutePath
+    cpus: int = Field(gt=0)
+    memory_mib: int = Field(gt=0)
+    gpus: int = Field(default=0, ge=0)
+    private: tuple[AbsolutePath, ...] = (Path("/home"), Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108
+    shared: tuple[AbsolutePath, ...] = ()
+    python: AbsolutePath = Path("/usr/bin/python3")
+    runner: AbsolutePath = DEFAULT_RUNNER
+
+    @model_validator(mode="after")
+    def _roots_are_apart(self) -> Local:
+        for root in (*self.private, *self.shared):
+            if root == Path("/"):
+                raise ValueError("`/` can be neither private nor shared; name directories below it")
+            for other in (*self.private, *self.shared):
+                if other != root and other.is_relative_to(root):
+                    raise ValueError(f"{other} lies in {root}; name only one of them in `private` and `shared`")
+        if set(self.private) & set(self.shared):
+            raise ValueError("a directory is either in `private` or in `shared`")
+        if any(self.python.is_relative_to(root) for root in self.private):
+            raise ValueError(f"python {self.python} lies in a private directory, where runs cannot see it")
+        return self
