@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from overspill_images.cache import locked
 from tests.packaging import how_to
-from tests.packaging.debian import locked
 from tests.packaging.machines import Machines
 from tests.rig.parts import CHECKOUT
 
