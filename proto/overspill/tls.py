@@ -93,19 +93,22 @@ class TlsFiles:
         return TlsMaterial(certificate, private_key, ca)
 
     def state(self) -> tuple[tuple[int, int, int], ...]:
-        """Return what changes when a file is replaced.
+        """Return what changes when a file is replaced, or gets another owner or mode.
+
+        By the time of change: that of modification may be put back, as by `cp -p` and `rsync -t`.
 
         Raises:
             OSError: if one is not there.
         """
         stats = [path.stat() for path in (self.certificate, self.private_key, self.ca)]
-        return tuple((stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in stats)
+        return tuple((stat.st_ctime_ns, stat.st_ino, stat.st_size) for stat in stats)
 
 
 class WatchedTls:
     """Certificates in use, read again when somebody has replaced the files. Calls cost three stat(2).
 
-    Files that cannot be used, as those that are being replaced, change nothing: what was in use stays in use.
+    Files that cannot be used, as those that are being replaced, change nothing: what was in use stays in use, and each
+    call reads them again, because what stood in the way need not show in the files.
     """
 
     def __init__(self, files: TlsFiles) -> None:
@@ -115,34 +118,45 @@ class WatchedTls:
             ConfigError: as `TlsFiles.read`.
         """
         self.files = files
+        self._state: object = _state_of(files)
         self._current = files.read()
-        self._state: object = files.state()
-        self._refused: object = None
+        #: Why the files that are there are not used; empty if they are.
+        self._refusal = ""
 
     def current(self) -> TlsMaterial:
         """Return what is to be used now: the same object for as long as nothing has changed."""
-        try:
-            state: object = self.files.state()
-        except OSError as error:
-            state = str(error)
-        if state not in (self._state, self._refused):
+        state = _state_of(self.files)
+        if state != self._state:
             self._read_again(state)
         return self._current
 
     def _read_again(self, state: object) -> None:
+        """Use what the files hold now; `state` is from before they are read, so that a change meanwhile is seen."""
         try:
-            self._current = self.files.read()
+            found = self.files.read()
         except ConfigError as error:
-            self._refused = state
-            _log.warning("replaced certificate is not used", action="certificate_refused", reason=error.reason)
+            if error.reason != self._refusal:
+                _log.warning("replaced certificate is not used", action="certificate_refused", reason=error.reason)
+            self._refusal = error.reason
             return
-        self._state = state
+        self._state, self._refusal = state, ""
+        if found == self._current:
+            return
+        self._current = found
         _log.info(
             "certificate replaced",
             action="certificate_replaced",
             path=str(self.files.certificate),
             expires_at=f"{self._current.leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
         )
+
+
+def _state_of(files: TlsFiles) -> object:
+    """Return the files' state; if one is not there, why."""
+    try:
+        return files.state()
+    except OSError as error:
+        return str(error)
 
 
 def open_channel(target: str, tls: TlsMaterial) -> grpc.aio.Channel:
