@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import pytest
 
 from tests.e2e.commands import overspill
-from tests.e2e.diversion import wait_until, wait_until_diverting
+from tests.e2e.diversion import wait_until_diverting
 from tests.rig import Rig
+from tests.rig.waiting import poll
 
 _CONF = "/etc/slurm/slurm.conf"
 _HOOK = "/etc/slurm/job_submit.lua"
@@ -169,15 +170,14 @@ FAULTS = {
 def test_each_fault_is_named_with_what_to_do(sound: Rig, name: str) -> None:
     fault = FAULTS[name]
     host = sound.cluster if fault.at == "cluster" else sound.site
-    path = host.path(fault.file)
-    before = path.read_bytes()
+    before = host.path(fault.file).read_bytes()
     try:
-        path.write_text(fault.change(before.decode()))
+        host.rewrite(fault.file, fault.change(before.decode()))
         if fault.is_reconfigured:
             sound.cluster.run(["scontrol", "reconfigure"], check=True)
         found = _found(sound, at=fault.at)
     finally:
-        path.write_bytes(before)
+        host.rewrite(fault.file, before)
         if fault.is_reconfigured:
             sound.cluster.run(["scontrol", "reconfigure"], check=True)
     (about,) = [it for it in found if it["subject"] == fault.subject and it["level"] == fault.level]
@@ -205,20 +205,24 @@ def test_files_that_are_open_to_others_are_errors(sound: Rig, path: str, mode: i
         file.chmod(before)
 
 
-def test_a_certificate_of_another_cluster_expired_or_of_another_ca_is_an_error(sound: Rig) -> None:
-    path = sound.cluster.path(_KEY)
+def test_a_certificate_that_is_not_ours_is_an_error_and_our_own_is_used_again(new_rig: Callable[..., Rig]) -> None:
+    rig = new_rig(policy="overspill_mode=always")
+    wait_until_diverting(rig)
+    path = rig.cluster.path(_KEY)
     own, mark = path.read_bytes(), _MARK.encode()
-    other = sound.certificates.issue("another-cluster")
-    try:
-        path.write_bytes(other)
-        assert "is for another-cluster, not for rig" in _errors(sound)["site site-a: certificate's name"]
-        path.write_bytes(other[: other.index(mark)] + own[own.index(mark) :])
-        assert "is not the key of" in _errors(sound)["site site-a: private key"]
-        path.unlink()
-        assert f"cannot read {_KEY}" in _errors(sound)["site site-a: certificate"]
-    finally:
-        sound.cluster.write(_KEY, own, user="slurm", mode=0o600)
-    wait_until(lambda: not _errors(sound), timeout_s=60, what="the sidecar to use its own certificate again")
+    other = rig.certificates.issue("another-cluster")
+    path.write_bytes(rig.certificates.issue("rig", is_expired=True))
+    assert "has expired on" in _errors(rig)["site site-a: certificate"]
+    path.write_bytes(rig.certificates.issue("rig", is_foreign=True))
+    assert "is not signed by" in _errors(rig)["site site-a: CA"]
+    path.write_bytes(other)
+    assert "is for another-cluster, not for rig" in _errors(rig)["site site-a: certificate's name"]
+    path.write_bytes(other[: other.index(mark)] + own[own.index(mark) :])
+    assert "is not the key of" in _errors(rig)["site site-a: private key"]
+    path.unlink()
+    assert f"cannot read {_KEY}" in _errors(rig)["site site-a: certificate"]
+    rig.cluster.write(_KEY, own, user="slurm", mode=0o600)
+    _wait_until_sound(rig)
 
 
 def test_a_drained_virtual_node_is_told_with_its_reason(sound: Rig) -> None:
@@ -231,11 +235,9 @@ def test_a_drained_virtual_node_is_told_with_its_reason(sound: Rig) -> None:
 
 
 def test_a_user_without_rights_gets_warnings_not_errors(sound: Rig) -> None:
-    def is_without_errors() -> bool:
-        return overspill(sound, "check", user="alice").returncode == 0
-
     # A reconfigured slurmctld does not hear its nodes for a moment.
-    wait_until(is_without_errors, timeout_s=60, what="a check without errors")
+    _wait_until_sound(sound)
+    assert not _errors(sound, user="alice")
     assert "run overspill check as root" in overspill(sound, "check", user="alice").stdout
 
 
@@ -265,19 +267,35 @@ def test_records_that_cannot_be_written_are_told(new_rig: Callable[..., Rig]) ->
             file.unlink()
         records.mkdir()
     rig.cluster.daemon("sidecar").start()
-    wait_until(lambda: "router" not in _errors(rig), timeout_s=30, what="the router to answer")
+    _wait_until_sound(rig)
     warned = {it["subject"]: it["says"] for it in _found(rig) if it["level"] == "warning"}
     assert "they are in memory only" in warned["router: records"]
     assert "they are in memory only" in warned["relay: records"]
 
 
-def _found(rig: Rig, *, at: str = "cluster") -> list[dict[str, str]]:
-    done = overspill(rig, "check", "--json", at=at)
+def _wait_until_sound(rig: Rig) -> None:
+    """Wait until nothing is wrong with the cluster.
+
+    Raises:
+        AssertionError: that names what still is.
+    """
+    errors: dict[str, str] = {}
+
+    def is_sound() -> bool:
+        nonlocal errors
+        errors = _errors(rig)
+        return not errors
+
+    assert poll(is_sound, timeout_s=60, interval_s=0.05), f"wrong after 60 s: {errors}"
+
+
+def _found(rig: Rig, *, at: str = "cluster", user: str = "root") -> list[dict[str, str]]:
+    done = overspill(rig, "check", "--json", at=at, user=user)
     assert done.stdout, done.stderr
     findings: list[dict[str, str]] = json.loads(done.stdout)["findings"]
     assert done.returncode == any(finding["level"] == "error" for finding in findings)
     return findings
 
 
-def _errors(rig: Rig, *, at: str = "cluster") -> dict[str, str]:
-    return {it["subject"]: it["says"] for it in _found(rig, at=at) if it["level"] == "error"}
+def _errors(rig: Rig, *, at: str = "cluster", user: str = "root") -> dict[str, str]:
+    return {it["subject"]: it["says"] for it in _found(rig, at=at, user=user) if it["level"] == "error"}

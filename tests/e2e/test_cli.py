@@ -11,6 +11,8 @@ from tests.e2e.commands import overspill, overspill_json
 from tests.e2e.diversion import submit_diverted, wait_until, wait_until_diverting
 from tests.rig import Rig
 
+_CONF = "/etc/slurm/slurm.conf"
+_PLUGSTACK = "/etc/slurm/plugstack.conf"
 _HELLO = "#!/bin/bash\necho hello from $(hostname)\n"
 
 
@@ -185,19 +187,18 @@ def test_the_doctors_probe_goes_the_whole_way_and_leaves_nothing(rig: Rig, user:
 def test_the_doctor_says_at_which_hop_it_stopped(new_rig: Callable[..., Rig]) -> None:
     rig = new_rig(policy="overspill_mode=always")
     wait_until_diverting(rig)
-    plugstack = rig.cluster.path("/etc/slurm/plugstack.conf")
-    before = plugstack.read_text()
+    before = rig.cluster.path(_PLUGSTACK).read_text()
     for text, hop, remedy in (
         ("", "sbatch", "plugstack.conf"),
         (before.replace("relay.sock", "other.sock"), "the proxy called the relay", "SPANK"),
     ):
-        plugstack.write_text(text)
+        rig.cluster.rewrite(_PLUGSTACK, text)
         found = overspill_json(rig, "doctor", "--user", "alice", "--timeout", "10")
         assert not found["ok"]
         last = found["hops"][-1]
         assert (last["name"], last["is_reached"]) == (hop, False)
         assert remedy in last["remedy"]
-    plugstack.write_text(before)
+    rig.cluster.rewrite(_PLUGSTACK, before)
     rig.set_policy("overspill_mode=off")
     wait_until(
         lambda: overspill_json(rig, "status")["mode"] == "off", timeout_s=30, what="the router to see the policy"
@@ -214,13 +215,12 @@ def test_slurm_takes_the_lines_that_nodes_prints(new_rig: Callable[..., Rig]) ->
     rig = new_rig(policy="overspill_mode=always")
     wait_until_diverting(rig)
     lines = overspill_json(rig, "nodes")["slurm_conf"]
-    conf = rig.cluster.path("/etc/slurm/slurm.conf")
     kept = [
         line
-        for line in conf.read_text().splitlines()
+        for line in rig.cluster.path(_CONF).read_text().splitlines()
         if not line.startswith(("NodeName=ovs1 ", "PartitionName=overspill "))
     ]
-    conf.write_text("\n".join([*kept, *lines]) + "\n")
+    rig.cluster.rewrite(_CONF, "\n".join([*kept, *lines]) + "\n")
     for name in ("slurmctld", "slurmd@ovs1"):
         rig.cluster.daemon(name).stop()
     for name in ("slurmctld", "slurmd@ovs1"):

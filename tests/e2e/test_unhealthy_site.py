@@ -16,6 +16,7 @@ from tests.e2e.diversion import (
     wait_until_not_diverting,
 )
 from tests.rig import Rig
+from tests.rig.overspill_conf import AGENT_CONF, SIDECAR_CONF
 from tests.rig.routing import would_divert
 from tests.rig.slurm_conf import VIRTUAL_NODE
 
@@ -125,9 +126,8 @@ def _take_the_runs_directory_away(rig: Rig) -> None:
 
 
 def _have_runners_end_at_once(rig: Rig) -> None:
-    conf = rig.site.path("/etc/overspill/agent.toml")
-    lines = [line for line in conf.read_text().splitlines() if not line.startswith("python = ")]
-    conf.write_text("\n".join(lines).replace("[local]\n", '[local]\npython = "/bin/false"\n'))
+    lines = [line for line in rig.site.path(AGENT_CONF).read_text().splitlines() if not line.startswith("python = ")]
+    rig.site.rewrite(AGENT_CONF, "\n".join(lines).replace("[local]\n", '[local]\npython = "/bin/false"\n'))
     rig.site.daemon("agent").stop()
     rig.site.daemon("agent").start()
 
@@ -188,8 +188,7 @@ def test_a_cut_longer_than_the_lease_ends_the_run_at_the_site_before_slurm_start
     new_rig: Callable[..., Rig],
 ) -> None:
     rig = new_rig(policy="overspill_mode=always")
-    conf = rig.cluster.path("/etc/overspill/sidecar.toml")
-    conf.write_text(conf.read_text().replace("\nnodes = ", "\nlease_s = 15\nlease_margin_s = 20.0\nnodes = "))
+    rig.cluster.replace(SIDECAR_CONF, "\nnodes = ", "\nlease_s = 15\nlease_margin_s = 20.0\nnodes = ")
     rig.cluster.daemon("sidecar").stop()
     rig.cluster.daemon("sidecar").start()
     wait_until_diverting(rig)

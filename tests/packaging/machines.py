@@ -84,8 +84,9 @@ class Machines(JobVerbs):
 
     def set_word(self, word: str, value: str) -> None:
         """Give a policy word in slurm.conf another value, and return when slurmctld shows it."""
-        path = self.cluster.path("/etc/slurm/slurm.conf")
-        path.write_text(re.sub(rf"\b{word}=[^,\n]*", f"{word}={value}", path.read_text()))
+        conf = "/etc/slurm/slurm.conf"
+        text = self.cluster.path(conf).read_text()
+        self.cluster.rewrite(conf, re.sub(rf"\b{word}=[^,\n]*", f"{word}={value}", text))
         self.cluster.run(["scontrol", "reconfigure"], check=True)
         shown = ["scontrol", "show", "config"]
         assert poll(lambda: f"{word}={value}" in self.cluster.run(shown).stdout, timeout_s=30, interval_s=0.1)

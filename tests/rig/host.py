@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Literal, overload
 
 from tests.rig.accounts import login_environment, numbers_of
 from tests.rig.errors import CommandError, RigError
+from tests.rig.files import replace_file, rewrite_file
 
 if TYPE_CHECKING:
     from tests.rig.daemons import Daemon, DaemonGroup
@@ -110,15 +111,17 @@ class Host:
         return self._root / path.lstrip("/")
 
     def write(self, path: str, content: str | bytes, *, user: str = "root", mode: int = 0o644) -> Path:
-        """Write a file of the host, owned by `user` and the user's group; return its path from outside."""
+        """Write a file of the host in one step, owned by `user` and the user's group; return its path from outside."""
         target = self.path(path)
-        target.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.chown(target, *numbers_of(user))
-        target.chmod(mode)
+        replace_file(target, _encoded(content), owner=numbers_of(user), mode=mode)
         return target
 
+    def rewrite(self, path: str, content: str | bytes) -> None:
+        """Give a file another content in one step; owner and mode stay."""
+        rewrite_file(self.path(path), _encoded(content))
+
     def replace(self, path: str, old: str, new: str) -> None:
-        """Replace a text in a file of root's.
+        """Replace a text in a file.
 
         Raises:
             RigError: if it is not there: a change that changes nothing tests nothing.
@@ -126,7 +129,7 @@ class Host:
         text = self.path(path).read_text()
         if old not in text:
             raise RigError(f"{path} of {self.name} has no {old!r}")
-        self.write(path, text.replace(old, new))
+        self.rewrite(path, text.replace(old, new))
 
     def command(self, argv: Sequence[str], *, user: str = "root", cwd: str | None = None) -> list[str]:
         """Return the argv that executes `argv` inside, as `user`, in `cwd` (default: the user's home)."""
@@ -203,6 +206,10 @@ class Host:
             os.kill(self.init_pid, signal.SIGKILL)
         if self._holder is not None:
             self._holder.wait()
+
+
+def _encoded(content: str | bytes) -> bytes:
+    return content.encode() if isinstance(content, str) else content
 
 
 def _describe(host: str, argv: Sequence[str], what: str, stdout: str, stderr: str) -> str:

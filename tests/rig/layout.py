@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.rig import overspill_conf, parts, slurm_conf
 from tests.rig.accounts import numbers_of
 from tests.rig.certificates import Certificates
+from tests.rig.files import replace_file
 from tests.rig.options import RigOptions
 from tests.rig.parts import Part
 from tests.rig.tree import bind, build_tree, system_mounts
@@ -87,16 +88,14 @@ def build_site(root: Path, options: RigOptions, certificates: Certificates) -> l
 
 
 def write_slurm_conf(cluster_root: Path, options: RigOptions) -> None:
-    """Write slurm.conf anew, in one step, so that no command of Slurm's reads half of it."""
+    """Write slurm.conf anew."""
     text = slurm_conf.slurm_conf(
         options.cluster,
         options.policy_words,
         job_submit=Part.JOB_SUBMIT in options.parts,
         spank=Part.SPANK in options.parts,
     )
-    new = cluster_root / "etc/slurm/slurm.conf.new"
-    _write(new, text.encode())
-    new.rename(new.with_suffix(""))
+    _write(cluster_root / "etc/slurm/slurm.conf", text.encode())
 
 
 def _overspill_mounts(root: Path) -> list[list[str]]:
@@ -115,7 +114,4 @@ def _write_enrolled(directory: Path, certificates: Certificates) -> None:
 
 
 def _write(path: Path, content: bytes, *, owner: str = "root", mode: int = 0o644) -> None:
-    path.touch(mode=mode)
-    path.write_bytes(content)
-    path.chmod(mode)
-    os.chown(path, *numbers_of(owner))
+    replace_file(path, content, owner=numbers_of(owner), mode=mode)
