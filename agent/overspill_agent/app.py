@@ -20,6 +20,7 @@ from overspill.metrics import MetricsServer, describe_process
 from overspill.tls import WatchedTls
 from overspill_agent import metrics
 from overspill_agent.backend import backend_of
+from overspill_agent.catalogue import Catalogue
 from overspill_agent.config import AgentConfig, Local
 from overspill_agent.drain import Drain
 from overspill_agent.gauges import AgentGauges
@@ -34,6 +35,7 @@ from overspill_agent.service.enrolment import Enrolment
 from overspill_agent.service.health import Health
 from overspill_agent.service.runner_channel import RunnerChannel
 from overspill_agent.service.servers import GrpcServer, HttpsServer
+from overspill_agent.service.terms import Terms
 from overspill_agent.spool import Reserve
 from overspill_agent.store import Store
 
@@ -73,11 +75,14 @@ async def _serve(config: AgentConfig) -> None:
     authority = Authority(config.pki)
     access = RunnerAccess(config.runner_channel.url, runner_tls.current().ca, config.runner_channel.lease_s)
     homes = Homes(config.store.path.with_name("homes.json"))
-    reconciler = Reconciler(registry, backend, access, silence_s=homes.silence_s)
+    catalogue = Catalogue(config.images)
+    reconciler = Reconciler(registry, backend, access, catalogue, silence_s=homes.silence_s)
     channel = RunnerChannel(registry, config.runner_channel.lease_s)
     runners = HttpsServer(channel.app(Enrolment(authority).routes()), config.runner_channel.listen, runner_tls)
     drain = Drain(config.store.path.parent)
-    service = AgentService(registry, backend, config.accounts, Callers(relay_tls, authority), authority, homes, drain)
+    callers = Callers(relay_tls, authority)
+    terms = Terms(config.accounts, catalogue, config.backend)
+    service = AgentService(registry, backend, terms, callers, authority, homes, drain)
     health = Health(registry, drain)
     relays = GrpcServer(service, health, config.server.listen, relay_tls)
 

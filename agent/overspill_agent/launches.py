@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Iterable
 
 from overspill.v1.agent_pb2 import RunSpec
-from overspill_agent.backends.base import Account, Demand, Image, Launch
+from overspill_agent.backends.base import Account, Demand, Launch
 from overspill_agent.backends.sandbox import CONTROL
 from overspill_agent.runs import Run
 
@@ -18,7 +18,7 @@ _OPEN = b"/dev/shm"
 
 
 def launch_of(
-    run: Run, spec: RunSpec, account: Account, image: Image | None, *, token: str, url: str, ca_pem: bytes
+    run: Run, spec: RunSpec, account: Account, demand: Demand, *, token: str, url: str, ca_pem: bytes
 ) -> Launch:
     """Return the launch of `run`'s last attempt."""
     homes = [account.home.encode(), _home(spec.environment)]
@@ -27,7 +27,7 @@ def launch_of(
         run_id=run.run_id,
         attempt=run.attempt,
         account=account,
-        demand=Demand(run.resources, run.gpu_type, spec.constraint, image),
+        demand=demand,
         name=f"{run.request_id.slurm_cluster}/{run.request_id.slurm_job_id}.{run.request_id.restart_count}",
         time_limit_s=spec.time_limit_s,
         script_directory=os.fsdecode(_normal(posixpath.dirname(spec.argv[0]))),

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -20,8 +20,9 @@ from overspill.states import HOME_LEASE_OVER, Outcome
 from overspill.v1.agent_pb2 import RunSpec
 from overspill_agent import metrics, runs
 from overspill_agent.backends.accounts import resolve_account
-from overspill_agent.backends.base import Account, Backend, Image
+from overspill_agent.backends.base import Account, Backend
 from overspill_agent.capacity import has_room, left
+from overspill_agent.catalogue import Catalogue
 from overspill_agent.homes import name_of
 from overspill_agent.launches import launch_of
 from overspill_agent.registry import LiveRun, Registry, holding_of, now_ms
@@ -62,18 +63,18 @@ class Reconciler:
         registry: Registry,
         backend: Backend,
         access: RunnerAccess,
+        catalogue: Catalogue,
         *,
-        images: Mapping[str, Image] | None = None,
         find_account: Callable[[str], Account] = resolve_account,
         silence_s: Callable[[str], float] = lambda _home: 0.0,
     ) -> None:
         """Subscribe to what may change a run; nothing is done before `run`."""
-        self._images = images or {}
         self._find_account = find_account
         self._silence_s = silence_s
         self._registry = registry
         self._backend = backend
         self._access = access
+        self._catalogue = catalogue
         self._news: set[str] = set()
         self._wake = asyncio.Event()
         self._in_progress: set[str] = set()
@@ -211,15 +212,10 @@ class Reconciler:
             async with self._starts:
                 account = await asyncio.to_thread(self._find_account, run.account)
                 access = self._access
-                launch = launch_of(
-                    run,
-                    spec,
-                    account,
-                    self._images.get(run.image),
-                    token=token,
-                    url=access.url,
-                    ca_pem=access.ca_pem,
+                demand = self._catalogue.demand(
+                    run.resources, run.gpu_type, image=run.image, constraint=spec.constraint
                 )
+                launch = launch_of(run, spec, account, demand, token=token, url=access.url, ca_pem=access.ca_pem)
                 with metrics.LAUNCH_SECONDS.time():
                     await self._backend.start(launch)
         except TransientError as error:

@@ -48,6 +48,9 @@ async def refusal(call: Any) -> grpc.aio.AioRpcError:
         ({"user_name": "ghost"}, grpc.StatusCode.PERMISSION_DENIED, "has no user 'ghost'"),
         ({"resources": pb.Resources(cpus=9)}, grpc.StatusCode.FAILED_PRECONDITION, "asks for 9 CPUs"),
         ({"resources": pb.Resources(memory_mib=99999)}, grpc.StatusCode.FAILED_PRECONDITION, "99999 MiB"),
+        ({"image": "base"}, grpc.StatusCode.FAILED_PRECONDITION, "no image 'base'; its jobs run in no image"),
+        ({"constraint": "overspill&avx2"}, grpc.StatusCode.FAILED_PRECONDITION, "no machine with the feature 'avx2'"),
+        ({"constraint": "a|b"}, grpc.StatusCode.FAILED_PRECONDITION, "only features joined by & are"),
         ({"resources": pb.Resources(gpus=1)}, grpc.StatusCode.FAILED_PRECONDITION, "1 GPUs"),
     ],
 )

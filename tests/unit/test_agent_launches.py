@@ -4,7 +4,7 @@ import pytest
 
 from overspill.request_id import RequestId
 from overspill.v1.agent_pb2 import RunSpec
-from overspill_agent.backends.base import Account, Launch
+from overspill_agent.backends.base import Account, Demand, Launch
 from overspill_agent.launches import is_closed, launch_of
 from overspill_agent.runs import Resources, Run
 
@@ -23,7 +23,7 @@ RUN = Run(
 
 def launch(*environment: bytes, cwd: bytes = b"/work", script: bytes = b"/spool/job/slurm_script") -> Launch:
     spec = RunSpec(argv=[script], cwd=cwd, environment=environment)
-    return launch_of(RUN, spec, ALICE, None, token="secret", url="https://site:7444", ca_pem=b"")
+    return launch_of(RUN, spec, ALICE, Demand(RUN.resources), token="secret", url="https://site:7444", ca_pem=b"")
 
 
 def test_the_first_home_of_the_environment_is_the_one_that_is_made() -> None:

@@ -18,6 +18,8 @@ from overspill.v1.agent_pb2 import AttachOpen, RunSpec
 from overspill_agent import runs
 from overspill_agent.backends.base import Account
 from overspill_agent.backends.fake import FakeBackend, World
+from overspill_agent.catalogue import Catalogue
+from overspill_agent.config import ImageSection
 from overspill_agent.reconcile import TICK_S, Reconciler, RunnerAccess
 from overspill_agent.registry import LiveRun, Registry
 from overspill_agent.runs import Action, Resources, Run, Seen, Verdict
@@ -45,6 +47,7 @@ class Agent:
         self._directory = directory
         self.world = World()
         self.silences: dict[str, float] = {}
+        self.catalogue = Catalogue({"base": ImageSection(reference="base:13")})
         self._open()
 
     def _open(self) -> None:
@@ -57,6 +60,7 @@ class Agent:
             self.registry,
             self.backend,
             access,
+            self.catalogue,
             find_account=lambda _name: ACCOUNT,
             silence_s=lambda home: self.silences.get(home, 0.0),
         )
@@ -66,13 +70,14 @@ class Agent:
         self._open()
         await self.registry.load()
 
-    async def accept(self, number: int = 1, *, cpus: int = 1, has_stdin: bool = False) -> LiveRun:
+    async def accept(self, number: int = 1, *, cpus: int = 1, has_stdin: bool = False, image: str = "") -> LiveRun:
         run = Run(
             run_id=f"r{number}",
             request_id=RequestId("rig", number, None, 1_790_000_000, 0),
             account=ACCOUNT.name,
             resources=Resources(cpus=cpus),
             has_stdin=has_stdin,
+            image=image,
             accepted_at_ms=number,
             state_at_ms=number,
         )
@@ -96,6 +101,24 @@ async def test_an_accepted_run_is_started_once_and_not_touched_while_it_lives(ag
     assert live.run.state is RunState.QUEUED
     assert await agent.step() is Action.WAIT
     assert [launch.attempt for launch in agent.world.launches] == [1]
+
+
+async def test_a_run_is_started_in_its_image(agent: Agent) -> None:
+    await agent.accept(image="base")
+    assert await agent.step() is Action.START
+    image = agent.world.launches[0].demand.image
+    assert image is not None
+    assert image.reference == "base:13"
+
+
+async def test_a_run_whose_image_has_left_the_catalogue_ends_and_says_so(agent: Agent) -> None:
+    live = await agent.accept(image="gone")
+    assert await agent.step() is Action.START
+    assert await agent.step() is Action.END
+    assert agent.world.launches == []
+    assert live.run.ending is not None
+    assert live.run.ending.outcome is Outcome.REJECTED
+    assert live.run.ending.reason == "this site has no image 'gone'; it offers base"
 
 
 async def test_the_intent_is_stored_before_the_start(agent: Agent) -> None:

@@ -40,7 +40,15 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a run asks of a place; `constraint` is --constraint as Slurm has it, empty for none."""
+    """What a run asks of a place.
+
+    Attributes:
+        resources: in one slot.
+        gpu_type: of which type its GPUs must be, in lower case; empty: any.
+        constraint: the features of --constraint that no image of the catalogue stands for, all of which are wanted,
+            joined by "&"; empty for none.
+        image: what it runs in; None where the catalogue has nothing for it.
+    """
 
     resources: Resources
     gpu_type: str = ""

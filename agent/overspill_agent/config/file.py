@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from overspill.errors import ConfigError
 from overspill.metrics import MetricsSection
 from overspill.tls import TlsFiles
-from overspill_agent.config.catalogue import ImageSection
+from overspill_agent.config.catalogue import Images
 from overspill_agent.config.local import Local
 from overspill_agent.config.section import Section
 from overspill_agent.config.services import Pki, RunnerChannel, Server, StoreSection
@@ -31,7 +31,7 @@ class AgentConfig(Section):
     runner_channel: RunnerChannel
     store: StoreSection
     local: Local | None = None
-    images: dict[str, ImageSection] = Field(default_factory=dict)
+    images: Images = Field(default_factory=dict)
     metrics: MetricsSection = MetricsSection()
     accounts: dict[str, dict[str, str]] = Field(default_factory=dict)
     pki: Pki = Pki()
@@ -43,11 +43,15 @@ class AgentConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _one_default_image(self) -> AgentConfig:
-        defaults = [name for name, image in self.images.items() if image.is_default]
-        if len(defaults) > 1:
-            raise ValueError(f"{', '.join(defaults)} are all the default image; only one can be")
+    def _images_are_of_use(self) -> AgentConfig:
+        if self.local is not None and self.images:
+            raise ValueError("[images] are of no use to [local], whose jobs run on the host itself; remove one of them")
         return self
+
+    @property
+    def backend(self) -> str:
+        """The name of the back end in use, which is its section's."""
+        return "local"
 
     def server_files(self) -> TlsFiles:
         """Return what the gRPC service shows and trusts."""

@@ -72,7 +72,7 @@ def check_size(wanted: Holding, capacity: Capacity) -> None:
         )
 
 
-def new_run(run_id: str, request_id: RequestId, spec: pb.RunSpec, *, account: str, at_ms: int) -> Run:
+def new_run(run_id: str, request_id: RequestId, spec: pb.RunSpec, *, account: str, image: str, at_ms: int) -> Run:
     """Return the run as it is accepted."""
     run = Run(
         run_id=run_id,
@@ -80,6 +80,7 @@ def new_run(run_id: str, request_id: RequestId, spec: pb.RunSpec, *, account: st
         account=account,
         resources=resources_of(spec.resources),
         gpu_type=spec.resources.gpu_type.lower(),
+        image=image,
         has_stdin=spec.has_stdin,
         accepted_at_ms=at_ms,
         state_at_ms=at_ms,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import structlog
@@ -20,12 +20,13 @@ from overspill.errors import (
     TransientError,
     UnrunnableError,
 )
+from overspill.request_id import RequestId
 from overspill.tls import Peer, peer_of
 from overspill.v1 import agent_pb2 as pb
 from overspill.v1 import agent_pb2_grpc
 from overspill_agent import metrics, runs
 from overspill_agent.backends.accounts import mapped_account, resolve_mapping
-from overspill_agent.backends.base import Backend, Demand
+from overspill_agent.backends.base import Backend
 from overspill_agent.capacity import largest, left
 from overspill_agent.drain import Drain
 from overspill_agent.homes import Homes, name_of
@@ -37,12 +38,19 @@ from overspill_agent.service.attach import AttachEndedError, Attachment
 from overspill_agent.service.audit import submit_accepted, submit_refused
 from overspill_agent.service.callers import Callers
 from overspill_agent.service.interceptor import Context
-from overspill_agent.service.wire import request_id_message, request_id_of, resources_message, slot_groups, state_of
+from overspill_agent.service.terms import Terms
+from overspill_agent.service.wire import (
+    request_id_message,
+    request_id_of,
+    resources_message,
+    resources_of,
+    slot_groups,
+    state_of,
+)
 from overspill_agent.store.store import StoredSignal
 
 log = structlog.get_logger(__name__)
 
-Accounts = Mapping[str, Mapping[str, str]]
 _SCOPES = {pb.SIGNAL_SCOPE_SHELL: "shell", pb.SIGNAL_SCOPE_TREE: "tree"}
 #: Highest number in Linux's table of signals; the real-time ones end it.
 _LAST_SIGNAL = 64
@@ -55,7 +63,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         self,
         registry: Registry,
         backend: Backend,
-        accounts: Accounts,
+        terms: Terms,
         callers: Callers,
         authority: Authority,
         homes: Homes,
@@ -63,7 +71,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
     ) -> None:
         self._registry = registry
         self._backend = backend
-        self._accounts = accounts
+        self._terms = terms
         self._callers = callers
         self._authority = authority
         self._homes = homes
@@ -72,7 +80,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitResponse:  # noqa: N802
         cluster = request.request_id.slurm_cluster
         # A cluster that the operator has not named must not make new labels.
-        count = functools.partial(metrics.SUBMITS.labels, cluster if cluster in self._accounts else "unknown")
+        count = functools.partial(metrics.SUBMITS.labels, cluster if cluster in self._terms.accounts else "unknown")
         try:
             response = await self._submit(request, self._callers.identify(context))
         except OverspillError as error:
@@ -92,14 +100,31 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         if reason := self._drain.reason:
             raise ExhaustedError(f"the site takes no new runs: {reason}")
         check_spec(request.spec)
-        mapped = mapped_account(self._accounts, request_id.slurm_cluster, request.spec.user_name)
-        account = (await asyncio.to_thread(resolve_mapping, mapped)).name
-        run = new_run(uuid.uuid4().hex, request_id, request.spec, account=account, at_ms=now_ms())
-        check_size(holding_of(run), self._backend.capacity())
-        await self._backend.check(Demand(run.resources, run.gpu_type, request.spec.constraint))
+        run = await self._new_run(request_id, request.spec)
         stored, is_new = await self._registry.accept(run, request.spec.SerializeToString(), request.claim)
         submit_accepted(request, caller, stored)
         return pb.SubmitResponse(run_id=stored.run_id, state=state_of(stored), is_new=is_new)
+
+    async def _new_run(self, request_id: RequestId, spec: pb.RunSpec) -> Run:
+        """Return the run that the site takes.
+
+        Raises:
+            OverspillError: why it does not.
+        """
+        mapped = mapped_account(self._terms.accounts, request_id.slurm_cluster, spec.user_name)
+        account = (await asyncio.to_thread(resolve_mapping, mapped)).name
+        image = self._terms.catalogue.choose(
+            named=spec.image,
+            constraint=spec.constraint,
+            partition=spec.partition,
+            resources=resources_of(spec.resources),
+        )
+        run = new_run(uuid.uuid4().hex, request_id, spec, account=account, image=image, at_ms=now_ms())
+        check_size(holding_of(run), self._backend.capacity())
+        await self._backend.check(
+            self._terms.catalogue.demand(run.resources, run.gpu_type, image=image, constraint=spec.constraint)
+        )
+        return run
 
     async def Attach(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.AttachRequest], context: Context
@@ -190,10 +215,12 @@ class AgentService(agent_pb2_grpc.AgentServicer):
             free=resources_message(sum((slot.usable for slot in slots), Resources())),
             largest_free=resources_message(largest(slots)),
             slots=slot_groups(slots),
-            features=sorted(capacity.features),
+            images=self._terms.catalogue.names,
+            features=sorted(capacity.features | self._terms.catalogue.features),
             lease_id=self._homes.answer(home),
             now_ms=now_ms(),
             version=__version__,
+            backend=self._terms.backend,
             takes_no_runs=drained,
         )
 
