@@ -9,7 +9,7 @@ POLICY ?= overspill_mode=on,overspill_wait=00:01:00
 # Not `?=`: make itself predefines AS, as the assembler.
 AS := alice
 
-.PHONY: help setup proto proto-check lint unit test bench demo up down status exec packages lock
+.PHONY: help setup proto proto-check lint unit test test-slurm bench demo up down status exec packages lock
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -56,14 +56,18 @@ unit: .venv/.ready ## The fast tests: no daemons
 test: setup proto-check lint ## Everything: lint, generated code, unit, conformance, integration, end to end on a real Slurm, packages; under 30 minutes
 	$(VENV)/bin/pytest tests -n 3 --dist loadfile --durations=15
 
+test-slurm: setup ## What asks a real Slurm, on another one than this machine's: make test-slurm SLURM=24.11
+	RIG_SLURM=$(or $(SLURM),$(error which? make test-slurm SLURM=24.11)) $(VENV)/bin/pytest tests/e2e \
+	  tests/conformance/test_cluster_view.py -n 3 --dist loadfile --durations=15
+
 bench: setup ## Measure Overspill against plain Slurm, under 15 minutes: make bench [NAME="first-line cancellation"] [JSON=FILE]
 	@$(PY) -m tests.bench $(if $(JSON),--json $(JSON)) $(NAME)
 
-demo: setup ## A full cluster spills over; every promise is checked
-	@$(PY) -m tests.rig demo
+demo: setup ## A full cluster spills over; every promise is checked: make demo [SLURM=26.05]
+	@$(PY) -m tests.rig demo $(SLURM:%=--slurm %)
 
-up: setup ## Start the rig and leave it running: make up [POLICY="overspill_mode=always"] [SHARED=1] [WITHOUT="agent"]
-	@$(PY) -m tests.rig up --policy "$(POLICY)" $(if $(SHARED),--shared) $(WITHOUT:%=--without %)
+up: setup ## Start the rig and leave it running: make up [POLICY="overspill_mode=always"] [SHARED=1] [WITHOUT="agent"] [SLURM=24.11]
+	@$(PY) -m tests.rig up --policy "$(POLICY)" $(if $(SHARED),--shared) $(WITHOUT:%=--without %) $(SLURM:%=--slurm %)
 
 down: .venv/.ready ## End every process of the rig, remove every file
 	@$(PY) -m tests.rig down

@@ -210,7 +210,6 @@ static void drain_node(const char *reason)
     update.node_names = context->node_name;
     update.node_state = NODE_STATE_DRAIN;
     update.reason = drain_reason;
-    update.reason_uid = getuid();
     if (slurm_update_node(&update) != SLURM_SUCCESS)
         slurm_info("overspill: drain: %s: %s", context->node_name, slurm_strerror(errno));
 }

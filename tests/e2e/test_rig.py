@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.diversion import wait_until_diverting
 from tests.rig import AlreadyUpError, ClusterOptions, CommandError, JobStateError, Part, Rig, RigError
 from tests.rig.directory import is_alive, main_path, remove_leftovers
 from tests.rig.host import Host
 from tests.rig.parts import CHECKOUT
+from tests.rig.releases import RELEASES
 from tests.rig.waiting import poll
 
 _CONNECT = "import socket; socket.create_connection(('site', 9), timeout=1)"
@@ -270,3 +272,19 @@ def test_the_command_line_leaves_a_rig_running_until_it_is_told_to_end_it() -> N
     assert not path.exists()
     assert call("status").returncode == 1
     assert call("down").stdout == "no rig was up\n"
+
+
+@pytest.mark.timeout(900)  # the first rig of a release makes a Debian for it
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_rig_of_any_release_has_that_slurm_and_diverts(new_rig: Callable[..., Rig], release: str) -> None:
+    rig = new_rig(policy="overspill_mode=always", slurm=release)
+    assert rig.cluster.run(["slurmctld", "-V"], check=True).stdout.split()[-1].startswith(f"{release}.")
+    wait_until_diverting(rig)
+    job_id = rig.sbatch("#!/bin/sh\nuname -n; exit 3\n", "--overspill=always")
+    assert rig.wait_for_state(job_id, "FAILED")["ExitCode"] == "3:0"
+    assert rig.output(job_id) == b"site\n"
+
+
+def test_a_release_that_no_debian_has_is_refused(new_rig: Callable[..., Rig]) -> None:
+    with pytest.raises(RigError, match=r"Slurm 1\.2: choose 22\.05, 24\.11, 26\.05"):
+        new_rig(slurm="1.2")

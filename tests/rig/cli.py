@@ -18,12 +18,20 @@ from tests.rig.errors import NotUpError, RigError
 from tests.rig.options import DEFAULT_POLICY
 from tests.rig.parts import CHECKOUT, Part
 from tests.rig.progress import printed
+from tests.rig.releases import RELEASES, THIS_MACHINES, VARIABLE
 from tests.rig.rig import Rig
 from tests.rig.status import is_healthy, report
 
 #: Describes the rig in the default directory to a shell.
 _ENV_FILE = CHECKOUT / ".rig/env"
 _HINT = "Try: make exec CMD='sbatch --wrap \"hostname; sleep 20\"', make exec CMD=squeue, make status, make down"
+
+
+_slurm = click.option(
+    "--slurm",
+    type=click.Choice([*RELEASES]),
+    help=f"Release of Slurm.  [default: {VARIABLE}, else {THIS_MACHINES.name}]",
+)
 
 
 class _Group(click.Group):
@@ -51,20 +59,22 @@ def main(context: click.Context, directory: Path) -> None:
 
 
 @main.command()
-def demo() -> None:
+@_slurm
+def demo(slurm: str | None) -> None:
     """Show a full cluster spill over, in a rig of its own, and check every promise.
 
     Exit code 1 if one is broken.
     """
-    sys.exit(run_demo())
+    sys.exit(run_demo(slurm))
 
 
 @main.command()
 @click.option("--policy", default=DEFAULT_POLICY, show_default=True, help="Words for SlurmctldParameters.")
 @click.option("--shared", is_flag=True, help="Let the site see the cluster's /home.")
 @click.option("--without", multiple=True, type=click.Choice([*map(str, Part)]), help="Leave a part of Overspill out.")
+@_slurm
 @click.pass_obj
-def up(path: Path, policy: str, *, shared: bool, without: Sequence[str]) -> None:
+def up(path: Path, policy: str, *, shared: bool, without: Sequence[str], slurm: str | None) -> None:
     """Bring the rig up and leave it running.
 
     Writes .rig/env, which a shell can read.
@@ -74,9 +84,10 @@ def up(path: Path, policy: str, *, shared: bool, without: Sequence[str]) -> None
       python -m tests.rig up
       python -m tests.rig up --policy overspill_mode=always --shared
       python -m tests.rig up --without agent      # a site that is down
+      python -m tests.rig up --slurm 26.05
     """
     left_out = [Part(name) for name in without]
-    rig = Rig.up(policy=policy, shared=shared, without=left_out, path=path, progress=printed())
+    rig = Rig.up(policy=policy, shared=shared, without=left_out, slurm=slurm, path=path, progress=printed())
     rig.keep_running()
     if path == main_path():
         _write_env_file(rig)
@@ -149,6 +160,7 @@ def _write_env_file(rig: Rig) -> None:
         "RIG_CLUSTER_PID": rig.cluster.init_pid,
         "RIG_SITE_PID": rig.site.init_pid,
         "RIG_POLICY": " ".join(rig.options.policy_words),
+        "RIG_SLURM": rig.options.slurm.name,
         "RIG_SHARED_HOME": int(rig.options.has_shared_home),
     }
     _ENV_FILE.parent.mkdir(exist_ok=True)

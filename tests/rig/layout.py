@@ -12,6 +12,7 @@ from tests.rig.certificates import Certificates
 from tests.rig.files import replace_file
 from tests.rig.options import RigOptions
 from tests.rig.parts import Part
+from tests.rig.systems import THIS_MACHINE, System
 from tests.rig.tree import bind, build_tree, system_mounts
 
 _MUNGE_KEY_BYTES = 128
@@ -39,9 +40,9 @@ _SITE_DIRECTORIES = {
 }
 
 
-def build_cluster(root: Path, options: RigOptions, certificates: Certificates) -> list[list[str]]:
+def build_cluster(root: Path, options: RigOptions, certificates: Certificates, system: System) -> list[list[str]]:
     """Write the cluster's files under `root`; return the mounts that complete them."""
-    build_tree(root, directories=_CLUSTER_DIRECTORIES)
+    build_tree(root, system=system.root, directories=_CLUSTER_DIRECTORIES)
     write_slurm_conf(root, options)
     _write(root / "etc/munge/munge.key", secrets.token_bytes(_MUNGE_KEY_BYTES), owner="munge", mode=0o400)
     for site in overspill_conf.SITES:
@@ -52,13 +53,15 @@ def build_cluster(root: Path, options: RigOptions, certificates: Certificates) -
     if Part.JOB_SUBMIT in options.parts:
         parts.stage_job_submit(local / "share/lua/5.1", root / "etc/slurm")
     if Part.SPANK in options.parts:
-        parts.stage_spank(root / "opt/overspill")
+        parts.stage_spank(system.spank_plugin, root / "opt/overspill")
         _write(root / "etc/slurm/plugstack.conf", slurm_conf.plugstack_conf().encode())
+    if options.slurm.cgroup_conf:
+        _write(root / "etc/slurm/cgroup.conf", options.slurm.cgroup_conf.encode())
     if options.cluster.gpus:
         _write_gpus(root, options.cluster.gpus)
     if options.cluster.accounting:
         _write(root / "etc/slurm/slurmdbd.conf", slurm_conf.slurmdbd_conf().encode(), owner="slurm", mode=0o600)
-    return [*system_mounts(root, local=local), *_overspill_mounts(root)]
+    return [*system_mounts(root, system=system.root, local=local), *_overspill_mounts(root, system)]
 
 
 def _write_gpus(root: Path, count: int) -> None:
@@ -72,7 +75,7 @@ def _write_gpus(root: Path, count: int) -> None:
 
 def build_site(root: Path, options: RigOptions, certificates: Certificates) -> list[list[str]]:
     """Write the site's files under `root`; return the mounts that complete them."""
-    build_tree(root, directories=_SITE_DIRECTORIES)
+    build_tree(root, system=THIS_MACHINE.root, directories=_SITE_DIRECTORIES)
     certificates.copy_to(root / overspill_conf.SITE_PKI.lstrip("/"))
     for path, is_second in ((overspill_conf.AGENT_CONF, False), (overspill_conf.SECOND_AGENT_CONF, True)):
         agent_toml = overspill_conf.agent_toml(
@@ -81,7 +84,7 @@ def build_site(root: Path, options: RigOptions, certificates: Certificates) -> l
         _write(root / path.lstrip("/"), agent_toml.encode())
     local = root.with_name("site-local")
     parts.stage_command(local / "bin")
-    mounts = [*system_mounts(root, local=local), *_overspill_mounts(root)]
+    mounts = [*system_mounts(root, system=THIS_MACHINE.root, local=local), *_overspill_mounts(root, THIS_MACHINE)]
     if options.has_shared_home:
         mounts.append(bind(root.with_name("cluster") / "home", root / "home", is_writable=True))
     return mounts
@@ -98,10 +101,10 @@ def write_slurm_conf(cluster_root: Path, options: RigOptions) -> None:
     _write(cluster_root / "etc/slurm/slurm.conf", text.encode())
 
 
-def _overspill_mounts(root: Path) -> list[list[str]]:
+def _overspill_mounts(root: Path, system: System) -> list[list[str]]:
     """Return the mounts of what both hosts share: the staged packages and the Python environment."""
     overspill = root / "opt/overspill"
-    return [bind(root.with_name("lib"), overspill / "lib"), bind(parts.VENV, overspill / "venv")]
+    return [bind(root.with_name("lib"), overspill / "lib"), bind(system.venv, overspill / "venv")]
 
 
 def _write_enrolled(directory: Path, certificates: Certificates) -> None:

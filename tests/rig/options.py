@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self, TypedDict
 
 from tests.rig.parts import ALL_PARTS, Part
+from tests.rig.releases import RELEASES, THIS_MACHINES, Release
 from tests.rig.slurm_conf import ClusterOptions, policy_words
 
 DEFAULT_POLICY = "overspill_mode=on,overspill_wait=00:01:00"
@@ -17,6 +18,7 @@ class _Stored(TypedDict):
     parts: list[str]
     cluster: dict[str, Any]
     more_lines: list[str]
+    slurm: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class RigOptions:
     has_shared_home: bool = False
     parts: frozenset[Part] = ALL_PARTS
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
+    slurm: Release = THIS_MACHINES
 
     @property
     def policy_words(self) -> tuple[str, ...]:
@@ -44,6 +47,7 @@ class RigOptions:
             "parts": sorted(self.parts),
             "cluster": cluster,
             "more_lines": more_lines,
+            "slurm": self.slurm.name,
         }
 
     @classmethod
@@ -54,4 +58,5 @@ class RigOptions:
             has_shared_home=stored["has_shared_home"],
             parts=frozenset(Part(name) for name in stored["parts"]),
             cluster=ClusterOptions(**stored["cluster"], more_lines=tuple(stored["more_lines"])),
+            slurm=RELEASES[stored["slurm"]],
         )

@@ -6,7 +6,6 @@ The checkout itself is invisible inside the hosts: it may lie where users cannot
 from __future__ import annotations
 
 import shutil
-import subprocess
 from enum import StrEnum
 from pathlib import Path
 
@@ -21,8 +20,8 @@ _PACKAGES = (
     "agent/overspill_agent",
     "agent/overspill_runner",
 )
-_PRECOMPILED = ("overspill", "overspill_proxy", "overspill_runner")
-_SPANK_PLUGIN = CHECKOUT / "build/spank_overspill.so"
+#: What starts once per job.
+PRECOMPILED = ("overspill", "overspill_proxy", "overspill_runner")
 _JOB_SUBMIT = CHECKOUT / "slurm_plugin/job_submit"
 
 
@@ -39,14 +38,15 @@ ALL_PARTS = frozenset(Part)
 
 
 def stage_packages(lib: Path) -> None:
-    """Copy the Python packages side by side into `lib` and compile what starts once per job."""
+    """Copy the Python packages side by side into `lib`."""
     for package in _PACKAGES:
         source = CHECKOUT / package
         if source.is_dir():
             shutil.copytree(source, lib / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    # What entry points the packages have, for whatever interpreter.
+    (metadata,) = VENV.glob("lib/python*/site-packages/overspill-*.dist-info")
+    shutil.copytree(metadata, lib / metadata.name)
     make_readable(lib)
-    compiled = [lib / name for name in _PRECOMPILED if (lib / name).is_dir()]
-    subprocess.run(["/usr/bin/python3", "-m", "compileall", "-q", *compiled], check=True)
 
 
 def stage_command(directory: Path) -> None:
@@ -79,17 +79,15 @@ def stage_job_submit(lua_directory: Path, slurm_directory: Path) -> None:
     make_readable(slurm_directory)
 
 
-def stage_spank(directory: Path) -> None:
+def stage_spank(plugin: Path, directory: Path) -> None:
     """Copy the compiled SPANK plugin.
 
     Raises:
         RigError: if it has not been built.
     """
-    if not _SPANK_PLUGIN.exists():
-        raise RigError(
-            f"{_SPANK_PLUGIN} is missing: run `make setup`, or bring the rig up without the part {Part.SPANK}"
-        )
-    shutil.copy2(_SPANK_PLUGIN, directory)
+    if not plugin.exists():
+        raise RigError(f"{plugin} is missing: run `make setup`, or bring the rig up without the part {Part.SPANK}")
+    shutil.copy2(plugin, directory)
     make_readable(directory)
 
 

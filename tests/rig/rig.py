@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.rig import directory, layout, parts
+from tests.rig import directory, layout, parts, releases, systems
 from tests.rig.bringup import check_machine, define_daemons, plain_umask, start_daemons
 from tests.rig.certificates import Certificates
 from tests.rig.directory import RigDirectory
@@ -25,6 +25,7 @@ from tests.rig.options import DEFAULT_POLICY, RigOptions
 from tests.rig.parts import ALL_PARTS, Part
 from tests.rig.progress import Progress, silent
 from tests.rig.slurm_conf import ClusterOptions
+from tests.rig.systems import System
 from tests.rig.waiting import poll
 
 _STATE_FILE = "rig.json"
@@ -61,6 +62,7 @@ class Rig(JobVerbs):
         shared: bool = False,
         without: Collection[Part] = (),
         cluster: ClusterOptions | None = None,
+        slurm: str | None = None,
         path: Path | None = None,
         progress: Progress = silent,
     ) -> Self:
@@ -71,6 +73,8 @@ class Rig(JobVerbs):
             shared: whether the site sees the cluster's /home.
             without: parts of Overspill to leave out; the others start regardless.
             cluster: nodes, sizes, KillWait and more.
+            slurm: release of the cluster's Slurm, one of `releases.RELEASES`; by default what RIG_SLURM says, else this
+                machine's own. The first rig of another release makes a Debian of its own for it, in some minutes.
             path: its directory; by default one with a fresh name under /var/tmp.
             progress: called with a line per step.
 
@@ -78,8 +82,11 @@ class Rig(JobVerbs):
             AlreadyUpError: if a rig runs in `path`.
             RigError: with the end of the log of what failed; the directory stays until the next rig of this checkout.
         """
-        options = RigOptions(policy, shared, ALL_PARTS - frozenset(without), cluster or ClusterOptions())
+        parts_of_it = ALL_PARTS - frozenset(without)
+        options = RigOptions(policy, shared, parts_of_it, cluster or ClusterOptions(), releases.named(slurm))
         check_machine()
+        with plain_umask():
+            system = systems.of_release(options.slurm, progress)
         home = directory.create(path)
         lease_read, lease_write = os.pipe()
         with ExitStack() as undo_on_error:
@@ -88,7 +95,7 @@ class Rig(JobVerbs):
             undo_on_error.callback(os.close, lease_write)
             progress(f"files in {home.path}")
             with plain_umask():
-                mounts = _write_files(home.path, options)
+                mounts = _write_files(home.path, options, system)
             hosts = {}
             with os.fdopen(lease_read, "rb") as lease:
                 for name, needed in mounts.items():
@@ -194,13 +201,15 @@ def _say_where_the_files_are(
         error.add_note(f"The hosts are gone. Their files are left in {path} until the next rig starts.")
 
 
-def _write_files(path: Path, options: RigOptions) -> dict[str, list[list[str]]]:
+def _write_files(path: Path, options: RigOptions, system: System) -> dict[str, list[list[str]]]:
     """Write all files of both hosts; return the mounts that each of them still needs, the cluster's first."""
     certificates = Certificates(path / "ca")
     lib = path / "lib"
     lib.mkdir()
     parts.stage_packages(lib)
+    for each in {systems.THIS_MACHINE, system}:
+        systems.compile_packages(each, lib, parts.PRECOMPILED)
     return {
-        "cluster": layout.build_cluster(path / "cluster", options, certificates),
+        "cluster": layout.build_cluster(path / "cluster", options, certificates, system),
         "site": layout.build_site(path / "site", options, certificates),
     }

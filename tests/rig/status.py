@@ -14,7 +14,11 @@ def report(rig: Rig) -> str:
     """Return daemons, nodes, queue and reachability as text for a terminal."""
     options = rig.options
     home = "shared" if options.has_shared_home else "not shared"
-    lines = [f"rig in {rig.path}, /home {home}", f"policy {' '.join(options.policy_words)}", ""]
+    lines = [
+        f"rig in {rig.path}, Slurm {options.slurm.name}, /home {home}",
+        f"policy {' '.join(options.policy_words)}",
+        "",
+    ]
     lines += [f"{'DAEMON':12} {'HOST':8} {'PID':>7}  STATE"]
     lines += [
         f"{daemon.name:12} {daemon.host.name:8} {daemon.pid or '-':>7}  {_state(daemon)}" for daemon in _daemons(rig)

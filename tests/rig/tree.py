@@ -10,11 +10,11 @@ from tests.rig.accounts import USERS, account_files, numbers_of
 
 ADDRESSES = {"cluster": "10.77.0.1", "site": "10.77.0.2"}
 
-#: What programs read at start and what is no secret. The rest of this machine's /etc does not exist in a host.
-_ETC_FROM_THIS_MACHINE = (
+#: What programs read at start and what is no secret. The rest of the system's /etc does not exist in a host.
+_ETC_FROM_SYSTEM = (
     "alternatives", "bash.bashrc", "debian_version", "host.conf", "inputrc", "iproute2", "ld.so.cache", "ld.so.conf",
     "ld.so.conf.d", "locale.alias", "localtime", "login.defs", "os-release", "pam.conf", "pam.d", "profile",
-    "protocols", "python3", "python3.11", "rpc", "security", "services", "shells", "terminfo", "timezone",
+    "protocols", "python3", "python3.[0-9]*", "rpc", "security", "services", "shells", "terminfo", "timezone",
 )  # fmt: skip
 _NSSWITCH = "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\nprotocols: files\n"
 #: path -> (owner, mode)
@@ -40,16 +40,24 @@ _DIRECTORIES = {
 }
 
 
-def build_tree(root: Path, *, directories: dict[str, tuple[str, int]]) -> None:
-    """Create the tree: system directories and `directories` (path -> owner, mode), accounts, names, homes."""
+def build_tree(root: Path, *, system: Path, directories: dict[str, tuple[str, int]]) -> None:
+    """Create the tree: system directories and `directories` (path -> owner, mode), accounts, names, homes.
+
+    Args:
+        root: where.
+        system: the root directory of the Debian whose /etc it gets. The accounts are this machine's, whatever it is, so
+            that a name is the same number on all hosts, as on any cluster.
+        directories: what this host has of its own.
+    """
     root.mkdir(mode=0o755)
     homes = {user.home.lstrip("/"): (user.name, 0o700) for user in USERS}
     for path, (owner, mode) in {**_DIRECTORIES, **homes, **directories}.items():
         make_directory(root / path, owner, mode)
     (root / "var/run").symlink_to("../run")
     (root / "var/lock").symlink_to("../run/lock")
-    for name in _ETC_FROM_THIS_MACHINE:
-        _copy(Path("/etc", name), root / "etc" / name)
+    for pattern in _ETC_FROM_SYSTEM:
+        for source in (system / "etc").glob(pattern):
+            _copy(source, root / "etc" / source.name)
     etc = {
         **account_files(),
         "hostname": f"{root.name}\n",
@@ -61,22 +69,23 @@ def build_tree(root: Path, *, directories: dict[str, tuple[str, int]]) -> None:
     (root / "etc/shadow").chmod(0o600)
 
 
-def system_mounts(root: Path, *, local: Path) -> list[list[str]]:
+def system_mounts(root: Path, *, system: Path, local: Path) -> list[list[str]]:
     """Return the mount(8) argument lists that complete the tree; creates their mount points.
 
     Args:
         root: the tree.
+        system: the root directory of the Debian whose /usr it shows.
         local: what is in it takes the place of /usr/local's directories of the same names.
     """
     mounts = []
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
-        system = Path("/", name)
-        if system.is_symlink():
-            (root / name).symlink_to(system.readlink())
-        elif system.is_dir():
+        directory = system / name
+        if directory.is_symlink():
+            (root / name).symlink_to(directory.readlink())
+        elif directory.is_dir():
             (root / name).mkdir()
-            mounts.append(bind(system, root / name))
-    mounts.append(bind(Path("/usr"), root / "usr"))
+            mounts.append(bind(directory, root / name))
+    mounts.append(bind(system / "usr", root / "usr"))
     mounts += [bind(directory, root / "usr/local" / directory.name) for directory in sorted(local.iterdir())]
     return [
         *mounts,
