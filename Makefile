@@ -4,12 +4,12 @@ VENV := .venv
 PY := $(VENV)/bin/python
 APT_PACKAGES := python3 python3-venv gcc libc6-dev make lua5.1 lua-socket slurmctld slurmd slurm-client libslurm-dev \
 	munge slurmdbd mariadb-server-core mariadb-client-core bubblewrap iproute2 iptables util-linux procps debootstrap \
-	rpm lowdown man-db lintian faketime openssl
+	rpm lowdown man-db lintian faketime openssl docker.io
 POLICY ?= overspill_mode=on,overspill_wait=00:01:00
 # Not `?=`: make itself predefines AS, as the assembler.
 AS := alice
 
-.PHONY: help setup proto proto-check lint unit test test-slurm bench demo up down status exec packages lock
+.PHONY: help setup proto proto-check lint unit test test-slurm bench demo up down status exec packages images lock
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -84,6 +84,9 @@ exec: .venv/.ready ## Execute a command in the cluster: make exec CMD='squeue' [
 packages: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
 packages: setup ## Build dist/*.deb and dist/*.rpm for this machine's Slurm: make packages [SLURM_INCLUDE=/opt/slurm/include]
 	@PYTHONPATH=packaging $(PY) -m overspill_packages $(if $(SLURM_INCLUDE),--slurm-include $(SLURM_INCLUDE))
+
+images: setup ## What jobs run in: make images [IMAGE="runtime-mini htcondor"] [BASE=debian:trixie] [CA=FILE] [FRESH=1] [LOCK=1]
+	@$(PY) -m overspill_images $(if $(BASE),--base $(BASE)) $(if $(CA),--ca $(CA)) $(if $(FRESH),--fresh) $(if $(LOCK),--lock) $(IMAGE)
 
 # packaging/requirements.lock is what the packages bring along: the same versions without the tools for development.
 lock: .venv/.ready ## Resolve the dependencies anew into requirements.lock (hashes, no host names)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 
 _TAIL_CHARACTERS = 3000
+_TAIL_LINES = 40
 
 
 def run(*argv: str, env: Mapping[str, str] | None = None) -> str:
@@ -19,3 +21,20 @@ def run(*argv: str, env: Mapping[str, str] | None = None) -> str:
         said = (done.stdout + done.stderr)[-_TAIL_CHARACTERS:]
         raise ChildProcessError(f"{' '.join(argv)}: exit code {done.returncode}\n{said}")
     return done.stdout
+
+
+def lines(*argv: str, env: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Execute a command and yield what it writes to either output, line by line.
+
+    Raises:
+        ChildProcessError: with the end of what it said.
+    """
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    with subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+    ) as process:
+        for line in process.stdout or ():
+            tail.append(line)
+            yield line
+    if process.returncode != 0:
+        raise ChildProcessError(f"{' '.join(argv)}: exit code {process.returncode}\n{''.join(tail)}")
