@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from overspill.v1.agent_pb2 import RunSpec
 from overspill_agent.backends.base import Account, Demand, Launch
-from overspill_agent.backends.sandbox import CONTROL
+from overspill_agent.backends.run_files import CONTROL
 from overspill_agent.runs import Run
 
 _HOME = b"HOME="

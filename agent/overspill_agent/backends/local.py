@@ -24,19 +24,24 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from overspill.errors import AdminError, ExhaustedError, UnavailableError, UnrunnableError
+from overspill.errors import AdminError, ExhaustedError, UnrunnableError
 from overspill_agent.backends import attempt as attempts
-from overspill_agent.backends.base import Account, Demand, Launch
+from overspill_agent.backends.base import Demand, Launch
 from overspill_agent.backends.host import Host
-from overspill_agent.backends.sandbox import CONTROL, Roots, Sandbox, Wanted, build
+from overspill_agent.backends.run_files import (
+    ENVIRONMENT,
+    make_control,
+    make_private,
+    read_runner,
+    remove_tree,
+    runner_argv,
+)
+from overspill_agent.backends.sandbox import Roots, Sandbox, Wanted, build
 from overspill_agent.capacity import Capacity, Slot
 from overspill_agent.runs import Resources, Sighting
 
 log = structlog.get_logger(__name__)
 
-_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
-#: Imported, not run as a program: only so does Python take what is compiled already.
-_RUN = f"import sys; sys.path.append({str(CONTROL)!r}); from runner import main; main()"
 _COMPILE = (
     "import py_compile as c, sys;"
     "c.compile(sys.argv[1], doraise=True, invalidation_mode=c.PycInvalidationMode.UNCHECKED_HASH)"
@@ -165,7 +170,7 @@ class LocalBackend:
         Raises:
             UnavailableError: something is left; it may go at the next try.
         """
-        await asyncio.to_thread(_remove, self._programs.rm, self._directory(run_id))
+        await asyncio.to_thread(remove_tree, self._programs.rm, self._directory(run_id))
 
     async def run_ids(self) -> frozenset[str]:
         return frozenset(await asyncio.to_thread(_directories_in, self._site.directory))
@@ -198,7 +203,7 @@ class LocalBackend:
             own = directory / f"attempt-{launch.attempt}"
             # A start may have failed before its first process.
             if os.path.lexists(own):
-                _remove(self._programs.rm, own)
+                remove_tree(self._programs.rm, own)
             own.mkdir(mode=0o700)
             sandbox = build(
                 Host(),
@@ -209,8 +214,8 @@ class LocalBackend:
                 files=PurePosixPath(own / "files"),
                 control=PurePosixPath(own / "control"),
             )
-            _make_private(own / "files", sandbox, launch.account)
-            _make_control(own / "control", launch, self._runner)
+            make_private(own / "files", sandbox.private_directories, launch.account)
+            make_control(own / "control", launch, self._runner)
             with (directory / "launch.log").open("ab") as output:
                 return subprocess.Popen(
                     bwrap_argv(self._programs, self._site.python, launch, sandbox, lock),
@@ -218,7 +223,7 @@ class LocalBackend:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    env=_ENVIRONMENT,
+                    env=ENVIRONMENT,
                     cwd="/",
                     start_new_session=True,
                     umask=0o022,
@@ -266,42 +271,9 @@ def bwrap_argv(
     become_user = [programs.setpriv, "--reuid", str(account.uid), "--regid", str(account.gid)]
     become_user += ["--groups", ",".join(map(str, account.groups))] if account.groups else ["--clear-groups"]
     become_user += ["--inh-caps=-all", "--bounding-set=-all"]
-    runner = [str(python), "-I", "-S", "-c", _RUN, "--url", launch.agent_url]
-    runner += ["--run", launch.run_id, "--attempt", str(launch.attempt)]
-    runner += ["--token-file", str(CONTROL / "token"), "--ca-file", str(CONTROL / "ca.pem")]
     view = [*sandbox.mounts, "--chdir", "/"]
+    runner = runner_argv(str(python), launch)
     return [programs.bwrap, *isolation, *capabilities, *life, *view, "--", *become_user, *runner]
-
-
-def _remove(rm: str, directory: Path) -> None:
-    """Remove a tree that a job may have made as deep as it liked, and follow no symlink.
-
-    Raises:
-        UnavailableError: something is left.
-    """
-    argv = [rm, "-rf", "--one-file-system", "--", str(directory)]
-    done = subprocess.run(argv, env=_ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if done.returncode != 0:
-        complaint = done.stderr[-_LOG_TAIL_BYTES:].decode("utf-8", "replace").strip()
-        raise UnavailableError(f"cannot remove {directory}: {complaint}")
-
-
-def _make_private(files: Path, sandbox: Sandbox, account: Account) -> None:
-    """Make the run's private directories, each the user's, with the mode that the host's has at the same path."""
-    files.mkdir(mode=0o700)
-    for path in sandbox.private_directories:
-        directory = files / path.relative_to("/")
-        directory.mkdir(mode=0o755, parents=True)
-        directory.chmod(_mode_like(Path(path)))
-        os.chown(directory, account.uid, account.gid)
-
-
-def _mode_like(path: Path) -> int:
-    """Return 01777 for what is everybody's on the host (/tmp), 0755 for anything else."""
-    with contextlib.suppress(OSError):
-        if path.stat().st_mode & 0o1777 == 0o1777:  # noqa: PLR2004  the mode of /tmp, as everybody writes it
-            return 0o1777
-    return 0o755
 
 
 def _compiled(site: LocalSite) -> Mapping[str, bytes]:
@@ -309,36 +281,17 @@ def _compiled(site: LocalSite) -> Mapping[str, bytes]:
 
     The name of the compiled file says for which Python it is: another one takes the source.
     """
-    try:
-        source = site.runner.read_bytes()
-    except OSError as error:
-        raise AdminError(f"cannot read {site.runner}: {error.strerror}; correct [local] runner") from error
+    source = read_runner(site.runner, "local")
     with tempfile.TemporaryDirectory(dir=site.directory) as name:
         copy = Path(name) / "runner.py"
         copy.write_bytes(source)
         argv = [str(site.python), "-I", "-S", "-c", _COMPILE, str(copy)]
-        done = subprocess.run(argv, env=_ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        done = subprocess.run(argv, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         compiled = {f"__pycache__/{file.name}": file.read_bytes() for file in Path(name).glob("__pycache__/*.pyc")}
     if not compiled:
         output = done.stderr[-_LOG_TAIL_BYTES:].decode("utf-8", "replace")
         log.warning("runner is not compiled", action="runner_not_compiled", python=str(site.python), output=output)
     return {"runner.py": source, **compiled}
-
-
-def _make_control(control: Path, launch: Launch, runner: Mapping[str, bytes]) -> None:
-    """Write what the runner needs; readable by the user only, who gets the directory when all is in it."""
-    control.mkdir(mode=0o700)
-    account = launch.account
-    cache = control / "__pycache__"
-    cache.mkdir(mode=0o700)
-    contents = {**runner, "token": launch.token.encode(), "ca.pem": launch.ca_pem}
-    for name, content in contents.items():
-        descriptor = os.open(control / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            os.fchown(descriptor, account.uid, account.gid)
-    os.chown(cache, account.uid, account.gid, follow_symlinks=False)
-    os.chown(control, account.uid, account.gid, follow_symlinks=False)
 
 
 def _start_error(error: OSError) -> ExhaustedError | AdminError:

@@ -12,15 +12,14 @@ The network is the host's, and with it every abstract Unix socket: services must
 
 from __future__ import annotations
 
-import os
 import stat
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Protocol
 
-#: Where the runner finds what is its own. At the root, because the root is new anyway.
-CONTROL = PurePosixPath("/.overspill")
+from overspill_agent.backends.paths import is_below, is_short, topmost, with_parents
+from overspill_agent.backends.run_files import CONTROL
+
 _ROOT = PurePosixPath("/")
 _OWN = (PurePosixPath("/proc"), PurePosixPath("/dev"), CONTROL)
 #: Nothing can be made in what is the kernel's, and nothing may be made in what is the runner's.
@@ -28,9 +27,6 @@ _CLOSED = (PurePosixPath("/sys"), *_OWN)
 #: Where services have their sockets.
 _SOCKETS = (PurePosixPath("/run"), PurePosixPath("/var/run"))
 _RESOLVER = PurePosixPath("/etc/resolv.conf")
-#: The kernel's NAME_MAX, and PATH_MAX less what lies above a run's directories.
-_LONGEST_NAME_BYTES = 255
-_LONGEST_PATH_BYTES = 3072
 #: Part of the machine, not of anybody's data: the script sees them even where it was submitted from there.
 _SYSTEM = tuple(PurePosixPath(path) for path in ("/bin", "/boot", "/dev", "/etc", "/proc", "/sbin", "/sys", "/usr"))
 
@@ -60,7 +56,7 @@ class Emptied:
     directories: tuple[PurePosixPath, ...]
 
     def mode(self, path: PurePosixPath) -> int | None:
-        return None if _is_below(path.parent, self.directories) else self.host.mode(path)
+        return None if is_below(path.parent, self.directories) else self.host.mode(path)
 
     def owner(self, path: PurePosixPath) -> int:
         return self.host.owner(path)
@@ -131,15 +127,15 @@ def build(host: HostView, roots: Roots, wanted: Wanted, *, files: PurePosixPath,
     host = Emptied(whole_host, tuple(emptied))
     private = [host.resolve(path) for path in roots.private]
     shared = [host.resolve(path) for path in roots.shared]
-    hidden = _topmost([path for path in map(host.resolve, roots.hidden) if host.mode(path) is not None])
-    hidden = [path for path in hidden if not _is_below(path, private)]
-    places = [place for place in _places(host, wanted, private) if not _is_below(place, shared)]
-    own = _topmost([*private, *places])
+    hidden = topmost([path for path in map(host.resolve, roots.hidden) if host.mode(path) is not None])
+    hidden = [path for path in hidden if not is_below(path, private)]
+    places = [place for place in _places(host, wanted, private) if not is_below(place, shared)]
+    own = topmost([*private, *places])
     missing = [path for path in (*own, *shared) if host.mode(path) is None]
     resolver = [path for path in [host.resolve(_RESOLVER)] if host.mode(path) != whole_host.mode(path)]
     rebuilt = {*_ancestors(host, missing), *emptied, *(parent for path in emptied for parent in path.parents)}
 
-    sandbox = Sandbox(private_directories=_with_parents(own, places))
+    sandbox = Sandbox(private_directories=with_parents(own, places))
     _bind_host(host, _ROOT, rebuilt, {*own, *shared, *_OWN}, sandbox.mounts)
     for parent in _missing_parents(host, [*missing, *resolver]):
         sandbox.mounts += ["--perms", "0755", "--dir", str(parent)]
@@ -164,23 +160,18 @@ def _places(host: HostView, wanted: Wanted, private: list[PurePosixPath]) -> lis
     """
     places = []
     for path in (wanted.script, *wanted.others):
-        place = path if _is_below(path, private) else host.resolve(path)
-        is_in_private = _is_below(place, private)
-        if not _is_short(place) or not (is_in_private or _can_be_made(host, place)):
+        place = path if is_below(path, private) else host.resolve(path)
+        is_in_private = is_below(place, private)
+        if not is_short(place) or not (is_in_private or _can_be_made(host, place)):
             continue
         if is_in_private or not _is_of_the_machine(host, place, is_script=path == wanted.script):
             places.append(place)
     return places
 
 
-def _is_short(path: PurePosixPath) -> bool:
-    is_whole_short = len(os.fsencode(path)) <= _LONGEST_PATH_BYTES
-    return is_whole_short and all(len(os.fsencode(name)) <= _LONGEST_NAME_BYTES for name in path.parts)
-
-
 def _can_be_made(host: HostView, place: PurePosixPath) -> bool:
     """Tell whether the place is open to runs and passes through directories only."""
-    if _is_below(place, _CLOSED):
+    if is_below(place, _CLOSED):
         return False
     return all(host.mode(path) is None or _is_directory(host, path) for path in (place, *place.parents))
 
@@ -188,15 +179,6 @@ def _can_be_made(host: HostView, place: PurePosixPath) -> bool:
 def _is_directory(host: HostView, path: PurePosixPath) -> bool:
     mode = host.mode(path)
     return mode is not None and stat.S_ISDIR(mode)
-
-
-def _topmost(paths: list[PurePosixPath]) -> list[PurePosixPath]:
-    """Return the paths that lie in no other, each once."""
-    kept: list[PurePosixPath] = []
-    for path in sorted(paths, key=lambda path: len(path.parts)):
-        if not _is_below(path, kept):
-            kept.append(path)
-    return kept
 
 
 def _is_of_the_machine(host: HostView, path: PurePosixPath, *, is_script: bool) -> bool:
@@ -207,21 +189,7 @@ def _is_of_the_machine(host: HostView, path: PurePosixPath, *, is_script: bool) 
     if mode is None:
         return False
     is_roots_own = host.owner(path) == 0 and not mode & stat.S_IWOTH
-    return _is_below(path, _SYSTEM) or (is_roots_own and not is_script)
-
-
-def _is_below(path: PurePosixPath, roots: Iterable[PurePosixPath]) -> bool:
-    return any(path.is_relative_to(root) for root in roots)
-
-
-def _with_parents(own: list[PurePosixPath], places: list[PurePosixPath]) -> list[PurePosixPath]:
-    """Return the run's own directories and all from each down to the wanted ones, parents first, each once."""
-    ordered = dict.fromkeys(own)
-    for place in places:
-        root = next(root for root in own if place.is_relative_to(root))
-        chain = [place, *place.parents]
-        ordered.update(dict.fromkeys(reversed(chain[: chain.index(root)])))
-    return list(ordered)
+    return is_below(path, _SYSTEM) or (is_roots_own and not is_script)
 
 
 def _ancestors(host: HostView, missing: list[PurePosixPath]) -> set[PurePosixPath]:
