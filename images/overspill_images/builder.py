@@ -92,10 +92,13 @@ class Builder:
         """
         wanted = {made.name: made for name in names for made in recipe.with_parents(name)}
         ca = b"".join(context.split_certificates(self._options.ca)) if self._options.ca else b""
+        digests = self._digests(wanted, ca)
+        if not self._options.is_fresh and all(self._is_cached(made.name, digests) for made in wanted.values()):
+            # Without the lock: who needs a small image does not wait for somebody's large one.
+            return [self._image(made, digests) for made in wanted.values()]
         with locked(self._directory / "lock"):
             self._remove_unused()
             try:
-                digests = self._digests(wanted, ca)
                 return [self._image(made, digests) for made in wanted.values()]
             finally:
                 self._engine.stop()
@@ -110,10 +113,10 @@ class Builder:
         return digests
 
     def _image(self, made: Recipe, digests: dict[str, str]) -> Image:
-        archive = self._directory / f"{made.name}-{digests[made.name]}.tar"
+        archive = self._archive(made.name, digests)
         reference = f"{NAMESPACE}/{made.name}:{__version__}"
         facts = archive.with_suffix(".json")
-        is_cached = facts.exists() and not self._options.is_fresh
+        is_cached = self._is_cached(made.name, digests) and not self._options.is_fresh
         if is_cached:
             facts.touch()
         else:
@@ -122,6 +125,12 @@ class Builder:
             size_bytes = self._build(made, digests, reference, archive)
             facts.write_text(json.dumps({"size_bytes": size_bytes, "build_s": round(time.monotonic() - began, 1)}))
         return Image(made.name, reference, archive, is_cached=is_cached, **json.loads(facts.read_text()))
+
+    def _archive(self, name: str, digests: dict[str, str]) -> Path:
+        return self._directory / f"{name}-{digests[name]}.tar"
+
+    def _is_cached(self, name: str, digests: dict[str, str]) -> bool:
+        return self._archive(name, digests).with_suffix(".json").exists()
 
     def _build(self, made: Recipe, digests: dict[str, str], reference: str, archive: Path) -> int:
         """Build one image, write its archive and its list of packages; return its size in bytes."""
@@ -143,9 +152,8 @@ class Builder:
         """Return the name by which the engine has an image of ours, loaded if its store was removed meanwhile."""
         ours = _own_tag(name, digests)
         if not docker(self._engine.socket, "images", "--quiet", ours):
-            archive = self._directory / f"{name}-{digests[name]}.tar"
             self._progress(f"{name}: load")
-            self._engine.load(archive)
+            self._engine.load(self._archive(name, digests))
             docker(self._engine.socket, "tag", f"{NAMESPACE}/{name}:{__version__}", ours)
         return ours
 

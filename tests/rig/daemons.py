@@ -212,7 +212,7 @@ def slurmctld() -> DaemonSpec:
 
 def mariadbd() -> DaemonSpec:
     """Describe the database of slurmdbd, reached by its socket only; it belongs to slurm, as whom slurmdbd runs."""
-    return _background_daemon(
+    return background_daemon(
         "mariadbd",
         "slurm",
         "/var/log/overspill/mariadbd.log",
@@ -276,10 +276,10 @@ def _overspill_daemon(
     program = ("/opt/overspill/venv/bin/python", "-m", module, "run", "--config", configuration, *options)
     environment = {"PYTHONPATH": "/opt/overspill/lib"}
     log_file = f"/var/log/overspill/{name}.log"
-    return _background_daemon(name, user, log_file, listens_on, program, environment, scheduling)
+    return background_daemon(name, user, log_file, listens_on, program, environment, scheduling)
 
 
-def _background_daemon(
+def background_daemon(
     name: str,
     user: str,
     log_file: str,
