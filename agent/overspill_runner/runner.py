@@ -57,6 +57,8 @@ REPORT = 3
 
 #: Output that the agent does not hold durably yet; beyond it the script waits.
 WINDOW_BYTES = 16 * 1024 * 1024
+#: So much more likely than its runner is a script to be killed for want of memory, in thousandths of what there is.
+OOM_SCORE_ABOVE_RUNNER = 500
 #: Limits from here on are none to the kernel that has the numbers as signed ones. RLIM_INFINITY may be any of them.
 UNLIMITED_FROM = 2**63
 #: What an entry of the send log weighs besides its bytes, roughly.
@@ -81,8 +83,6 @@ TCP_OPTIONS = (
 )
 #: How long the agent may take for a start that it has not refused. No lease is known until then.
 STARTUP_LEASE_S = 600.0
-#: Slurm enforces the time limit; the runner does only where Slurm has not, for want of a connection.
-TIME_LIMIT_GRACE_S = 60.0
 #: How long output may stand still once all processes are dead: then somebody who is none of them holds the pipe.
 DRAIN_S = 5.0
 #: How long an agent that has let the lease run out is still tried for the last report.
@@ -95,6 +95,9 @@ _HANDLER_POLL_S = 0.05
 #: slurmstepd kills what a script leaves behind, but not in the same instant: a process substitution that only has to
 #: finish its last bytes outlives its script by milliseconds, and its output is in the file.
 LEFTOVER_S = 0.2
+
+#: What the site gives the runner in these is the job's: at home Slurm set them for devices of the virtual node.
+DEVICE_VARIABLES = (b"CUDA_VISIBLE_DEVICES", b"GPU_DEVICE_ORDINAL", b"ROCR_VISIBLE_DEVICES", b"ZE_AFFINITY_MASK")
 
 EXIT_DELIVERED = 0
 EXIT_FENCED = 3
@@ -328,6 +331,7 @@ class Spec:
         self.has_stdin = bool(document["has_stdin"])
         self.is_output_joined = bool(document["is_output_joined"])
         self.time_limit_s = int(document["time_limit_s"])
+        self.time_limit_grace_s = int(document["time_limit_grace_s"])
         self.kill_wait_s = int(document["kill_wait_s"])
         self.lease_s = int(document["lease_s"])
 
@@ -710,6 +714,71 @@ def living_parent(pid: int) -> Optional[int]:
     return None if state in (b"Z", b"X") else int(parent)
 
 
+class OomKills:
+    """Counts what the kernel has killed, for want of memory, in the memory cgroup of this process."""
+
+    def __init__(self) -> None:
+        """Begin to count: what was killed before was none of this run's."""
+        try:
+            with open("/proc/self/cgroup") as cgroups, open("/proc/self/mountinfo") as mounts:
+                self._path = oom_kills_file(cgroups.read(), mounts.read())
+        except (OSError, ValueError):
+            self._path = ""
+        self._before = self._read()
+
+    def count(self) -> int:
+        """Return how many there have been; 0 where it cannot be told."""
+        return max(0, self._read() - self._before)
+
+    def _read(self) -> int:
+        try:
+            with open(self._path) as file:
+                fields = dict(line.split(None, 1) for line in file)
+        except (OSError, ValueError):
+            return 0  # no cgroup, or one that is not shown here
+        return int(fields.get("oom_kill", "0"))
+
+
+def oom_kills_file(cgroups: str, mounts: str) -> str:
+    """Return the file that counts, under `oom_kill`, what the kernel killed in the own memory cgroup; empty for none.
+
+    Source: cgroups(7), "/proc/[pid]/cgroup"; proc(5), mountinfo; the kernel's cgroup-v1/memory.rst and cgroup-v2.rst.
+
+    Args:
+        cgroups: /proc/self/cgroup.
+        mounts: /proc/self/mountinfo.
+    """
+    own = {}
+    for line in cgroups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        own.update(dict.fromkeys(controllers.split(","), path))
+    # cgroup v2 is there beside v1, too, but has the memory then only if v1 has it not.
+    controller, kind, name = (
+        ("memory", "cgroup", "memory.oom_control") if "memory" in own else ("", "cgroup2", "memory.events")
+    )
+    for line in mounts.splitlines():
+        fields, _, rest = line.partition(" - ")
+        root, mount_point = fields.split()[3:5]
+        if rest.split()[0] == kind and (not controller or controller in rest.split()[2].split(",")):
+            path = own.get(controller, root)
+            below = path[len(root.rstrip("/")) :] if path.startswith(root) else ""
+            return "{}/{}/{}".format(mount_point, below.strip("/"), name)
+    return ""
+
+
+def be_killed_before_the_runner() -> None:
+    """Have the kernel, where memory is short, choose this process, or a child of it, and not its runner.
+
+    Source: proc(5), oom_score_adj. The file is root's while the process is opaque.
+    """
+    prctl(_PR_SET_DUMPABLE, 1)
+    # Where /proc is not writable the kernel goes by size alone. Nobody can be told: standard error is the script's now.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
+        before = int(file.read())
+        file.seek(0)
+        file.write(str(min(1000, before + OOM_SCORE_ABOVE_RUNNER)))
+
+
 def is_heeded(pid: int, number: int) -> bool:
     """Tell whether a process catches, ignores or blocks a signal. Source: proc_pid_status(5)."""
     try:
@@ -786,7 +855,7 @@ class Launcher:
         """Let it become the script. `status_fd` tells: end of file when it has, before that what went wrong."""
         orders = {
             "argv": [text(argument) for argument in [script_path, *spec.argv[1:]]],
-            "environment": [text(entry) for entry in spec.environment],
+            "environment": [text(entry) for entry in with_devices(spec.environment)],
             "cwd": text(spec.cwd),
             "umask": spec.umask,
             "rlimits": spec.rlimits,
@@ -799,6 +868,13 @@ class Launcher:
     def cancel(self) -> None:
         """Let it end without becoming anything."""
         os.close(self._orders_write)
+
+
+def with_devices(environment: List[bytes]) -> List[bytes]:
+    """Return the environment with this site's devices in place of the cluster's, as far as the runner was told any."""
+    own = {name: os.environb[name] for name in DEVICE_VARIABLES if name in os.environb}
+    kept = [entry for entry in environment if entry.partition(b"=")[0] not in own]
+    return kept + [name + b"=" + value for name, value in own.items()]
 
 
 def text(value: bytes) -> str:
@@ -830,6 +906,7 @@ def execute(orders: Dict[str, Any], stdout_fd: int, stderr_fd: int, status_fd: i
     os.dup2(stdout_fd, 1)
     os.dup2(stdout_fd if orders["is_output_joined"] else stderr_fd, 2)
     close_all_but(status_fd)
+    be_killed_before_the_runner()
     argv = [argument.encode("latin-1") for argument in orders["argv"]]
     environment = [entry.encode("latin-1") for entry in orders["environment"]]
     name = error_name(environment)
@@ -1004,8 +1081,8 @@ class ScriptFile:
 class Clock:
     """The script's time limit, which stands still while the script is suspended, and the agent's lease."""
 
-    def __init__(self, now: float, time_limit_grace_s: float) -> None:
-        self._time_limit_grace_s = time_limit_grace_s
+    def __init__(self, now: float) -> None:
+        self._time_limit_grace_s = 0
         self._lease_s = STARTUP_LEASE_S
         self.lease_until = now + STARTUP_LEASE_S
         self._time_limit_s: Optional[int] = None
@@ -1020,9 +1097,13 @@ class Clock:
         """Take note that the agent knows of the run."""
         self.lease_until = now + self._lease_s
 
-    def start(self, time_limit_s: int, now: float) -> None:
-        """Begin to count, by this limit if none has been set meanwhile; 0 is none."""
+    def start(self, time_limit_s: int, grace_s: int, now: float) -> None:
+        """Begin to count, by this limit if none has been set meanwhile; 0 is none.
+
+        Slurm enforces the limit; the runner does only where Slurm has not within the grace, for want of a connection.
+        """
         self._began_at = now
+        self._time_limit_grace_s = grace_s
         if self._time_limit_s is None:
             self._time_limit_s = time_limit_s
 
@@ -1050,17 +1131,18 @@ class Clock:
 class Supervisor:
     """Decides what happens to the script and its processes. Everything here runs in the main thread."""
 
-    def __init__(self, agent: Agent, directory: str, launcher: Launcher, time_limit_grace_s: float) -> None:
+    def __init__(self, agent: Agent, directory: str, launcher: Launcher) -> None:
         self._agent = agent
         self._directory = directory
         self._launcher = launcher
         self._log = SendLog()
+        self._oom_kills = OomKills()
         self._inbox: Deque[Tuple[str, Any]] = deque()
         self._connection: Optional[Connection] = None
         self._wake_fd, self._wake_write_fd = os.pipe()
         for fd in (self._wake_fd, self._wake_write_fd):
             os.set_blocking(fd, False)
-        self._clock = Clock(now_s(), time_limit_grace_s)
+        self._clock = Clock(now_s())
         self._spec: Optional[Spec] = None
         self._script_file: Optional[ScriptFile] = None
         self._is_launched = False
@@ -1196,7 +1278,7 @@ class Supervisor:
             return
         self._log.add_report(kind="started", pid=self._launcher.pid)
         if self._spec is not None:
-            self._clock.start(self._spec.time_limit_s, now_s())
+            self._clock.start(self._spec.time_limit_s, self._spec.time_limit_grace_s, now_s())
         OutputReader(self._launcher.stdout_fd, STDOUT, self._log, self.post).start()
         OutputReader(self._launcher.stderr_fd, STDERR, self._log, self.post).start()
         self._handlers_due_at = now_s() + HANDLER_S
@@ -1324,6 +1406,7 @@ class Supervisor:
             "kind": "ended",
             "timed_out": self._is_timed_out,
             "lease_lost": self._is_lease_lost,
+            "oom_kills": self._oom_kills.count(),
             "user_cpu_ms": round(usage.ru_utime * 1000),
             "system_cpu_ms": round(usage.ru_stime * 1000),
             "max_rss_kib": usage.ru_maxrss,
@@ -1349,7 +1432,6 @@ OPTIONS = {
     "--attempt": "number of the attempt",
     "--token-file": "bearer token; its directory is the runner's own",
     "--ca-file": "certificates that the agent's is checked against",
-    "--time-limit-grace": "seconds that Slurm has to enforce the time limit before the runner does; may be left out",
 }
 
 
@@ -1365,8 +1447,7 @@ def become_opaque() -> None:
 
 def parse_options(arguments: List[str]) -> Dict[str, str]:
     """Return the options by name; print the usage and end where they are not what a runner needs."""
-    options = {"--time-limit-grace": str(TIME_LIMIT_GRACE_S)}
-    options.update(zip(arguments[::2], arguments[1::2]))  # noqa: B905 (3.8 has no `strict`; the length is checked)
+    options = dict(zip(arguments[::2], arguments[1::2]))  # noqa: B905 (3.8 has no `strict`; the length is checked)
     if len(arguments) % 2 or options.keys() != OPTIONS.keys():
         for name, meaning in OPTIONS.items():
             sys.stderr.write("  {:<20} {}\n".format(name, meaning))
@@ -1386,7 +1467,7 @@ def main() -> None:
     agent = Agent(options["--url"], options["--run"], int(options["--attempt"]), token, options["--ca-file"])
     directory = os.path.dirname(os.path.abspath(options["--token-file"]))
     try:
-        exit_code = Supervisor(agent, directory, launcher, float(options["--time-limit-grace"])).run()
+        exit_code = Supervisor(agent, directory, launcher).run()
     finally:
         signal_tree(signal.SIGKILL)
     # Not sys.exit: threads that sleep in a network call would make the interpreter's end long or loud.

@@ -9,7 +9,9 @@ How a backend starts it: `<python> -I -S runner.py --url https://host:port --run
 mode 0700 and free for its spool. With the local backend the runner is PID 1 of a PID namespace: nothing that the
 script does can kill it, `kill(-1, …)` is exactly the run's other processes, it reaps orphans, and its end kills what
 is left. It may inherit a descriptor above 2, which must not reach the script. The directory of argv[0] exists and is
-writable: the runner writes the script there. cwd exists and is the user's.
+writable: the runner writes the script there. cwd exists and is the user's. What the runner's own environment says in
+CUDA_VISIBLE_DEVICES, GPU_DEVICE_ORDINAL, ROCR_VISIBLE_DEVICES and ZE_AFFINITY_MASK takes the place of what the spec
+says there: so a backend tells which GPUs the run has.
 
 All requests carry `Authorization: Bearer <token>`; a token is good for one run and one attempt. They carry
 `Overspill-Instance: <32 hex digits>`, too, drawn at random when the runner starts: the first instance that asks for
@@ -21,7 +23,8 @@ with back-off up to 5 s, until its lease is over.
 
 `GET spec` → JSON object, bytes as base64: {"argv": [..], "environment": [..], "cwd": .., "umask": int, "rlimits":
     {"NOFILE": [soft, hard]}, -1 unlimited, "has_stdin": bool, "is_output_joined": bool, "time_limit_s": int,
-    "kill_wait_s": int, "lease_s": int}. 425: inputs are not complete yet, ask again.
+    "time_limit_grace_s": int: so long Slurm has to end the job at its limit before the runner does, "kill_wait_s": int,
+    "lease_s": int}. 425: inputs are not complete yet, ask again.
 `GET script` → the script's bytes. `GET stdin` → the bytes of standard input.
 
 `GET events` → server-sent events until the connection breaks; the runner reconnects at once. Each has a JSON `data`:

@@ -47,6 +47,7 @@ class Work:
     stdin: bytes | None = None
     is_output_joined: bool = False
     time_limit_s: int = 0
+    time_limit_grace_s: int = 60
     kill_wait_s: int = 1
     lease_s: int = 30
 
@@ -60,6 +61,7 @@ class Work:
             "has_stdin": self.stdin is not None,
             "is_output_joined": self.is_output_joined,
             "time_limit_s": self.time_limit_s,
+            "time_limit_grace_s": self.time_limit_grace_s,
             "kill_wait_s": self.kill_wait_s,
             "lease_s": self.lease_s,
         }

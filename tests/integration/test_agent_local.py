@@ -12,8 +12,8 @@ from overspill.errors import UnavailableError
 from overspill_agent.backends.attempt import claimed, kill, lock_path, seen
 from overspill_agent.backends.base import Backend
 from overspill_agent.runs import Seen
-from tests.conformance.test_backends import RUN, LocalPlace, launch_of, until_seen, until_started
 from tests.integration.agent_site import wait_until
+from tests.integration.local_place import RUN, LocalPlace, launch_of, until_seen, until_started
 
 ALICE = 2001
 

@@ -131,7 +131,8 @@ async def test_the_spec_is_told_as_documented(hand: Hand) -> None:
     assert base64.b64decode(spec["cwd"]) == b"/home/alice/project"
     assert base64.b64decode(spec["argv"][0]).endswith(b"/slurm_script")
     assert base64.b64decode(spec["environment"][0]) == b"PATH=/usr/bin:/bin"
-    assert (spec["umask"], spec["time_limit_s"], spec["kill_wait_s"], spec["lease_s"]) == (0o022, 60, 30, 90)
+    assert (spec["umask"], spec["time_limit_s"], spec["time_limit_grace_s"]) == (0o022, 60, 60)
+    assert (spec["kill_wait_s"], spec["lease_s"]) == (30, 90)
     assert await asyncio.to_thread(hand.get, "script") == (200, b"#!/bin/sh\nexit 0\n")
 
 

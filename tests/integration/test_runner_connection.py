@@ -135,8 +135,8 @@ def test_fenced_attempt_kills_its_script_and_ends(tmp_path: Path) -> None:
 
 def test_time_limit_is_enforced_after_slurms(tmp_path: Path) -> None:
     script = "trap 'echo term' TERM; while :; do sleep 0.05; done"
-    work = work_in(tmp_path, script, time_limit_s=1, kill_wait_s=1)
-    with running(work, tmp_path / "own", options=["--time-limit-grace", "0.1"]) as (agent, runner):
+    work = work_in(tmp_path, script, time_limit_s=1, time_limit_grace_s=0, kill_wait_s=1)
+    with running(work, tmp_path / "own") as (agent, runner):
         assert runner.wait() == 0
     assert b"term" in agent.stdout
     assert agent.reports[-1]["timed_out"] is True

@@ -191,8 +191,8 @@ def test_interpreter_is_named_as_slurmstepd_names_it() -> None:
 
 
 def test_suspended_time_does_not_count_against_the_limit() -> None:
-    clock = Clock(0.0, 60.0)
-    clock.start(100, 0.0)
+    clock = Clock(0.0)
+    clock.start(100, 60, 0.0)
     assert clock.limit_at == 160.0
     clock.suspend(50.0)
     assert clock.limit_at is None
@@ -203,10 +203,10 @@ def test_suspended_time_does_not_count_against_the_limit() -> None:
 
 
 def test_a_changed_limit_counts_from_the_same_start_be_it_told_before_or_after() -> None:
-    early, late = Clock(0.0, 60.0), Clock(0.0, 60.0)
+    early, late = Clock(0.0), Clock(0.0)
     early.set_limit(200)
     for clock in (early, late):
-        clock.start(100, 5.0)
+        clock.start(100, 60, 5.0)
     late.set_limit(200)
     assert early.limit_at == late.limit_at == 265.0
     late.set_limit(0)
@@ -214,6 +214,6 @@ def test_a_changed_limit_counts_from_the_same_start_be_it_told_before_or_after()
 
 
 def test_no_limit_is_none() -> None:
-    clock = Clock(0.0, 60.0)
-    clock.start(0, 0.0)
+    clock = Clock(0.0)
+    clock.start(0, 60, 0.0)
     assert clock.limit_at is None

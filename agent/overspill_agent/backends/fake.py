@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from overspill.errors import OverspillError, UnrunnableError
+from overspill.errors import OverspillError, UnavailableError, UnrunnableError
 from overspill_agent.backends.base import Demand, Launch
+from overspill_agent.backends.fake_runner import FakeRunner
 from overspill_agent.capacity import Capacity, Slot
 from overspill_agent.runs import Resources, Seen, Sighting, Verdict
 
@@ -27,6 +28,11 @@ class World:
         verdicts: what is known of an attempt's end, or of why it never will end well.
         resources: what there is.
         refusals: by run, what its starts raise before anything happens, until it is taken away.
+        has_runners: each start makes a `FakeRunner`; else nothing acts, and attempts live until they are stopped.
+        runners: those that act, and their tasks.
+        devices: the GPUs, and the attempts that have them.
+        is_in_sight: the verbs can see it.
+        step: called between any two changes; what it raises ends the agent there.
     """
 
     resources: Resources = field(default_factory=lambda: Resources(cpus=8, memory_mib=16384))
@@ -36,9 +42,30 @@ class World:
     missing_images: set[str] = field(default_factory=set)
     verdicts: dict[Attempt, Verdict] = field(default_factory=dict)
     refusals: dict[str, OverspillError] = field(default_factory=dict)
+    has_runners: bool = False
+    runners: dict[Attempt, tuple[FakeRunner, asyncio.Task[None]]] = field(default_factory=dict)
+    devices: dict[str, Attempt | None] = field(default_factory=dict)
+    is_in_sight: bool = True
+    step: Callable[[], None] = lambda: None
 
     def was_started(self, attempt: Attempt) -> bool:
         return any((launch.run_id, launch.attempt) == attempt for launch in self.launches)
+
+    def make_runner(self, launch: Launch, on_end: Callable[[], None]) -> None:
+        """Give the attempt its GPUs, and a runner that frees them at its end."""
+        attempt = (launch.run_id, launch.attempt)
+        free = [device for device, holder in self.devices.items() if holder is None]
+        own = tuple(free[: launch.demand.resources.gpus])
+        self.devices.update(dict.fromkeys(own, attempt))
+        runner = FakeRunner(launch, own)
+        task = asyncio.create_task(runner.run(), name=f"fake runner {launch.run_id}")
+        self.runners[attempt] = runner, task
+        task.add_done_callback(lambda _task: self._take_back(attempt, on_end))
+
+    def _take_back(self, attempt: Attempt, on_end: Callable[[], None]) -> None:
+        self.runners.pop(attempt, None)
+        self.devices.update({device: None for device, holder in self.devices.items() if holder == attempt})
+        on_end()
 
 
 class FakeBackend:
@@ -59,22 +86,34 @@ class FakeBackend:
         await asyncio.sleep(0)
         if demand.image is not None and demand.image.name in self._world.missing_images:
             raise UnrunnableError(f"the image {demand.image.name} is missing at this site")
+        if demand.constraint:
+            raise UnrunnableError(f"this site has no machine with the feature {demand.constraint!r}")
 
     async def start(self, launch: Launch) -> None:
-        await asyncio.sleep(0)
+        await self._look()
         if refusal := self._world.refusals.get(launch.run_id):
             raise refusal
         attempt = (launch.run_id, launch.attempt)
-        if not self._world.was_started(attempt):
-            self._world.launches.append(launch)
-            self._world.alive.add(attempt)
+        if self._world.was_started(attempt):
+            return
+        self._world.step()
+        self._world.launches.append(launch)
+        self._world.alive.add(attempt)
+        if self._world.has_runners:
+            self._world.make_runner(launch, lambda: self.die(*attempt))
+        self._world.step()
 
     async def stop(self, run_id: str, attempt: int) -> None:
-        await asyncio.sleep(0)
-        self.die(run_id, attempt)
+        await self._look()
+        self._world.step()
+        if (run_id, attempt) in self._world.runners:
+            self._world.runners[run_id, attempt][1].cancel()
+        else:
+            self.die(run_id, attempt)
+        self._world.step()
 
     async def observe(self, run_id: str, attempt: int) -> Sighting:
-        await asyncio.sleep(0)
+        await self._look()
         if not self._world.was_started((run_id, attempt)):
             return Sighting(Seen.NOTHING)
         seen = Seen.ALIVE if (run_id, attempt) in self._world.alive else Seen.GONE
@@ -84,11 +123,13 @@ class FakeBackend:
         return Sighting(seen, verdict, remote_id=f"fake-{run_id}-{attempt}", machine=MACHINE)
 
     async def forget(self, run_id: str) -> None:
-        await asyncio.sleep(0)
+        await self._look()
+        self._world.step()
         self._world.launches = [launch for launch in self._world.launches if launch.run_id != run_id]
+        self._world.step()
 
     async def run_ids(self) -> frozenset[str]:
-        await asyncio.sleep(0)
+        await self._look()
         return frozenset(launch.run_id for launch in self._world.launches)
 
     def on_change(self, callback: Callable[[str], None]) -> None:
@@ -102,3 +143,13 @@ class FakeBackend:
         if (run_id, attempt) in self._world.alive:
             self._world.alive.discard((run_id, attempt))
             self._callback(run_id)
+
+    async def _look(self) -> None:
+        """Turn to the world.
+
+        Raises:
+            UnavailableError: it is out of sight.
+        """
+        await asyncio.sleep(0)
+        if not self._world.is_in_sight:
+            raise UnavailableError("the fake place is out of sight")

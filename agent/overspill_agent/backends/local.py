@@ -13,29 +13,25 @@ import asyncio
 import contextlib
 import errno
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 import structlog
 
-from overspill.errors import AdminError, ExhaustedError, UnrunnableError
+from overspill.errors import AdminError, ExhaustedError, UnavailableError, UnrunnableError
 from overspill_agent.backends import attempt as attempts
 from overspill_agent.backends.base import Demand, Launch
+from overspill_agent.backends.bwrap import Programs, bwrap_argv, in_cgroups
+from overspill_agent.backends.cgroups import Cgroups
+from overspill_agent.backends.devices import Devices, Gpus
 from overspill_agent.backends.host import Host
-from overspill_agent.backends.run_files import (
-    ENVIRONMENT,
-    make_control,
-    make_private,
-    read_runner,
-    remove_tree,
-    runner_argv,
-)
+from overspill_agent.backends.run_files import ENVIRONMENT, make_control, make_private, read_runner, remove_tree
 from overspill_agent.backends.sandbox import Roots, Sandbox, Wanted, build
 from overspill_agent.capacity import Capacity, Slot
 from overspill_agent.runs import Resources, Sighting
@@ -51,6 +47,17 @@ _LOG_TAIL_BYTES = 500
 _KILLED = 128 + signal.SIGKILL
 
 
+class Limits(StrEnum):
+    """What is done about limits on CPUs and memory."""
+
+    ENFORCED = "enforced"
+    """Without cgroups the agent does not start."""
+    BEST_EFFORT = "best-effort"
+    """Without cgroups runs have no limits, and the log says so."""
+    NONE = "none"
+    """Runs have no limits."""
+
+
 @dataclass(frozen=True, slots=True)
 class LocalSite:
     """What the operator has decided.
@@ -61,6 +68,8 @@ class LocalSite:
         roots: what runs see.
         python: interpreter for the runner.
         runner: the runner's file.
+        limits: whether runs get no more CPUs and memory than they asked for.
+        gpus: as many as `resources` says.
     """
 
     directory: Path
@@ -68,33 +77,8 @@ class LocalSite:
     roots: Roots
     python: Path
     runner: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Programs:
-    """Absolute paths of what is executed as root."""
-
-    bwrap: str
-    setpriv: str
-    rm: str
-
-    @classmethod
-    def find(cls) -> Programs:
-        """Return the programs found on PATH.
-
-        Raises:
-            AdminError: one is missing; names the package.
-        """
-        return cls(
-            bwrap=_find("bwrap", "bubblewrap"), setpriv=_find("setpriv", "util-linux"), rm=_find("rm", "coreutils")
-        )
-
-
-def _find(program: str, package: str) -> str:
-    path = shutil.which(program)
-    if path is None:
-        raise AdminError(f"the local backend needs `{program}`; install the package {package}")
-    return path
+    limits: Limits = Limits.BEST_EFFORT
+    gpus: Gpus = field(default_factory=Gpus)
 
 
 _SHORTAGES = frozenset(
@@ -113,7 +97,8 @@ class LocalBackend:
         """Take up the site's directory, with whatever runs there.
 
         Raises:
-            AdminError: not root, a program or the runner is missing, or the directory cannot be used.
+            AdminError: not root, a program or the runner is missing, the directory cannot be used, or limits are to be
+                enforced and cannot be.
         """
         if os.geteuid() != 0:
             raise AdminError("the local backend starts processes of other users: run the agent as root")
@@ -127,20 +112,25 @@ class LocalBackend:
         self._callback: Callable[[str], None] = lambda _run_id: None
         self._machine = socket.gethostname()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._identity = _identity(site.directory)
+        self._cgroups = cgroups_of(site.limits)
+        self._devices = Devices(site.directory, site.gpus)
 
     async def open(self) -> None:
         """Do nothing: what is there is on disk, and is looked at when it is asked for."""
 
     def capacity(self) -> Capacity:
         resources = self._site.resources
-        return Capacity((Slot(self._machine, resources, resources),))
+        return Capacity((Slot(self._machine, resources, resources, self._site.gpus.gpu_type),))
 
     async def check(self, demand: Demand) -> None:
         """Refuse what needs more than one workstation has.
 
         Raises:
-            UnrunnableError: it asks for a feature.
+            UnrunnableError: it asks for a feature or an image.
         """
+        if demand.image is not None:
+            raise UnrunnableError(f"this site runs jobs on its own host, and so has no image {demand.image.name!r}")
         if demand.constraint:
             raise UnrunnableError(f"this site has no machine with the feature {demand.constraint!r}")
 
@@ -159,10 +149,25 @@ class LocalBackend:
             self._watch(launch.run_id, process)
 
     async def stop(self, run_id: str, attempt: int) -> None:
-        await asyncio.to_thread(attempts.kill, self._lock(run_id, attempt))
+        """Kill the attempt.
+
+        Raises:
+            UnavailableError: its directory cannot be seen.
+        """
+        await asyncio.to_thread(self._kill, run_id, attempt)
+
+    def _kill(self, run_id: str, attempt: int) -> None:
+        with self._seeing():
+            attempts.kill(self._lock(run_id, attempt))
 
     async def observe(self, run_id: str, attempt: int) -> Sighting:
-        return Sighting(attempts.seen(self._lock(run_id, attempt)), machine=self._machine)
+        """Look at the attempt's lock.
+
+        Raises:
+            UnavailableError: its directory cannot be seen.
+        """
+        with self._seeing():
+            return Sighting(attempts.seen(self._lock(run_id, attempt)), machine=self._machine)
 
     async def forget(self, run_id: str) -> None:
         """Remove all of the run.
@@ -170,10 +175,24 @@ class LocalBackend:
         Raises:
             UnavailableError: something is left; it may go at the next try.
         """
-        await asyncio.to_thread(remove_tree, self._programs.rm, self._directory(run_id))
+        await asyncio.to_thread(self._forget, run_id)
+
+    def _forget(self, run_id: str) -> None:
+        if self._cgroups is not None:
+            self._cgroups.remove(self._cgroups.of_run(run_id))
+        remove_tree(self._programs.rm, self._directory(run_id))
 
     async def run_ids(self) -> frozenset[str]:
-        return frozenset(await asyncio.to_thread(_directories_in, self._site.directory))
+        """Return the runs that have a directory.
+
+        Raises:
+            UnavailableError: it cannot be told.
+        """
+        return await asyncio.to_thread(self._run_ids)
+
+    def _run_ids(self) -> frozenset[str]:
+        with self._seeing():
+            return frozenset(entry.name for entry in self._site.directory.iterdir() if entry.is_dir())
 
     def on_change(self, callback: Callable[[str], None]) -> None:
         self._callback = callback
@@ -194,9 +213,24 @@ class LocalBackend:
     def _lock(self, run_id: str, attempt: int) -> Path:
         return attempts.lock_path(self._directory(run_id), attempt)
 
+    @contextlib.contextmanager
+    def _seeing(self) -> Iterator[None]:
+        """Look at the runs' directory, or at what should be it: where it is not mounted, no run has a lock there.
+
+        Raises:
+            UnavailableError: it is another one than when this agent started, or cannot be read.
+        """
+        try:
+            if _identity(self._site.directory) != self._identity:
+                raise UnavailableError(f"{self._site.directory} is not the directory that it was; is it mounted?")
+            yield
+        except OSError as error:
+            raise UnavailableError(f"cannot look at {error.filename or 'runs'}: {error.strerror}") from error
+
     def _start(self, launch: Launch) -> subprocess.Popen[bytes] | None:
-        directory = self._directory(launch.run_id)
-        directory.mkdir(mode=0o700, exist_ok=True)
+        with self._seeing():
+            directory = self._directory(launch.run_id)
+            directory.mkdir(mode=0o700, exist_ok=True)
         with attempts.claimed(self._lock(launch.run_id, launch.attempt)) as lock:
             if lock is None:
                 return None
@@ -205,29 +239,36 @@ class LocalBackend:
             if os.path.lexists(own):
                 remove_tree(self._programs.rm, own)
             own.mkdir(mode=0o700)
-            sandbox = build(
-                Host(),
-                self._site.roots,
-                Wanted(
-                    PurePosixPath(launch.script_directory), tuple(PurePosixPath(path) for path in launch.directories)
-                ),
-                files=PurePosixPath(own / "files"),
-                control=PurePosixPath(own / "control"),
-            )
+            gpus = self._devices.give(directory, launch.attempt, launch.demand.resources.gpus)
+            sandbox = self._sandbox(launch, own)
+            for file in self._site.gpus.files_of(gpus):
+                sandbox.mounts += ["--dev-bind", file, file]
             make_private(own / "files", sandbox.private_directories, launch.account)
             make_control(own / "control", launch, self._runner)
+            argv = bwrap_argv(self._programs, self._site.python, launch, sandbox, lock)
+            if self._cgroups is not None:
+                files = self._cgroups.make(f"{launch.run_id}-{launch.attempt}", launch.demand.resources)
+                argv = in_cgroups(self._programs, files, argv)
+            devices = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
             with (directory / "launch.log").open("ab") as output:
                 return subprocess.Popen(
-                    bwrap_argv(self._programs, self._site.python, launch, sandbox, lock),
+                    argv,
                     pass_fds=(lock.monitor, lock.init),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    env=ENVIRONMENT,
+                    env=ENVIRONMENT | devices,
                     cwd="/",
                     start_new_session=True,
                     umask=0o022,
                 )
+
+    def _sandbox(self, launch: Launch, own: Path) -> Sandbox:
+        wanted = Wanted(
+            PurePosixPath(launch.script_directory), tuple(PurePosixPath(path) for path in launch.directories)
+        )
+        files, control = PurePosixPath(own / "files"), PurePosixPath(own / "control")
+        return build(Host(), self._site.roots, wanted, files=files, control=control)
 
     def _watch(self, run_id: str, process: subprocess.Popen[bytes]) -> None:
         """Wake up when the child ends; adopted ones are nobody's children and are seen at the next look."""
@@ -250,30 +291,28 @@ class LocalBackend:
         return ""
 
 
-def _directories_in(directory: Path) -> list[str]:
-    return [entry.name for entry in directory.iterdir() if entry.is_dir()]
+def _identity(directory: Path) -> tuple[int, int]:
+    found = directory.stat()
+    return found.st_dev, found.st_ino
 
 
-def bwrap_argv(
-    programs: Programs, python: Path, launch: Launch, sandbox: Sandbox, lock: attempts.LockDescriptors
-) -> list[str]:
-    """Return the command line: bubblewrap builds the view, setpriv becomes the user, Python runs the runner. Pure.
+def cgroups_of(limits: Limits) -> Cgroups | None:
+    """Return what limits runs on this host; None where nothing does.
 
-    bubblewrap sets no_new_privs, so nothing in the view can become anybody else. It keeps only the capabilities that
-    setpriv needs, and setpriv ends with none.
+    Raises:
+        AdminError: they are to be limited and cannot be.
     """
-    isolation = ["--unshare-pid", "--as-pid-1", "--unshare-ipc", "--new-session"]
-    capabilities = ["--cap-drop", "ALL"]
-    for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
-        capabilities += ["--cap-add", capability]
-    life = ["--json-status-fd", str(lock.monitor), "--sync-fd", str(lock.init)]
-    account = launch.account
-    become_user = [programs.setpriv, "--reuid", str(account.uid), "--regid", str(account.gid)]
-    become_user += ["--groups", ",".join(map(str, account.groups))] if account.groups else ["--clear-groups"]
-    become_user += ["--inh-caps=-all", "--bounding-set=-all"]
-    view = [*sandbox.mounts, "--chdir", "/"]
-    runner = runner_argv(str(python), launch)
-    return [programs.bwrap, *isolation, *capabilities, *life, *view, "--", *become_user, *runner]
+    if limits is Limits.NONE:
+        return None
+    try:
+        return Cgroups.of_this_host()
+    except AdminError as error:
+        if limits is Limits.ENFORCED:
+            raise AdminError(f'{error.reason}; [local] limits = "enforced" does without only as "none"') from error
+        log.warning(
+            "runs are not limited to the CPUs and memory that they asked for", action="no_limits", reason=error.reason
+        )
+        return None
 
 
 def _compiled(site: LocalSite) -> Mapping[str, bytes]:

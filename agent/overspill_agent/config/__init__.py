@@ -2,7 +2,6 @@
 
 from overspill_agent.config.catalogue import ImageSection
 from overspill_agent.config.file import DEFAULT_PATH, PATH_VARIABLE, AgentConfig, configured_path, load, parse
-from overspill_agent.config.htcondor import Htcondor
 from overspill_agent.config.local import Local
 from overspill_agent.config.section import DEFAULT_RUNNER
 from overspill_agent.config.services import Pki, RunnerChannel, Server, StoreSection, Tls
@@ -12,7 +11,6 @@ __all__ = [
     "DEFAULT_RUNNER",
     "PATH_VARIABLE",
     "AgentConfig",
-    "Htcondor",
     "ImageSection",
     "Local",
     "Pki",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -14,6 +15,10 @@ class Local(Section):
 
     Attributes:
         directory: one directory per run; on a local file system (it is locked with flock).
+        gpu_ids: as CUDA_VISIBLE_DEVICES names them; empty: "0", "1" and so on.
+        gpu_type: of which type they are, all of them.
+        gpu_files: device files that a run with GPUs sees; `{id}` stands for the id of each that it has.
+        limits: whether runs get no more CPUs and memory than they asked for; see `backends.local.Limits`.
         private: directories of which each run has its own, empty one.
         shared: directories that are the same here as at the cluster; runs may write there.
         python: the interpreter that runs the runner, at least 3.8.
@@ -24,10 +29,20 @@ class Local(Section):
     cpus: int = Field(gt=0)
     memory_mib: int = Field(gt=0)
     gpus: int = Field(default=0, ge=0)
+    gpu_ids: tuple[str, ...] = ()
+    gpu_type: str = ""
+    gpu_files: tuple[AbsolutePath, ...] = ()
+    limits: Literal["enforced", "best-effort", "none"] = "best-effort"
     private: tuple[AbsolutePath, ...] = (Path("/home"), Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108
     shared: tuple[AbsolutePath, ...] = ()
     python: AbsolutePath = Path("/usr/bin/python3")
     runner: AbsolutePath = DEFAULT_RUNNER
+
+    @model_validator(mode="after")
+    def _each_gpu_has_its_id(self) -> Local:
+        if self.gpu_ids and len(set(self.gpu_ids)) != self.gpus:
+            raise ValueError(f"gpus = {self.gpus}, but gpu_ids names {len(set(self.gpu_ids))}; name each once")
+        return self
 
     @model_validator(mode="after")
     def _roots_are_apart(self) -> Local:

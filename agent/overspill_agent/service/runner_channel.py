@@ -27,14 +27,17 @@ log = structlog.get_logger(__name__)
 
 _UNLIMITED = 2**64 - 1
 _STDIN_PIECE_BYTES = 256 * 1024
+#: Slurm ends a job at its limit, and its signals take a while to come here: only then does the runner.
+_TIME_LIMIT_GRACE_S = 60
 
 
 class RunnerChannel:
     """The requests of runners, each checked against its own attempt's token."""
 
-    def __init__(self, registry: Registry, lease_s: int) -> None:
+    def __init__(self, registry: Registry, lease_s: int, time_limit_grace_s: int = _TIME_LIMIT_GRACE_S) -> None:
         self._registry = registry
         self._lease_s = lease_s
+        self._time_limit_grace_s = time_limit_grace_s
 
     def app(self, others: Sequence[Route] = ()) -> Starlette:
         """Return the ASGI application, with what else is served without client certificates."""
@@ -56,7 +59,7 @@ class RunnerChannel:
         if not await self._registry.store.claim_attempt(live.run.run_id, attempt, instance):
             log.warning("attempt was started twice", action="double_start", run_id=live.run.run_id, attempt=attempt)
             raise HTTPException(409, "another runner has this attempt")
-        document = spec_document(await self._spec(live), self._lease_s)
+        document = spec_document(await self._spec(live), self._lease_s, self._time_limit_grace_s)
         # From here on the script may run: a signal that comes before this cancels the run, one after it is delivered.
         async with live.lock:
             if live.run.is_stop_wanted and live.run.started_at_ms is None:
@@ -111,7 +114,7 @@ class RunnerChannel:
         return RunSpec.FromString(spec)
 
 
-def spec_document(spec: RunSpec, lease_s: int) -> dict[str, object]:
+def spec_document(spec: RunSpec, lease_s: int, time_limit_grace_s: int) -> dict[str, object]:
     """Return what `GET spec` says."""
     return {
         "argv": [_base64(argument) for argument in spec.argv],
@@ -122,6 +125,7 @@ def spec_document(spec: RunSpec, lease_s: int) -> dict[str, object]:
         "has_stdin": spec.has_stdin,
         "is_output_joined": spec.is_output_joined,
         "time_limit_s": spec.time_limit_s,
+        "time_limit_grace_s": time_limit_grace_s,
         "kill_wait_s": spec.kill_wait_s,
         "lease_s": lease_s,
     }

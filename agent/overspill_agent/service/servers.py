@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import grpc.aio
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from overspill.errors import AdminError
 from overspill.tls import WatchedTls, https_context, server_credentials, server_options
@@ -56,10 +56,10 @@ class GrpcServer:
 
 
 class HttpsServer:
-    """A Starlette application behind TLS 1.3. Runners have no certificates; their tokens tell who they are."""
+    """An ASGI application behind TLS 1.3. Runners have no certificates; their tokens tell who they are."""
 
-    def __init__(self, app: Starlette, listen: str, tls: WatchedTls) -> None:
-        """Bind.
+    def __init__(self, app: ASGIApp, listen: str, tls: WatchedTls, drain_s: int = DRAIN_S) -> None:
+        """Bind; `stop` gives what is under way `drain_s` seconds.
 
         Raises:
             AdminError: the address is taken.
@@ -78,7 +78,7 @@ class HttpsServer:
                 server_header=False,
                 date_header=False,
                 ssl_context_factory=lambda _config, _default: context,
-                timeout_graceful_shutdown=DRAIN_S,
+                timeout_graceful_shutdown=drain_s,
             )
         )
         self._task: asyncio.Task[None] | None = None
@@ -93,7 +93,7 @@ class HttpsServer:
             self._task.result()
 
     async def stop(self) -> None:
-        """Take no more; give what is under way `DRAIN_S` seconds."""
+        """Take no more; let what is under way end."""
         self._server.should_exit = True
         if self._task is not None:
             await self._task

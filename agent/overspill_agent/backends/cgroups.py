@@ -1,0 +1,149 @@
+"""Control groups for the runs of this host: what is made and written. Pure, but for `Cgroups`.
+
+Both versions: v1, one hierarchy per controller, and v2, one for all. A run's cgroups are the host's topmost, beside
+those of systemd's slices, as Docker's are with its cgroupfs driver: below the agent's own, v2 would allow neither the
+agent a process there nor systemd 252 to start it again. Source: the kernel's Documentation/admin-guide/cgroup-v1/
+memory.rst and cgroup-v2.rst ("No Internal Process Constraint"); proc(5), mountinfo.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from overspill.errors import AdminError, UnavailableError
+from overspill_agent.runs import Resources
+
+PREFIX = "overspill-"
+#: Who writes its pid here is in the cgroup, with all its children to come.
+PROCESSES = "cgroup.procs"
+_CONTROLLERS = frozenset({"memory", "cpu"})
+_PERIOD_US = 100_000
+#: Not there where the kernel does not account for swap, or there is none: then there is nothing to limit.
+_OPTIONAL = frozenset({"memory.memsw.limit_in_bytes", "memory.swap.max"})
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """Where cgroups are mounted; in v2 both controllers are in one place."""
+
+    version: int
+    memory: PurePosixPath
+    cpu: PurePosixPath
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One cgroup to be made, and what is written into its files, in this order."""
+
+    directory: PurePosixPath
+    settings: tuple[tuple[str, str], ...]
+
+
+def hierarchy(mounts: str) -> Hierarchy:
+    """Return where memory and CPUs can be limited; v1 where it has them, since v2 then has them not.
+
+    Args:
+        mounts: /proc/self/mountinfo.
+
+    Raises:
+        AdminError: nowhere.
+    """
+    mounted = _mounted(mounts)
+    if mounted.keys() >= _CONTROLLERS:
+        return Hierarchy(1, mounted["memory"], mounted["cpu"])
+    if "" in mounted:
+        return Hierarchy(2, mounted[""], mounted[""])
+    raise AdminError("neither cgroup v1 with memory and cpu nor cgroup v2 is mounted on this host")
+
+
+def _mounted(mounts: str) -> dict[str, PurePosixPath]:
+    """Return the mount points by v1 controller, and by "" for v2."""
+    mounted: dict[str, PurePosixPath] = {}
+    for line in mounts.splitlines():
+        fields, _, rest = line.partition(" - ")
+        mount_point = PurePosixPath(fields.split()[4])
+        kind, _source, options = rest.split()[:3]
+        for name in {"cgroup": options.split(","), "cgroup2": [""]}.get(kind, []):
+            mounted.setdefault(name, mount_point)
+    return mounted
+
+
+def groups(place: Hierarchy, name: str, resources: Resources) -> list[Group]:
+    """Return an attempt's cgroups: the CPU time of as many CPUs as it asked for, and its memory, without swap."""
+    memory_bytes, quota_us = str(resources.memory_mib << 20), resources.cpus * _PERIOD_US
+    if place.version == 1:
+        # memsw counts memory and swap together, and is refused below the limit of memory: after it.
+        memory = [("memory.limit_in_bytes", memory_bytes), ("memory.memsw.limit_in_bytes", memory_bytes)]
+        cpu = [("cpu.cfs_period_us", str(_PERIOD_US)), ("cpu.cfs_quota_us", str(quota_us))]
+    else:
+        memory = [("memory.max", memory_bytes), ("memory.swap.max", "0")]
+        cpu = [("cpu.max", f"{quota_us} {_PERIOD_US}")]
+    settings: dict[PurePosixPath, list[tuple[str, str]]] = {}
+    for parent, limits, amount in ((place.memory, memory, resources.memory_mib), (place.cpu, cpu, resources.cpus)):
+        settings.setdefault(parent / (PREFIX + name), []).extend(limits if amount else [])
+    return [Group(directory, tuple(limits)) for directory, limits in settings.items()]
+
+
+class Cgroups:
+    """Makes and removes the cgroups of attempts."""
+
+    def __init__(self, place: Hierarchy) -> None:
+        self._place = place
+
+    @classmethod
+    def of_this_host(cls) -> Cgroups:
+        """Return them, tried out.
+
+        Raises:
+            AdminError: they cannot be had; says why and what to do.
+        """
+        cgroups = cls(hierarchy(Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")))
+        trial = f"trial-{os.getpid()}"
+        try:
+            cgroups.make(trial, Resources(cpus=1, memory_mib=64))
+        except OSError as error:
+            raise AdminError(f"cannot limit runs by cgroups: {error.strerror} ({error.filename})") from error
+        finally:
+            cgroups.remove(cgroups.directories(trial))
+        return cgroups
+
+    def directories(self, name: str) -> list[Path]:
+        """Return what `make` makes."""
+        return [Path(group.directory) for group in groups(self._place, name, Resources())]
+
+    def of_run(self, run_id: str) -> list[Path]:
+        """Return those that the run's attempts have."""
+        parents = {Path(self._place.memory), Path(self._place.cpu)}
+        return [directory for parent in parents for directory in parent.glob(f"{PREFIX}{run_id}-*")]
+
+    def make(self, name: str, resources: Resources) -> list[Path]:
+        """Make an attempt's cgroups, or set the limits of those that are there; return the files that take processes.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        for group in groups(self._place, name, resources):
+            directory = Path(group.directory)
+            directory.mkdir(exist_ok=True)
+            for file, value in group.settings:
+                if file not in _OPTIONAL or (directory / file).exists():
+                    (directory / file).write_text(value, encoding="ascii")
+        return [directory / PROCESSES for directory in self.directories(name)]
+
+    @staticmethod
+    def remove(directories: Iterable[Path]) -> None:
+        """Remove cgroups; those that are gone are.
+
+        Raises:
+            UnavailableError: a process is in one still.
+        """
+        for directory in directories:
+            try:
+                directory.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise UnavailableError(f"cannot remove the cgroup {directory}: {error.strerror}") from error
