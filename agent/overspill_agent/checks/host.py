@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from overspill.cli.finding import Finding, error, ok, warning
+from overspill.errors import AdminError
+from overspill_agent.backends.cgroups import Cgroups
 from overspill_agent.config import AgentConfig, Local
 
 _DEADLINE_S = 10.0
@@ -99,10 +101,30 @@ def sandbox(local: Local) -> Iterator[Finding]:
         yield error("runner", f"{local.runner} is not there", "correct [local] runner, or reinstall overspill-agent")
     else:
         yield ok("runner", f"{local.python} runs {local.runner}")
+    yield from _limits(local)
     cpus = os.cpu_count() or 1
     if local.cpus > cpus:
         what = f"[local] cpus offers {local.cpus}, this host has {cpus}"
         yield warning("local back end: CPUs", what, "runs share CPUs then; offer what there is")
+
+
+def _limits(local: Local) -> Iterator[Finding]:
+    """Try whether this host lets the agent limit runs, if it is to."""
+    subject = "local back end: limits"
+    if local.limits == "none":
+        yield warning(subject, "runs may take any CPUs and memory that there are", 'set [local] limits = "enforced"')
+        return
+    if os.geteuid() != 0:
+        yield warning(subject, "only root can tell whether runs can be limited", "call this as root")
+        return
+    try:
+        Cgroups.of_this_host()
+    except AdminError as failure:
+        remedy = 'let the agent make cgroups (ProtectControlGroups=no), or set [local] limits = "none"'
+        say = error if local.limits == "enforced" else warning
+        yield say(subject, failure.reason, remedy)
+    else:
+        yield ok(subject, "runs get the CPUs and memory that they asked for, by cgroups")
 
 
 def _failure(argv: list[str]) -> str:
