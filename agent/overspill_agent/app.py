@@ -6,7 +6,7 @@ import asyncio
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +20,7 @@ from overspill.metrics import MetricsServer, describe_process
 from overspill.tls import WatchedTls
 from overspill_agent import metrics
 from overspill_agent.backend import backend_of
+from overspill_agent.backends.base import Backend
 from overspill_agent.catalogue import Catalogue
 from overspill_agent.config import AgentConfig, Local
 from overspill_agent.drain import Drain
@@ -45,7 +46,7 @@ log = structlog.get_logger(__name__)
 _THREADS = 32
 
 
-def run(config: AgentConfig) -> None:
+def run(config: AgentConfig, make_backend: Callable[[AgentConfig], Backend] = backend_of) -> None:
     """Run the agent until SIGTERM or SIGINT. Its runs outlive it.
 
     Raises:
@@ -54,17 +55,17 @@ def run(config: AgentConfig) -> None:
     os.umask(0o077)
     raise_open_files()
     with _only_agent(config.store.path.parent):
-        asyncio.run(_serve(config))
+        asyncio.run(_serve(config, make_backend))
 
 
-async def _serve(config: AgentConfig) -> None:
+async def _serve(config: AgentConfig, make_backend: Callable[[AgentConfig], Backend]) -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="blocking"))
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
 
-    backend = backend_of(config)
+    backend = make_backend(config)
     await backend.open()
     if config.local is not None:
         _warn_of_local(config, config.local)
@@ -81,7 +82,7 @@ async def _serve(config: AgentConfig) -> None:
     runners = HttpsServer(channel.app(Enrolment(authority).routes()), config.runner_channel.listen, runner_tls)
     drain = Drain(config.store.path.parent)
     callers = Callers(relay_tls, authority)
-    terms = Terms(config.accounts, catalogue, config.backend)
+    terms = Terms(config.accounts, catalogue, config.backend, config.clusters)
     service = AgentService(registry, backend, terms, callers, authority, homes, drain)
     health = Health(registry, drain)
     relays = GrpcServer(service, health, config.server.listen, relay_tls)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from overspill_agent.runs import Resources
@@ -67,19 +67,39 @@ def left(capacity: Capacity, holdings: Iterable[Holding]) -> tuple[Slot, ...]:
     Those without a place of their own are placed largest first, each where it leaves least. What fits nowhere waits and
     takes nothing.
     """
-    free = {slot.name: slot for slot in capacity.slots}
+    return _placed(capacity.slots, holdings)[0]
+
+
+def can_promise(capacity: Capacity, holdings: Collection[Holding], wanted: Holding) -> bool:
+    """Tell whether one more run finds its place without another losing its own.
+
+    What the site's other users take is no run's of ours and comes free some day: it does not count.
+    """
+    slots = [replace(slot, usable=slot.size) for slot in capacity.slots]
+    return _placed(slots, [*holdings, wanted])[1] <= _placed(slots, holdings)[1]
+
+
+def _placed(slots: Iterable[Slot], holdings: Iterable[Holding]) -> tuple[tuple[Slot, ...], int]:
+    """Return what is left of the slots, and how many runs have found no place."""
+    free = {slot.name: slot for slot in slots}
+    taken: defaultdict[str, Resources] = defaultdict(Resources)
     homeless = []
     for holding in holdings:
         if holding.machine in free:
-            free[holding.machine] = _without(free[holding.machine], holding.resources)
+            taken[holding.machine] += holding.resources
         else:
             homeless.append(holding)
+    for machine, resources in taken.items():
+        free[machine] = _without(free[machine], resources)
+    waiting = 0
     for holding in sorted(homeless, key=lambda holding: _weight(holding.resources), reverse=True):
         fitting = [slot for slot in free.values() if slot.suits(holding) and holding.resources.fits_in(slot.usable)]
         if fitting:
             tightest = min(fitting, key=lambda slot: _weight(slot.usable))
             free[tightest.name] = _without(tightest, holding.resources)
-    return tuple(free.values())
+        else:
+            waiting += 1
+    return tuple(free.values()), waiting
 
 
 def has_room(slots: Iterable[Slot], wanted: Holding) -> bool:
@@ -92,10 +112,15 @@ def largest(slots: Iterable[Slot]) -> Resources:
     return max((slot.usable for slot in slots), key=_weight, default=Resources())
 
 
+def largest_first(slots: Iterable[Slot]) -> list[Slot]:
+    """Return the slots, those with most free first."""
+    return sorted(slots, key=lambda slot: _weight(slot.usable), reverse=True)
+
+
 def grouped(slots: Iterable[Slot]) -> list[tuple[int, Slot]]:
     """Return the slots that are alike, with how many there are of each kind; those with most free first."""
     kinds = Counter(replace(slot, name="") for slot in slots)
-    return [(kinds[slot], slot) for slot in sorted(kinds, key=lambda slot: _weight(slot.usable), reverse=True)]
+    return [(kinds[slot], slot) for slot in largest_first(kinds)]
 
 
 def _without(slot: Slot, taken: Resources) -> Slot:

@@ -101,6 +101,7 @@ class Registry:
         self._reserve = reserve
         self._spool_directory = spool_directory
         self._live: dict[str, LiveRun] = {}
+        self._accepting: dict[str, Run] = {}
         self._on_change: Callable[[str], None] = lambda _run_id: None
         self._writes: set[asyncio.Task[object]] = set()
         self.is_closing = False
@@ -165,17 +166,23 @@ class Registry:
     async def accept(self, run: Run, spec: bytes, claim: str = "") -> tuple[Run, bool]:
         """Store a new run; return it and True, or the run that its request id has made before and False.
 
+        What it asks for is promised from the call on, before anything is awaited.
+
         Raises:
             TransientError: the disk is full, or the store does not take it now.
         """
         self._reserve.check(len(spec))
+        self._accepting[run.run_id] = run
         return await self._unbroken(self._accept(run, spec, claim))
 
     async def _accept(self, run: Run, spec: bytes, claim: str) -> tuple[Run, bool]:
-        stored = await self._store.insert(run, spec, claim)
-        if stored.run_id != run.run_id:
-            return stored, False
-        live = await self._take_up(stored)
+        try:
+            stored = await self._store.insert(run, spec, claim)
+            if stored.run_id != run.run_id:
+                return stored, False
+            live = await self._take_up(stored)
+        finally:
+            del self._accepting[run.run_id]
         log.info("run accepted", action="run_accepted", **_names(run), state=run.state.value, account=run.account)
         self._announce(live)
         return stored, True
@@ -247,8 +254,13 @@ class Registry:
 
     def promised(self) -> list[Holding]:
         """Return what no new run can have: what runs that have not ended were accepted with, and what is held still."""
-        takers = (live.run for live in self._live.values() if not live.run.has_ended or _is_holding(live.run))
-        return [holding_of(run) for run in takers]
+        over = (live.run for live in self._live.values() if live.run.has_ended and _is_holding(live.run))
+        return [holding_of(run) for run in (*self.unfinished(), *over)]
+
+    def unfinished(self) -> list[Run]:
+        """Return the runs that have not ended, with those that are being accepted."""
+        begun = [live.run for live in self._live.values() if not live.run.has_ended]
+        return begun + [run for run_id, run in self._accepting.items() if run_id not in self._live]
 
     def held(self) -> list[Holding]:
         """Return what the runs hold that were started and of which something may be left."""

@@ -43,6 +43,10 @@ class Resources:
             max(0, self.gpus - other.gpus),
         )
 
+    def capped(self, most: Resources) -> Resources:
+        """Return no more of each than `most` has."""
+        return Resources(min(self.cpus, most.cpus), min(self.memory_mib, most.memory_mib), min(self.gpus, most.gpus))
+
     def fits_in(self, room: Resources) -> bool:
         return self.cpus <= room.cpus and self.memory_mib <= room.memory_mib and self.gpus <= room.gpus
 

@@ -53,6 +53,28 @@ class Trail:
     refused_by: tuple[str, ...] = ()
     #: Site where an older attempt may still run; empty if all are known to be dead.
     unfenced_at: str = ""
+    #: The site's image that the user has named; empty if none.
+    image: str = ""
+
+    @property
+    def own_partition(self) -> str:
+        """The first of the partitions that the user meant."""
+        return self.partition.partition(",")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class JobDetails:
+    """What a job that starts at a site has asked for beside its `Job`; what cannot be told is empty.
+
+    Attributes:
+        account: what it is charged to.
+        constraint: --constraint as Slurm has it.
+        gpu_type: of which type its GPUs are to be, in lower case.
+    """
+
+    account: str = ""
+    constraint: str = ""
+    gpu_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Protocol
 import pytest
 
 from overspill.errors import NotFoundError, UnrunnableError
-from overspill_sidecar.cluster import Job, Node, Trail
+from overspill_sidecar.cluster import Job, JobDetails, Node, Trail
 from overspill_sidecar.relay.going_home import requeue, send_home, start_soon
 from overspill_sidecar.slurm import ClusterView, CommandLineView, InMemoryView
 from tests.integration.sidecar_road import eventually_async, in_memory_view
@@ -58,7 +58,7 @@ class FakeCluster:
 
     async def charge(self, account: str) -> Job:
         job = await self.run_job()
-        self.view.accounts[job.slurm_job_id] = account
+        self.view.asked[job.slurm_job_id] = JobDetails(account)
         return job
 
     async def run_array(self) -> list[Job]:
@@ -154,8 +154,8 @@ async def test_a_snapshot_shows_jobs_nodes_and_partitions_of_one_moment(cluster:
 
 async def test_a_jobs_account_is_told_and_that_of_no_job_is_empty(cluster: Cluster) -> None:
     job = await cluster.charge("physics")
-    assert await cluster.view.account(job.slurm_job_id) == "physics"
-    assert await cluster.view.account(_UNKNOWN) == ""
+    assert await cluster.view.details(job.slurm_job_id) == JobDetails("physics")
+    assert await cluster.view.details(_UNKNOWN) == JobDetails()
 
 
 async def test_that_there_is_no_such_job_is_an_answer_to_a_question_and_an_error_of_a_change(cluster: Cluster) -> None:

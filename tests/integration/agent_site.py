@@ -71,6 +71,12 @@ class Site:
     cpus: int = 8
     lease_s: int = 90
     state_size: str = ""
+    #: Sections that are added to agent.toml.
+    sections: str = ""
+    #: "CPUS,CPUS,...": the agent has the shipped fake back end with these slots.
+    fake_slots: str = ""
+    #: `[images]` of the agent with the fake back end.
+    images: str = "images = {}"
     authority: trustme.CA = field(default_factory=trustme.CA)
     process: subprocess.Popen[bytes] | None = None
 
@@ -148,8 +154,9 @@ daemon = "daemon"
 ghost = "ghost"
 [accounts.other]
 alice = "alice"
-"""
+{self.sections}"""
         )
+        (self.root / "images.toml").write_text(self.images)
 
     def start(self) -> None:
         """Start the agent and wait until it takes requests."""
@@ -160,15 +167,21 @@ alice = "alice"
                 [
                     *("unshare", "--mount", "--propagation", "private", "sh", "-c", _IN_NAMESPACE, "sh"),
                     *(str(self.root), self.state_inside, self.state_size),
-                    *(sys.executable, "-m", "overspill_agent", "run", "--config", str(self.config_path)),
-                    *("--log-level", "debug"),
+                    *(sys.executable, "-m", *self._program()),
                 ],
-                env=os.environ | {"PYTHONPATH": f"{_SOURCE}/proto:{_SOURCE}/agent"},
+                env=os.environ | {"PYTHONPATH": f"{_SOURCE}/proto:{_SOURCE}/agent:{_SOURCE}"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
         wait_until(lambda: self._has_started(started_at), f"the agent starts; see {self.log_path}")
+
+    def _program(self) -> list[str]:
+        """Return the module that is the agent, and its arguments."""
+        if self.fake_slots:
+            images = str(self.root / "images.toml")
+            return ["tests.integration.fake_agent", str(self.config_path), self.fake_slots, images]
+        return ["overspill_agent", "run", "--config", str(self.config_path), "--log-level", "debug"]
 
     def _has_started(self, log_from: int) -> bool:
         assert self.process is not None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overspill.errors import UnavailableError
-from overspill_sidecar.cluster import Job, Trail
+from overspill_sidecar.cluster import Job, JobDetails, Trail
 from overspill_sidecar.slurm import queries
 from overspill_sidecar.slurm.process import environment
 
@@ -187,5 +187,21 @@ def test_a_nodes_reason_is_whole_and_free_text_behind_it_is_no_part_of_it() -> N
 
 def test_a_jobs_account_cannot_make_lines_about_other_jobs() -> None:
     """Without accounting, a user may name any text as the account (squeue's answer as seen on 22.05)."""
-    told = "4 (null)\n\n3 plain\n\n2 group.a-b\n\n1 x\n3 forged\n\n"
-    assert queries.parse_accounts(told) == {2: "group.a-b", 1: "x"}
+    asked = "(null) N/A N/A N/A N/A"
+    told = f"4 {asked} (null)\n\n3 {asked} plain\n\n2 {asked} group.a-b\n\n1 {asked} x\n3 {asked} forged\n\n"
+    assert queries.parse_details(told) == {4: JobDetails(), 2: JobDetails("group.a-b"), 1: JobDetails("x")}
+
+
+@pytest.mark.parametrize(
+    ("line", "details"),
+    [
+        ("7 intel&avx512 N/A N/A N/A N/A physics", JobDetails("physics", "intel&avx512")),
+        ("7 (null) N/A gres:gpu:A100:2 N/A N/A physics", JobDetails("physics", gpu_type="a100")),
+        ("7 (null) gres/gpu:tesla:1 N/A N/A N/A x", JobDetails("x", gpu_type="tesla")),
+        ("7 (null) gres/gpu=2 N/A N/A N/A x", JobDetails("x")),
+        ("7 (null) N/A gres:gpu:a:1,gres:gpu:b:1 N/A N/A x", JobDetails("x")),
+        ("7     x", JobDetails("x")),
+    ],
+)
+def test_what_a_job_asks_for_is_read(line: str, details: JobDetails) -> None:
+    assert queries.parse_details(f"{line}\n") == {7: details}

@@ -82,7 +82,14 @@ def test_a_stranger_is_told_from_a_job(why: str, changes: dict[str, Any]) -> Non
 def test_what_is_submitted_is_the_proxys_process_and_slurms_word_on_whose_it_is() -> None:
     payload = Payload(b"#!/bin/sh\n\xff", [b"/spool/slurm_script", b""], [b"A=1\n2", b"B=\xfe"])
     request = submit_request(
-        request_id_of(_JOB, "rig"), _JOB, "physics", _HELLO, payload, kill_wait_s=5, home="here", home_lease_s=3600
+        request_id_of(_JOB, "rig"),
+        _JOB,
+        JobDetails("physics"),
+        _HELLO,
+        payload,
+        kill_wait_s=5,
+        home="here",
+        home_lease_s=3600,
     )
     spec = request.spec
     assert str(request_id_of(_JOB, "rig")) == "rig/7/1000/0"
@@ -94,11 +101,31 @@ def test_what_is_submitted_is_the_proxys_process_and_slurms_word_on_whose_it_is(
     assert (spec.rlimits[0].name, spec.rlimits[0].soft, spec.rlimits[0].hard) == ("NOFILE", 1024, 2**64 - 1)
 
 
+@pytest.mark.parametrize(
+    ("trail", "partition", "image"),
+    [(None, "overspill", ""), (Trail("d-1", "site-a", "batch,long", image="bench"), "batch", "bench")],
+)
+def test_the_site_is_told_what_its_catalogue_goes_by(trail: Trail | None, partition: str, image: str) -> None:
+    request = submit_request(
+        request_id_of(_JOB, "rig"),
+        replace(_JOB, trail=trail, gpus=2),
+        JobDetails("physics", "avx2&bench", "a100"),
+        _HELLO,
+        Payload(b"x", [b"s"], []),
+        kill_wait_s=5,
+        home="here",
+        home_lease_s=3600,
+    )
+    spec = request.spec
+    assert (spec.partition, spec.image, spec.constraint) == (partition, image, "avx2&bench")
+    assert spec.resources == agent_pb2.Resources(cpus=2, memory_mib=200, gpus=2, gpu_type="a100")
+
+
 def test_task_zero_of_an_array_is_a_task() -> None:
     request = submit_request(
         request_id_of(replace(_JOB, array_task_id=0), "rig"),
         _JOB,
-        "",
+        JobDetails(),
         _HELLO,
         Payload(b"x", [b"s"], []),
         kill_wait_s=5,

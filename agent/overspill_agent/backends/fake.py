@@ -26,7 +26,8 @@ class World:
         lost: the attempts that are out of sight.
         missing_images: names of images that the site offers and does not have.
         verdicts: what is known of an attempt's end, or of why it never will end well.
-        resources: what there is.
+        resources: what its one slot has.
+        slots: what there is instead, where that is not one slot.
         refusals: by run, what its starts raise before anything happens, until it is taken away.
         has_runners: each start makes a `FakeRunner`; else nothing acts, and attempts live until they are stopped.
         runners: those that act, and their tasks.
@@ -41,6 +42,7 @@ class World:
     lost: set[Attempt] = field(default_factory=set)
     missing_images: set[str] = field(default_factory=set)
     verdicts: dict[Attempt, Verdict] = field(default_factory=dict)
+    slots: tuple[Slot, ...] = ()
     refusals: dict[str, OverspillError] = field(default_factory=dict)
     has_runners: bool = False
     runners: dict[Attempt, tuple[FakeRunner, asyncio.Task[None]]] = field(default_factory=dict)
@@ -80,7 +82,7 @@ class FakeBackend:
 
     def capacity(self) -> Capacity:
         resources = self._world.resources
-        return Capacity((Slot(MACHINE, resources, resources),))
+        return Capacity(self._world.slots or (Slot(MACHINE, resources, resources),))
 
     async def check(self, demand: Demand) -> None:
         await asyncio.sleep(0)

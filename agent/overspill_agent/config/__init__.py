@@ -1,6 +1,7 @@
 """agent.toml, a section per module."""
 
 from overspill_agent.config.catalogue import ImageSection
+from overspill_agent.config.clusters import ClusterSection
 from overspill_agent.config.file import DEFAULT_PATH, PATH_VARIABLE, AgentConfig, configured_path, load, parse
 from overspill_agent.config.local import Local
 from overspill_agent.config.section import DEFAULT_RUNNER
@@ -11,6 +12,7 @@ __all__ = [
     "DEFAULT_RUNNER",
     "PATH_VARIABLE",
     "AgentConfig",
+    "ClusterSection",
     "ImageSection",
     "Local",
     "Pki",

@@ -12,6 +12,7 @@ from overspill.errors import ConfigError
 from overspill.metrics import MetricsSection
 from overspill.tls import TlsFiles
 from overspill_agent.config.catalogue import Images
+from overspill_agent.config.clusters import ClusterSection
 from overspill_agent.config.local import Local
 from overspill_agent.config.section import Section
 from overspill_agent.config.services import Pki, RunnerChannel, Server, StoreSection
@@ -24,7 +25,7 @@ PATH_VARIABLE = "OVERSPILL_AGENT_CONFIG"
 class AgentConfig(Section):
     """All of agent.toml. One back end has a section, and so it is the one in use.
 
-    `accounts` maps a cluster's users to accounts here; who is not listed is refused.
+    `accounts` maps a cluster's users to accounts here; who is not listed is refused. `clusters` limits some of them.
     """
 
     server: Server
@@ -34,6 +35,7 @@ class AgentConfig(Section):
     images: Images = Field(default_factory=dict)
     metrics: MetricsSection = MetricsSection()
     accounts: dict[str, dict[str, str]] = Field(default_factory=dict)
+    clusters: dict[str, ClusterSection] = Field(default_factory=dict)
     pki: Pki = Pki()
 
     @model_validator(mode="after")
@@ -46,6 +48,12 @@ class AgentConfig(Section):
     def _images_are_of_use(self) -> AgentConfig:
         if self.local is not None and self.images:
             raise ValueError("[images] are of no use to [local], whose jobs run on the host itself; remove one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _clusters_have_accounts(self) -> AgentConfig:
+        if strangers := sorted(set(self.clusters) - set(self.accounts)):
+            raise ValueError(f"[clusters] limits {', '.join(strangers)}, to which no [accounts] let anybody in")
         return self
 
     @property

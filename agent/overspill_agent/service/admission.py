@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from overspill.errors import InvalidRequestError, NotPermittedError, UnavailableError, UnrunnableError
+from collections.abc import Collection
+
+from overspill.errors import ExhaustedError, InvalidRequestError, NotPermittedError, UnavailableError, UnrunnableError
 from overspill.request_id import RequestId
 from overspill.v1 import agent_pb2 as pb
 from overspill_agent import runs
-from overspill_agent.capacity import Capacity, Holding
+from overspill_agent.capacity import Capacity, Holding, can_promise
+from overspill_agent.config import ClusterSection
 from overspill_agent.launches import is_closed, is_plain_absolute
+from overspill_agent.limits import is_spec_too_large, most_of, taken_by, why_beyond
+from overspill_agent.registry import holding_of
 from overspill_agent.runs import Run
 from overspill_agent.service.wire import resources_of
 
@@ -54,8 +59,8 @@ def check_spec(spec: pb.RunSpec) -> None:
         raise InvalidRequestError("spec.environment must be entries NAME=value")
 
 
-def check_size(wanted: Holding, capacity: Capacity) -> None:
-    """Refuse a run that is larger than every slot of the site.
+def check_size(wanted: Holding, capacity: Capacity, limits: ClusterSection) -> None:
+    """Refuse a run that is larger than every slot of the site, or than all that its cluster may have there.
 
     Raises:
         UnrunnableError: says what it asks for and what there is.
@@ -70,6 +75,39 @@ def check_size(wanted: Holding, capacity: Capacity) -> None:
             f"the run asks for {asked.cpus} CPUs, {asked.memory_mib} MiB and {asked.gpus} GPUs{kind} in one place;"
             f" the largest of this site has {most.cpus}, {most.memory_mib} MiB and {most.gpus}"
         )
+    if not wanted.resources.fits_in(most_of(limits, capacity.total)):
+        raise UnrunnableError(why_beyond(limits, capacity.total, [], wanted.resources))
+
+
+def check_spec_size(spec: pb.RunSpec, limits: ClusterSection) -> None:
+    """Refuse a spec that is larger than its cluster may keep here.
+
+    Raises:
+        UnrunnableError: says how large it is and may be.
+    """
+    size = spec.ByteSize()
+    if is_spec_too_large(limits, size):
+        raise UnrunnableError(
+            f"script, arguments and environment are {size} bytes; this site takes {limits.max_spec_kib} KiB"
+            f" ([clusters] max_spec_kib)"
+        )
+
+
+def check_room(run: Run, unfinished: Collection[Run], limits: ClusterSection, capacity: Capacity) -> None:
+    """Refuse a run for which there is no room now: its cluster has what it may have, or other runs are promised it.
+
+    One whose request has made a run already has its room.
+
+    Raises:
+        ExhaustedError: says which.
+    """
+    if any(other.request_id == run.request_id for other in unfinished):
+        return
+    cluster = run.request_id.slurm_cluster
+    if reason := why_beyond(limits, capacity.total, taken_by(cluster, unfinished), run.resources):
+        raise ExhaustedError(reason)
+    if not can_promise(capacity, [holding_of(other) for other in unfinished], holding_of(run)):
+        raise ExhaustedError("every slot of this site that is large enough is promised to another run")
 
 
 def new_run(run_id: str, request_id: RequestId, spec: pb.RunSpec, *, account: str, image: str, at_ms: int) -> Run:

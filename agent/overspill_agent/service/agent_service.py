@@ -28,12 +28,14 @@ from overspill_agent import metrics, runs
 from overspill_agent.backends.accounts import mapped_account, resolve_mapping
 from overspill_agent.backends.base import Backend
 from overspill_agent.capacity import largest, left
+from overspill_agent.config import ClusterSection
 from overspill_agent.drain import Drain
 from overspill_agent.homes import Homes, name_of
+from overspill_agent.limits import most_of, taken_by, within
 from overspill_agent.pki import Authority
 from overspill_agent.registry import LiveRun, Registry, holding_of, now_ms
 from overspill_agent.runs import Resources, Run, Seen, SignalEffect
-from overspill_agent.service.admission import check_caller, check_size, check_spec, new_run
+from overspill_agent.service.admission import check_caller, check_room, check_size, check_spec, check_spec_size, new_run
 from overspill_agent.service.attach import AttachEndedError, Attachment
 from overspill_agent.service.audit import submit_accepted, submit_refused
 from overspill_agent.service.callers import Callers
@@ -100,12 +102,16 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         if reason := self._drain.reason:
             raise ExhaustedError(f"the site takes no new runs: {reason}")
         check_spec(request.spec)
-        run = await self._new_run(request_id, request.spec)
+        limits = self._terms.limits_of(request_id.slurm_cluster)
+        check_spec_size(request.spec, limits)
+        run = await self._new_run(request_id, request.spec, limits)
+        # Nothing is awaited from here until the registry counts the run: two never get the same room.
+        check_room(run, self._registry.unfinished(), limits, self._backend.capacity())
         stored, is_new = await self._registry.accept(run, request.spec.SerializeToString(), request.claim)
         submit_accepted(request, caller, stored)
         return pb.SubmitResponse(run_id=stored.run_id, state=state_of(stored), is_new=is_new)
 
-    async def _new_run(self, request_id: RequestId, spec: pb.RunSpec) -> Run:
+    async def _new_run(self, request_id: RequestId, spec: pb.RunSpec, limits: ClusterSection) -> Run:
         """Return the run that the site takes.
 
         Raises:
@@ -120,7 +126,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
             resources=resources_of(spec.resources),
         )
         run = new_run(uuid.uuid4().hex, request_id, spec, account=account, image=image, at_ms=now_ms())
-        check_size(holding_of(run), self._backend.capacity())
+        check_size(holding_of(run), self._backend.capacity(), limits)
         await self._backend.check(
             self._terms.catalogue.demand(run.resources, run.gpu_type, image=image, constraint=spec.constraint)
         )
@@ -204,14 +210,20 @@ class AgentService(agent_pb2_grpc.AgentServicer):
     async def Capacity(self, request: pb.CapacityRequest, context: Context) -> pb.CapacityResponse:  # noqa: N802
         check_caller(request.slurm_cluster, self._callers.identify(context).names)
         capacity = self._backend.capacity()
+        limits = self._terms.limits_of(request.slurm_cluster)
         drained = self._drain.reason
-        slots = left(capacity, self._registry.promised())
+        slots = within(
+            limits,
+            capacity.total,
+            taken_by(request.slurm_cluster, self._registry.unfinished()),
+            left(capacity, self._registry.promised()),
+        )
         if drained:
-            slots = tuple(replace(slot, usable=Resources()) for slot in slots)
+            slots = [replace(slot, usable=Resources()) for slot in slots]
         home = name_of(request.slurm_cluster, request.home)
         self._homes.confirm(home, request.confirmed_lease_id)
         return pb.CapacityResponse(
-            total=resources_message(capacity.total),
+            total=resources_message(most_of(limits, capacity.total)),
             free=resources_message(sum((slot.usable for slot in slots), Resources())),
             largest_free=resources_message(largest(slots)),
             slots=slot_groups(slots),

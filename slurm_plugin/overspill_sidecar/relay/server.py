@@ -128,11 +128,11 @@ class Relay:
                 payload = await proxy.read_payload()
         self._surroundings.health.note_hand_over(job.batch_host)
         request_id = request_id_of(job, snapshot.config.cluster_name)
-        account = await self._view.account(job.slurm_job_id)
+        details = await self._view.details(job.slurm_job_id)
         request = submit_request(
             request_id,
             job,
-            account,
+            details,
             hello,
             payload,
             kill_wait_s=snapshot.config.kill_wait_s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from overspill.errors import NotPermittedError
 from overspill.request_id import RequestId
 from overspill.v1 import agent_pb2
-from overspill_sidecar.cluster import Job, Snapshot
+from overspill_sidecar.cluster import Job, JobDetails, Snapshot
 from overspill_sidecar.config import SiteConfig
 from overspill_sidecar.relay.connection import Hello, Payload
 
@@ -52,7 +52,7 @@ def request_id_of(job: Job, slurm_cluster: str) -> RequestId:
 def submit_request(
     request_id: RequestId,
     job: Job,
-    account: str,
+    details: JobDetails,
     hello: Hello,
     payload: Payload,
     *,
@@ -85,11 +85,16 @@ def submit_request(
             user_id=job.user_id,
             group_id=job.group_id,
             time_limit_s=job.time_limit_s or 0,
-            resources=agent_pb2.Resources(cpus=job.cpus, memory_mib=job.memory_mib, gpus=job.gpus),
+            resources=agent_pb2.Resources(
+                cpus=job.cpus, memory_mib=job.memory_mib, gpus=job.gpus, gpu_type=details.gpu_type if job.gpus else ""
+            ),
             kill_wait_s=kill_wait_s,
-            account=account,
+            account=details.account,
             home=home,
             home_lease_s=home_lease_s,
+            partition=job.trail.own_partition if job.trail else job.partitions[0],
+            constraint=details.constraint,
+            image=job.trail.image if job.trail else "",
         ),
     )
 

@@ -12,7 +12,7 @@ import structlog
 from overspill.errors import NotFoundError, UnavailableError, UnrunnableError
 from overspill_sidecar import metrics
 from overspill_sidecar.accounting import Accounting
-from overspill_sidecar.cluster import Job, Node, Snapshot
+from overspill_sidecar.cluster import Job, JobDetails, Node, Snapshot
 from overspill_sidecar.slurm import queries
 from overspill_sidecar.slurm.assoc_mgr import accounting_argv, parse_accounting
 from overspill_sidecar.slurm.batching import BatchedQuestions
@@ -38,7 +38,7 @@ class CommandLineView:
         self._known_accounting: Accounting | None = None
         self._is_federated = False
         self._ask_accounting_at = float("-inf")
-        self._account_questions = BatchedQuestions(self._accounts)
+        self._details_questions = BatchedQuestions(self._details)
 
     async def snapshot(self) -> Snapshot:
         asked_at, unix_time_s = time.monotonic(), time.time()
@@ -67,8 +67,8 @@ class CommandLineView:
     async def job(self, slurm_job_id: int) -> Job | None:
         return await self._questions.ask(slurm_job_id)
 
-    async def account(self, slurm_job_id: int) -> str:
-        return await self._account_questions.ask(slurm_job_id) or ""
+    async def details(self, slurm_job_id: int) -> JobDetails:
+        return await self._details_questions.ask(slurm_job_id) or JobDetails()
 
     async def update(self, job: str, **fields: str) -> None:
         await self._act(queries.update_argv(job, fields))
@@ -97,10 +97,10 @@ class CommandLineView:
         jobs = await asyncio.to_thread(queries.parse_jobs, _checked(argv, output))
         return {job.slurm_job_id: job for job in jobs}
 
-    async def _accounts(self, slurm_job_ids: frozenset[int]) -> Mapping[int, str]:
-        argv = queries.accounts_argv(slurm_job_ids)
+    async def _details(self, slurm_job_ids: frozenset[int]) -> Mapping[int, JobDetails]:
+        argv = queries.details_argv(slurm_job_ids)
         output = await run(argv, self._deadline_s)
-        return {} if _NO_SUCH_JOB in output.stderr else queries.parse_accounts(_checked(argv, output))
+        return {} if _NO_SUCH_JOB in output.stderr else queries.parse_details(_checked(argv, output))
 
     async def _ask(self, argv: Sequence[str], parse: Callable[[str], _T]) -> _T:
         output = await run(argv, self._deadline_s)

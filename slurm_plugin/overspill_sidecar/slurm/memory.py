@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from overspill.errors import NotFoundError, UnavailableError, UnrunnableError
-from overspill_sidecar.cluster import ClusterConfig, Job, Node, Partition, Snapshot
+from overspill_sidecar.cluster import ClusterConfig, Job, JobDetails, Node, Partition, Snapshot
 from overspill_sidecar.slurm.queries import parse_trail
 
 
@@ -16,7 +16,7 @@ class InMemoryView:
 
     Attributes:
         is_answering: False makes every question and every change fail.
-        accounts: what jobs are charged to, by their ids.
+        asked: what jobs ask for beside their records, by their ids.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class InMemoryView:
         self.partitions = partitions
         self.nodes_by_name = nodes
         self.jobs = {job.slurm_job_id: job for job in jobs}
-        self.accounts: dict[int, str] = {}
+        self.asked: dict[int, JobDetails] = {}
 
     async def snapshot(self) -> Snapshot:
         self._check_answering()
@@ -38,9 +38,9 @@ class InMemoryView:
         self._check_answering()
         return self.jobs.get(slurm_job_id)
 
-    async def account(self, slurm_job_id: int) -> str:
+    async def details(self, slurm_job_id: int) -> JobDetails:
         self._check_answering()
-        return self.accounts.get(slurm_job_id, "")
+        return self.asked.get(slurm_job_id, JobDetails())
 
     async def update(self, job: str, **fields: str) -> None:
         for each in self._named(job):

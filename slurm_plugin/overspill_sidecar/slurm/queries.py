@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from overspill.errors import UnavailableError
-from overspill_sidecar.cluster import ClusterConfig, GpuDefaults, Job, Node, Partition, Trail
+from overspill_sidecar.cluster import ClusterConfig, GpuDefaults, Job, JobDetails, Node, Partition, Trail
 from overspill_sidecar.slurm_text import (
     count_array_tasks,
     expand_hosts,
@@ -54,7 +54,11 @@ _JOB_FIELDS = (
 #: Who gave a node's reason, and when, is the end of it. Free text of admins, `Comment` and `Extra`, comes after.
 _REASON = re.compile(r" Reason=(.*?) \[[^\s\[\]@]+@[^\s\[\]]+\](?: |$)")
 #: Without accounting, users may give any text for an account (seen on 22.05: newlines too). Such a one is not told.
-_ACCOUNT = re.compile(r"(\d+) ([\w.+@-]{1,128})")
+_ACCOUNT = re.compile(r"[\w.+@-]{1,128}")
+#: slurmctld takes only features and generic resources that some node has: these hold no spaces.
+_DETAILS = ("JobID", "Feature", "tres-per-job", "tres-per-node", "tres-per-socket", "tres-per-task")
+_DETAILS_LINE = re.compile(r"(?P<id>\d+) (?P<constraint>\S*) (?P<tres>(?:\S* ){4})(?P<account>.*)")
+_GPU_TYPE = re.compile(r"(?<![\w.-])gpu[:=]([A-Za-z][\w.-]*)", re.ASCII)
 #: Options that job_submit_lua does not show on every version, by the field that does.
 _HIDDEN_OPTIONS = {"Deadline": "deadline", "CoreSpec": "core-spec"}
 _PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)")
@@ -93,10 +97,11 @@ def jobs_argv(slurm_job_ids: Collection[int] = ()) -> list[str]:
     return ["squeue", "--noheader", "--all", f"--Format={form}", *chosen]
 
 
-def accounts_argv(slurm_job_ids: Collection[int]) -> list[str]:
-    """Return the command that prints these jobs' accounts, in whatever state they are."""
+def details_argv(slurm_job_ids: Collection[int]) -> list[str]:
+    """Return the command that prints these jobs' details, in whatever state they are."""
     jobs = ",".join(map(str, sorted(slurm_job_ids)))
-    return ["squeue", "--noheader", "--all", "--Format=JobID: ,Account:\n", f"--jobs={jobs}", "--states=all"]
+    form = "".join(f"{name}: ," for name in _DETAILS)
+    return ["squeue", "--noheader", "--all", f"--Format={form}Account:\n", f"--jobs={jobs}", "--states=all"]
 
 
 def partitions_argv() -> list[str]:
@@ -148,14 +153,24 @@ def parse_jobs(text: str) -> tuple[Job, ...]:
     return tuple(_parse_job(record) for record in records)
 
 
-def parse_accounts(text: str) -> dict[int, str]:
-    """Read what `accounts_argv` prints: a job's line is its id and its account.
+def parse_details(text: str) -> dict[int, JobDetails]:
+    """Read what `details_argv` prints: a job's line is its id, what it asks for, and its account.
 
     A job whose account makes lines that look like other jobs' costs these their answer, and gives them no wrong one.
     """
-    matches = [match for line in text.splitlines() if (match := _ACCOUNT.fullmatch(line.strip()))]
-    lines = Counter(match[1] for match in matches)
-    return {int(match[1]): match[2] for match in matches if lines[match[1]] == 1}
+    matches = [match for line in text.splitlines() if (match := _DETAILS_LINE.fullmatch(line.strip()))]
+    lines = Counter(match["id"] for match in matches)
+    return {int(match["id"]): _details(match) for match in matches if lines[match["id"]] == 1}
+
+
+def _details(match: re.Match[str]) -> JobDetails:
+    account = match["account"]
+    types = {match[1].lower() for match in _GPU_TYPE.finditer(match["tres"])}
+    return JobDetails(
+        account=account if _ACCOUNT.fullmatch(account) else "",
+        constraint=_given(match["constraint"]),
+        gpu_type=types.pop() if len(types) == 1 else "",
+    )
 
 
 def parse_partitions(text: str) -> dict[str, Partition]:
@@ -260,6 +275,7 @@ def parse_trail(admin_comment: str) -> Trail | None:
         partition=str(ours.get("partition", "")),
         refused_by=tuple(map(str, refused_by)) if isinstance(refused_by, list) else (),
         unfenced_at=str(ours.get("unfenced_at", "")),
+        image=str(ours.get("image", "")),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from overspill_sidecar.cluster import Job, Node, Snapshot
+from overspill_sidecar.cluster import Job, JobDetails, Node, Snapshot
 
 
 class ClusterView(Protocol):
@@ -30,8 +30,8 @@ class ClusterView(Protocol):
         """
         ...
 
-    async def account(self, slurm_job_id: int) -> str:
-        """Return the account that a job is charged to; empty where Slurm knows of none, or of none that can be told.
+    async def details(self, slurm_job_id: int) -> JobDetails:
+        """Return what a job asks for beside its `Job`: nothing where Slurm knows of none, or of nothing it can tell.
 
         Raises:
             UnavailableError: as for `snapshot`.
