@@ -200,7 +200,7 @@ def test_a_jobs_account_cannot_make_lines_about_other_jobs() -> None:
         ("7 (null) gres/gpu:tesla:1 N/A N/A N/A x", JobDetails("x", gpu_type="tesla")),
         ("7 (null) gres/gpu=2 N/A N/A N/A x", JobDetails("x")),
         ("7 (null) N/A gres:gpu:a:1,gres:gpu:b:1 N/A N/A x", JobDetails("x")),
-        ("7     x", JobDetails("x")),
+        ("7      x", JobDetails("x")),
     ],
 )
 def test_what_a_job_asks_for_is_read(line: str, details: JobDetails) -> None:

@@ -158,13 +158,13 @@ def parse_details(text: str) -> dict[int, JobDetails]:
 
     A job whose account makes lines that look like other jobs' costs these their answer, and gives them no wrong one.
     """
-    matches = [match for line in text.splitlines() if (match := _DETAILS_LINE.fullmatch(line.strip()))]
+    matches = [match for line in text.splitlines() if (match := _DETAILS_LINE.fullmatch(line))]
     lines = Counter(match["id"] for match in matches)
     return {int(match["id"]): _details(match) for match in matches if lines[match["id"]] == 1}
 
 
 def _details(match: re.Match[str]) -> JobDetails:
-    account = match["account"]
+    account = match["account"].strip()
     types = {match[1].lower() for match in _GPU_TYPE.finditer(match["tres"])}
     return JobDetails(
         account=account if _ACCOUNT.fullmatch(account) else "",
