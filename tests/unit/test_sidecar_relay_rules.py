@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from overspill.errors import NotPermittedError
 from overspill.v1 import agent_pb2
-from overspill_sidecar.cluster import Trail
+from overspill_sidecar.cluster import JobDetails, Trail
 from overspill_sidecar.config import SiteConfig, TlsConfig
 from overspill_sidecar.relay.connection import Hello, Payload
 from overspill_sidecar.relay.ending import EndAs, GoHome, Requeue, ending_of
