@@ -63,11 +63,11 @@ test-slurm: setup ## What asks a real Slurm, on another one than this machine's:
 bench: setup ## Measure Overspill against plain Slurm, under 15 minutes: make bench [NAME="first-line cancellation"] [JSON=FILE]
 	@$(PY) -m tests.bench $(if $(JSON),--json $(JSON)) $(NAME)
 
-demo: setup ## A full cluster spills over; every promise is checked: make demo [SLURM=26.05]
-	@$(PY) -m tests.rig demo $(SLURM:%=--slurm %)
+demo: setup ## A full cluster spills over; every promise is checked: make demo [BACKEND=docker] [SLURM=26.05]
+	@$(PY) -m tests.rig demo $(BACKEND:%=--backend %) $(SLURM:%=--slurm %)
 
-up: setup ## Start the rig and leave it running: make up [POLICY="overspill_mode=always"] [SHARED=1] [WITHOUT="agent"] [SLURM=24.11]
-	@$(PY) -m tests.rig up --policy "$(POLICY)" $(if $(SHARED),--shared) $(WITHOUT:%=--without %) $(SLURM:%=--slurm %)
+up: setup ## Start the rig and leave it running: make up [POLICY="overspill_mode=always"] [SHARED=1] [WITHOUT="agent"] [BACKEND=docker] [SLURM=24.11]
+	@$(PY) -m tests.rig up --policy "$(POLICY)" $(if $(SHARED),--shared) $(WITHOUT:%=--without %) $(BACKEND:%=--backend %) $(SLURM:%=--slurm %)
 
 down: .venv/.ready ## End every process of the rig, remove every file
 	@$(PY) -m tests.rig down

@@ -7,9 +7,12 @@ from pathlib import PurePosixPath
 from overspill.errors import ConfigError
 from overspill_agent.backends.base import Backend
 from overspill_agent.backends.devices import Gpus
+from overspill_agent.backends.htcondor import HtcondorBackend, HtcondorSite
+from overspill_agent.backends.htcondor.site import Limits as HtcondorLimits
+from overspill_agent.backends.htcondor.site import Meaning
 from overspill_agent.backends.local import Limits, LocalBackend, LocalSite
 from overspill_agent.backends.sandbox import Roots
-from overspill_agent.config import DEFAULT_PATH, AgentConfig, Local
+from overspill_agent.config import DEFAULT_PATH, AgentConfig, Htcondor, Local
 from overspill_agent.runs import Resources
 
 
@@ -21,7 +24,9 @@ def backend_of(config: AgentConfig) -> Backend:
     """
     if config.local is not None:
         return LocalBackend(_local_site(config, config.local))
-    raise ConfigError("no back end is configured; add [local]")
+    if config.htcondor is not None:
+        return HtcondorBackend(_htcondor_site(config, config.htcondor))
+    raise ConfigError("no back end is configured; add [local] or [htcondor]")
 
 
 def _local_site(config: AgentConfig, local: Local) -> LocalSite:
@@ -43,4 +48,34 @@ def _local_site(config: AgentConfig, local: Local) -> LocalSite:
             gpu_type=local.gpu_type.lower(),
             files=tuple(map(str, local.gpu_files)),
         ),
+    )
+
+
+def _htcondor_site(config: AgentConfig, section: Htcondor) -> HtcondorSite:
+    """Return the HTCondor back end's part of the configuration."""
+    return HtcondorSite(
+        collector=section.collector,
+        schedd=section.schedd,
+        token_directory=section.token_directory,
+        name=section.name,
+        staging=config.store.path.parent / "htcondor",
+        universe=section.universe,
+        python=section.python,
+        runner=section.runner,
+        requirements=section.requirements,
+        rank=section.rank,
+        features={word: Meaning(feature.requirements, feature.rank) for word, feature in section.features.items()},
+        image_words=frozenset(word for image in config.images.values() for word in image.features),
+        gpu_types=section.gpu_types,
+        commands=section.commands,
+        disk_mib=section.disk_mib,
+        limits=HtcondorLimits(
+            start_within_s=section.start_within_s,
+            held_within_s=section.held_within_s,
+            job_lease_s=section.job_lease_s,
+            overrun_s=section.overrun_s,
+        ),
+        poll_s=section.poll_s,
+        busy_poll_s=section.busy_poll_s,
+        machines_poll_s=section.machines_poll_s,
     )

@@ -15,12 +15,17 @@ from overspill_images.process import run
 #: What of a Debian tree is in no image: this machine's names, what was downloaded, what nobody reads in a container.
 _LEFT_OUT = (
     *("./etc/hostname", "./etc/resolv.conf", "./dev/*", "./proc/*", "./sys/*", "./tmp/*", "./var/log/*"),
-    *("./var/lib/apt/lists/*", "./var/cache/*", "./usr/share/man/*", "./usr/share/info/*"),
+    *("./var/lib/apt/lists/*", "./var/cache/*", "./usr/share/man/*", "./usr/share/info/*", "./usr/share/locale/*/*"),
 )
 #: The same for packages that come later.
-_DPKG_CFG = "path-exclude=/usr/share/man/*\npath-exclude=/usr/share/info/*\n"
+_DPKG_CFG = """\
+path-exclude=/usr/share/man/*
+path-exclude=/usr/share/info/*
+path-exclude=/usr/share/locale/*
+path-include=/usr/share/locale/locale.alias
+"""
 #: Changes whenever the same tree becomes another image.
-_RECIPE = "1"
+_RECIPE = "2"
 _LOADED = "Loaded image: "
 
 

@@ -96,16 +96,18 @@ class Engine:
     Usable as a context manager.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, kept_fds: tuple[int, ...] = ()) -> None:
         """Describe an engine; `start` starts it.
 
         Args:
             directory: holds its socket, its log, and what it has stored; on a real file system, not an overlay. Used by
                 one engine at a time. A path of at most 90 bytes, because sockets' names are short.
+            kept_fds: stay open (and locked) as long as anything of the engine lives.
         """
         self.socket = directory / "docker.sock"
         self.log = directory / "dockerd.log"
         self._directory = directory
+        self._kept_fds = kept_fds
         self._holder: subprocess.Popen[bytes] | None = None
         self._dockerd: subprocess.Popen[bytes] | None = None
         self._init_pid = 0
@@ -189,6 +191,7 @@ class Engine:
                 stdin=subprocess.DEVNULL,
                 stdout=ready,
                 stderr=log,
+                pass_fds=self._kept_fds,
             )
         with os.fdopen(ready_read) as ready:
             reported = ready.readline()

@@ -21,6 +21,7 @@ from tests.rig.host import Host
 from tests.rig.options import DEFAULT_POLICY, RigOptions
 from tests.rig.parts import Part
 from tests.rig.rig import Rig
+from tests.rig.site_backend import SiteBackend
 from tests.rig.slurm_conf import ClusterOptions
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "Rig",
     "RigError",
     "RigOptions",
+    "SiteBackend",
 ]

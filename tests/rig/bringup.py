@@ -7,9 +7,10 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from tests.rig import daemons
+from tests.rig import daemons, engine
 from tests.rig.accounts import USERS
 from tests.rig.daemons import DATABASE_OPTIONS, Daemon, DaemonGroup
+from tests.rig.engine import HostEngine
 from tests.rig.errors import RigError
 from tests.rig.host import Host
 from tests.rig.options import RigOptions
@@ -25,11 +26,12 @@ _PROGRAMS = (
 _NODES_IDLE_TIMEOUT_S = 20.0
 
 
-def check_machine() -> None:
+def check_machine(options: RigOptions) -> None:
     """Raise a `RigError` that says what to do if no rig can run here."""
     if os.geteuid() != 0:
         raise RigError("the rig makes namespaces and runs slurmd: it needs root")
-    if missing := [name for name in _PROGRAMS if shutil.which(name) is None]:
+    programs = (*_PROGRAMS, *(engine.PROGRAMS if options.backend.has_engine else ()))
+    if missing := [name for name in programs if shutil.which(name) is None]:
         raise RigError(f"not installed: {', '.join(missing)}; run `make setup`")
 
 
@@ -54,21 +56,22 @@ def define_daemons(cluster: Host, site: Host, options: RigOptions) -> None:
     cluster.daemons = {spec.name: Daemon(spec, cluster) for spec in specs}
     if Part.SIDECAR in options.parts:
         cluster.groups = {"sidecar": DaemonGroup([cluster.daemons["router"], cluster.daemons["relay"]])}
+    at_site = []
     if Part.AGENT in options.parts:
-        agents = [daemons.agent(), *([daemons.second_agent()] if options.cluster.has_second_site else [])]
-        site.daemons = {spec.name: Daemon(spec, site) for spec in agents}
+        at_site = [daemons.agent(), *([daemons.second_agent()] if options.cluster.has_second_site else [])]
+    site.daemons = {spec.name: Daemon(spec, site) for spec in at_site}
+    if options.backend.has_engine:
+        HostEngine(site)
 
 
-def start_daemons(cluster: Host, site: Host, progress: Progress) -> None:
+def start_daemons(cluster: Host, site: Host, options: RigOptions, progress: Progress) -> None:
     """Start all daemons, side by side where they do not need each other, and wait until the nodes are idle.
 
     Raises:
         DaemonError: if one does not start.
         RigError: if a node does not become idle.
     """
-    for daemon in site.daemons.values():
-        progress(f"start {daemon.name}")
-        daemon.launch()
+    _launch_site(site, options, progress)
     by_name = dict(cluster.daemons)
     for name in ("router", "relay"):
         by_name.pop(name, None)
@@ -89,6 +92,17 @@ def start_daemons(cluster: Host, site: Host, progress: Progress) -> None:
         group.start()
     progress("all daemons accept connections; waiting for idle nodes")
     _wait_for_idle_nodes(cluster)
+
+
+def _launch_site(site: Host, options: RigOptions, progress: Progress) -> None:
+    if options.backend.has_engine:
+        # Not that an agent needs it to start; but a pool is made of containers.
+        progress("start dockerd")
+        HostEngine(site).start()
+    for name, daemon in site.daemons.items():
+        if not daemon.is_running:
+            progress(f"start {name}")
+            daemon.launch()
 
 
 def _prepare(name: str, cluster: Host) -> None:

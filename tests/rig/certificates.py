@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from overspill.certificates import key_pem, new_key, signing_request, utc_now
 from overspill_agent.config import Pki
 from overspill_agent.pki import Authority
+from tests.rig.tree import ADDRESSES
 
 _LIFE_S = 3600
 
@@ -18,7 +19,10 @@ class Certificates:
     """The site's authority, as `overspill pki init` makes it, in a directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Take the authority in `directory`, or found one there, with a certificate for an agent on the host `site`."""
+        """Take the authority in `directory`, or found one there with a certificate for an agent on the host `site`.
+
+        It is good for that host's address, too: inside containers no name is known.
+        """
         self._directory = directory
         self._authority = _authority(directory)
 
@@ -51,5 +55,5 @@ class Certificates:
 def _authority(directory: Path) -> Authority:
     authority = Authority(Pki(directory=directory))
     if not authority.exists:
-        authority.create(["site"], utc_now())
+        authority.create(["site", ADDRESSES["site"]], utc_now())
     return authority

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from tests.rig import site_backend
 from tests.rig.accounts import login_environment
 from tests.rig.demo import run_demo
 from tests.rig.directory import main_path, remove_leftovers
@@ -20,6 +21,7 @@ from tests.rig.parts import CHECKOUT, Part
 from tests.rig.progress import printed
 from tests.rig.releases import RELEASES, THIS_MACHINES, VARIABLE
 from tests.rig.rig import Rig
+from tests.rig.site_backend import SiteBackend
 from tests.rig.status import is_healthy, report
 
 #: Describes the rig in the default directory to a shell.
@@ -31,6 +33,13 @@ _slurm = click.option(
     "--slurm",
     type=click.Choice([*RELEASES]),
     help=f"Release of Slurm.  [default: {VARIABLE}, else {THIS_MACHINES.name}]",
+)
+
+
+_backend = click.option(
+    "--backend",
+    type=click.Choice([*SiteBackend]),
+    help=f"Where the site runs jobs.  [default: {site_backend.VARIABLE}, else {SiteBackend.LOCAL}]",
 )
 
 
@@ -60,12 +69,13 @@ def main(context: click.Context, directory: Path) -> None:
 
 @main.command()
 @_slurm
-def demo(slurm: str | None) -> None:
+@_backend
+def demo(slurm: str | None, backend: str | None) -> None:
     """Show a full cluster spill over, in a rig of its own, and check every promise.
 
     Exit code 1 if one is broken.
     """
-    sys.exit(run_demo(slurm))
+    sys.exit(run_demo(slurm, backend))
 
 
 @main.command()
@@ -73,8 +83,11 @@ def demo(slurm: str | None) -> None:
 @click.option("--shared", is_flag=True, help="Let the site see the cluster's /home.")
 @click.option("--without", multiple=True, type=click.Choice([*map(str, Part)]), help="Leave a part of Overspill out.")
 @_slurm
+@_backend
 @click.pass_obj
-def up(path: Path, policy: str, *, shared: bool, without: Sequence[str], slurm: str | None) -> None:
+def up(
+    path: Path, policy: str, *, shared: bool, without: Sequence[str], slurm: str | None, backend: str | None
+) -> None:
     """Bring the rig up and leave it running.
 
     Writes .rig/env, which a shell can read.
@@ -85,9 +98,17 @@ def up(path: Path, policy: str, *, shared: bool, without: Sequence[str], slurm: 
       python -m tests.rig up --policy overspill_mode=always --shared
       python -m tests.rig up --without agent      # a site that is down
       python -m tests.rig up --slurm 26.05
+      python -m tests.rig up --backend docker
     """
-    left_out = [Part(name) for name in without]
-    rig = Rig.up(policy=policy, shared=shared, without=left_out, slurm=slurm, path=path, progress=printed())
+    rig = Rig.up(
+        policy=policy,
+        shared=shared,
+        without=[Part(name) for name in without],
+        slurm=slurm,
+        backend=backend,
+        path=path,
+        progress=printed(),
+    )
     rig.keep_running()
     if path == main_path():
         _write_env_file(rig)

@@ -191,11 +191,15 @@ def _table(jobs: list[Submitted]) -> Table:
     return table
 
 
-def run_demo(slurm: str | None = None) -> int:
-    """Bring a rig of this release of Slurm up, show everything, take it down; return the exit code."""
+def run_demo(slurm: str | None = None, backend: str | None = None) -> int:
+    """Bring a rig of this Slurm and this back end up, show everything, take it down; return the exit code."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_IN_A_LOG)
     began = time.monotonic()
-    with Rig.up(policy=_POLICY, slurm=slurm, progress=lambda step: console.print(f"[dim]  rig: {step}[/]")) as rig:
+
+    def show(step: str) -> None:
+        console.print(f"[dim]  rig: {step}[/]")
+
+    with Rig.up(policy=_POLICY, slurm=slurm, backend=backend, progress=show) as rig:
         jobs = Demo(rig, console, real_nodes=rig.options.cluster.real_nodes).run()
     console.print(_table(jobs))
     broken = [(job, what) for job in jobs for what in job.broken]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from overspill_images import cgroups
 from tests.rig.errors import AlreadyUpError, RigError
 from tests.rig.parts import CHECKOUT
 from tests.rig.waiting import poll
@@ -113,6 +114,7 @@ def remove(path: Path) -> None:
 
 
 def _sweep() -> None:
+    cgroups.sweep()
     for leftover in _BASE.glob(f"{_PREFIX}*"):
         if not is_alive(leftover):
             remove(leftover)

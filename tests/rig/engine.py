@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from overspill_images.builder import Image
-from overspill_images.cgroups import sweep
 from overspill_images.engine import daemon_json, docker
 from tests.rig.daemons import Daemon, background_daemon
 from tests.rig.host import Host
 
 #: As clients in the host know it.
 SOCKET = "/run/docker.sock"
+DATA = "/var/lib/docker"
+PROGRAMS = ("dockerd", "containerd", "runc", "docker", "docker-init")
 #: The host's own address on the containers' network.
 BRIDGE_ADDRESS = "172.30.0.1"
 _CONFIGURATION = "/etc/docker/daemon.json"
@@ -34,7 +35,7 @@ class HostEngine:
         spec = background_daemon(
             "dockerd",
             "root",
-            "/var/log/overspill/dockerd.log",
+            "/var/log/dockerd.log",
             (SOCKET,),
             ("/usr/sbin/dockerd", f"--config-file={_CONFIGURATION}"),
         )
@@ -51,10 +52,9 @@ class HostEngine:
         Raises:
             DaemonError: with the end of its log.
         """
-        sweep()
         self._host.path("/etc/docker").mkdir(exist_ok=True)
         configuration = daemon_json(
-            data="/var/lib/docker", socket=SOCKET, pid_file="/run/docker.pid", exec_root="/run/docker",
+            data=DATA, socket=SOCKET, pid_file="/run/docker.pid", exec_root="/run/docker",
             init_pid=self._host.init_pid, more=_BRIDGE,
         )  # fmt: skip
         self._host.write(_CONFIGURATION, configuration)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
-from tests.rig import overspill_conf, parts, slurm_conf
+from tests.rig import back_end_conf, overspill_conf, parts, slurm_conf
 from tests.rig.accounts import numbers_of
 from tests.rig.certificates import Certificates
 from tests.rig.files import replace_file
@@ -73,15 +74,19 @@ def _write_gpus(root: Path, count: int) -> None:
     _write(root / "etc/slurm/gres.conf", f"Name=gpu File=/var/lib/gpu/[0-{count - 1}]\n".encode())
 
 
-def build_site(root: Path, options: RigOptions, certificates: Certificates) -> list[list[str]]:
-    """Write the site's files under `root`; return the mounts that complete them."""
+def build_site(
+    root: Path, options: RigOptions, certificates: Certificates, images: Mapping[str, str]
+) -> list[list[str]]:
+    """Write the site's files under `root`; return the mounts that complete them.
+
+    `images` are references by name; the first is what jobs run in.
+    """
     build_tree(root, system=THIS_MACHINE.root, directories=_SITE_DIRECTORIES)
     certificates.copy_to(root / overspill_conf.SITE_PKI.lstrip("/"))
     for path, is_second in ((overspill_conf.AGENT_CONF, False), (overspill_conf.SECOND_AGENT_CONF, True)):
-        agent_toml = overspill_conf.agent_toml(
-            options.cluster, shared_home=options.has_shared_home, is_second=is_second
-        )
-        _write(root / path.lstrip("/"), agent_toml.encode())
+        state = overspill_conf.agent_state(is_second=is_second)
+        back_end = back_end_conf.sections(options, state=state, images=images)
+        _write(root / path.lstrip("/"), overspill_conf.agent_toml(back_end, is_second=is_second).encode())
     local = root.with_name("site-local")
     parts.stage_command(local / "bin")
     mounts = [*system_mounts(root, system=THIS_MACHINE.root, local=local), *_overspill_mounts(root, THIS_MACHINE)]

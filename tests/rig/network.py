@@ -36,10 +36,11 @@ class Network:
             host.run(["iptables", "--append", *_DROP_INCOMING], check=True)
 
     def cut_runners(self) -> None:
-        """Lose every packet between the runners and the agent, which are on one host here."""
+        """Lose every packet between the runners and the agent: both on the site's host, or one in a container there."""
+        not_the_cable = ("INPUT", "!", "--in-interface", _INTERFACE, "--protocol", "tcp")
         for end in ("--dport", "--sport"):
-            loopback = ("INPUT", "--in-interface", "lo", "--protocol", "tcp", end, str(RUNNER_PORT), "--jump", "DROP")
-            self._hosts[1].run(["iptables", "--append", *loopback], check=True)
+            rule = (*not_the_cable, end, str(RUNNER_PORT), "--jump", "DROP")
+            self._hosts[1].run(["iptables", "--append", *rule], check=True)
 
     def unplug(self) -> None:
         """Take the link down: sending fails at once with `Network is unreachable`."""

@@ -7,6 +7,7 @@ from typing import Any, Self, TypedDict
 
 from tests.rig.parts import ALL_PARTS, Part
 from tests.rig.releases import RELEASES, THIS_MACHINES, Release
+from tests.rig.site_backend import SiteBackend
 from tests.rig.slurm_conf import ClusterOptions, policy_words
 
 DEFAULT_POLICY = "overspill_mode=on,overspill_wait=00:01:00"
@@ -19,6 +20,7 @@ class _Stored(TypedDict):
     cluster: dict[str, Any]
     more_lines: list[str]
     slurm: str
+    backend: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class RigOptions:
     parts: frozenset[Part] = ALL_PARTS
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
     slurm: Release = THIS_MACHINES
+    backend: SiteBackend = SiteBackend.LOCAL
 
     @property
     def policy_words(self) -> tuple[str, ...]:
@@ -48,6 +51,7 @@ class RigOptions:
             "cluster": cluster,
             "more_lines": more_lines,
             "slurm": self.slurm.name,
+            "backend": self.backend,
         }
 
     @classmethod
@@ -59,4 +63,5 @@ class RigOptions:
             parts=frozenset(Part(name) for name in stored["parts"]),
             cluster=ClusterOptions(**stored["cluster"], more_lines=tuple(stored["more_lines"])),
             slurm=RELEASES[stored["slurm"]],
+            backend=SiteBackend(stored["backend"]),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.rig.accounts import USERS
 from tests.rig.slurm_conf import ClusterOptions
+from tests.rig.tree import ADDRESSES
 
 AGENT_PORT = 7443
 RUNNER_PORT = 7444
@@ -66,11 +67,9 @@ nodes = "{node}"
 """
 
 
-def agent_toml(options: ClusterOptions, *, shared_home: bool, is_second: bool = False) -> str:
-    """Return agent.toml; with `shared_home` a run sees the cluster's /home instead of an empty private one."""
+def agent_toml(back_end: str, *, is_second: bool = False) -> str:
+    """Return agent.toml; `back_end` are the sections of the back end, see `back_end_conf`."""
     port, runner_port = (SECOND_AGENT_PORT, SECOND_RUNNER_PORT) if is_second else (AGENT_PORT, RUNNER_PORT)
-    state = "/var/lib/overspill-agent-b" if is_second else "/var/lib/overspill-agent"
-    private = ["/tmp", "/var/tmp", "/dev/shm"] if shared_home else ["/home", "/tmp", "/var/tmp", "/dev/shm"]
     accounts = "\n".join(f'"{user.name}" = "{user.name}"' for user in USERS)
     return f"""\
 [server]
@@ -78,24 +77,16 @@ listen = "0.0.0.0:{port}"
 
 [runner_channel]
 listen = "0.0.0.0:{runner_port}"
-url = "https://site:{runner_port}"
+url = "https://{ADDRESSES["site"]}:{runner_port}"
 lease_s = 90
 
 [pki]
 directory = "{SITE_PKI}"
 
 [store]
-path = "{state}/agent.db"
+path = "{agent_state(is_second=is_second)}/agent.db"
 
-[local]
-directory = "{state}/runs"
-cpus = {options.site_cpus}
-memory_mib = {options.site_memory_mib}
-gpus = {options.gpus}
-private = {_strings(private)}
-shared = {_strings(["/home"] if shared_home else [])}
-python = "/usr/bin/python3"
-
+{back_end}
 [metrics]
 listen = "127.0.0.1:{SECOND_AGENT_METRICS_PORT if is_second else AGENT_METRICS_PORT}"
 
@@ -104,5 +95,6 @@ listen = "127.0.0.1:{SECOND_AGENT_METRICS_PORT if is_second else AGENT_METRICS_P
 """
 
 
-def _strings(values: list[str]) -> str:
-    return "[" + ", ".join(f'"{value}"' for value in values) + "]"
+def agent_state(*, is_second: bool) -> str:
+    """Return the directory of all that an agent keeps."""
+    return "/var/lib/overspill-agent-b" if is_second else "/var/lib/overspill-agent"

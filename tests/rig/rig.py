@@ -12,7 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.rig import directory, layout, parts, releases, systems
+from overspill_images import cgroups
+from overspill_images.builder import Image
+from tests.rig import directory, engine_store, layout, parts, releases, site_backend, systems
 from tests.rig.bringup import check_machine, define_daemons, plain_umask, start_daemons
 from tests.rig.certificates import Certificates
 from tests.rig.directory import RigDirectory
@@ -63,6 +65,7 @@ class Rig(JobVerbs):
         without: Collection[Part] = (),
         cluster: ClusterOptions | None = None,
         slurm: str | None = None,
+        backend: str | None = None,
         path: Path | None = None,
         progress: Progress = silent,
     ) -> Self:
@@ -75,6 +78,7 @@ class Rig(JobVerbs):
             cluster: nodes, sizes, KillWait and more.
             slurm: release of the cluster's Slurm, one of `releases.RELEASES`; by default what RIG_SLURM says, else this
                 machine's own. The first rig of another release makes a Debian of its own for it, in some minutes.
+            backend: of the site's agent; by default what the environment says, see `site_backend`.
             path: its directory; by default one with a fresh name under /var/tmp.
             progress: called with a line per step.
 
@@ -82,11 +86,18 @@ class Rig(JobVerbs):
             AlreadyUpError: if a rig runs in `path`.
             RigError: with the end of the log of what failed; the directory stays until the next rig of this checkout.
         """
-        parts_of_it = ALL_PARTS - frozenset(without)
-        options = RigOptions(policy, shared, parts_of_it, cluster or ClusterOptions(), releases.named(slurm))
-        check_machine()
+        options = RigOptions(
+            policy,
+            shared,
+            ALL_PARTS - frozenset(without),
+            cluster or ClusterOptions(),
+            releases.named(slurm),
+            site_backend.named(backend),
+        )
+        check_machine(options)
         with plain_umask():
             system = systems.of_release(options.slurm, progress)
+            images = engine_store.prepare(options.backend.images, progress)
         home = directory.create(path)
         lease_read, lease_write = os.pipe()
         with ExitStack() as undo_on_error:
@@ -95,7 +106,7 @@ class Rig(JobVerbs):
             undo_on_error.callback(os.close, lease_write)
             progress(f"files in {home.path}")
             with plain_umask():
-                mounts = _write_files(home.path, options, system)
+                mounts = _write_files(home.path, options, system, images)
             hosts = {}
             with os.fdopen(lease_read, "rb") as lease:
                 for name, needed in mounts.items():
@@ -106,7 +117,7 @@ class Rig(JobVerbs):
             rig = cls(home, hosts["cluster"], hosts["site"], options, lease_write)
             rig._save()
             rig.network.connect()
-            start_daemons(rig.cluster, rig.site, progress)
+            start_daemons(rig.cluster, rig.site, options, progress)
             undo_on_error.pop_all()
         progress("up")
         return rig
@@ -168,6 +179,8 @@ class Rig(JobVerbs):
         """End every process of the rig and remove its directory. Idempotent."""
         for host in (self.cluster, self.site):
             host.kill()
+        if self.options.backend.has_engine:
+            cgroups.remove(cgroups.name_of_engine(self.site.init_pid))
         if self._lease_fd is not None:
             os.close(self._lease_fd)
             self._lease_fd = None
@@ -201,7 +214,7 @@ def _say_where_the_files_are(
         error.add_note(f"The hosts are gone. Their files are left in {path} until the next rig starts.")
 
 
-def _write_files(path: Path, options: RigOptions, system: System) -> dict[str, list[list[str]]]:
+def _write_files(path: Path, options: RigOptions, system: System, images: list[Image]) -> dict[str, list[list[str]]]:
     """Write all files of both hosts; return the mounts that each of them still needs, the cluster's first."""
     certificates = Certificates(path / "ca")
     lib = path / "lib"
@@ -209,7 +222,11 @@ def _write_files(path: Path, options: RigOptions, system: System) -> dict[str, l
     parts.stage_packages(lib)
     for each in {systems.THIS_MACHINE, system}:
         systems.compile_packages(each, lib, parts.PRECOMPILED)
-    return {
+    references = {image.name: image.reference for image in images}
+    mounts = {
         "cluster": layout.build_cluster(path / "cluster", options, certificates, system),
-        "site": layout.build_site(path / "site", options, certificates),
+        "site": layout.build_site(path / "site", options, certificates, references),
     }
+    if images:
+        engine_store.fill(path / "site", images)
+    return mounts

@@ -3,6 +3,7 @@
 from overspill_agent.config.catalogue import ImageSection
 from overspill_agent.config.clusters import ClusterSection
 from overspill_agent.config.file import DEFAULT_PATH, PATH_VARIABLE, AgentConfig, configured_path, load, parse
+from overspill_agent.config.htcondor import Htcondor
 from overspill_agent.config.local import Local
 from overspill_agent.config.section import DEFAULT_RUNNER
 from overspill_agent.config.services import Pki, RunnerChannel, Server, StoreSection, Tls
@@ -13,6 +14,7 @@ __all__ = [
     "PATH_VARIABLE",
     "AgentConfig",
     "ClusterSection",
+    "Htcondor",
     "ImageSection",
     "Local",
     "Pki",

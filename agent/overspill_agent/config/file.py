@@ -13,6 +13,7 @@ from overspill.metrics import MetricsSection
 from overspill.tls import TlsFiles
 from overspill_agent.config.catalogue import Images
 from overspill_agent.config.clusters import ClusterSection
+from overspill_agent.config.htcondor import Htcondor
 from overspill_agent.config.local import Local
 from overspill_agent.config.section import Section
 from overspill_agent.config.services import Pki, RunnerChannel, Server, StoreSection
@@ -32,6 +33,7 @@ class AgentConfig(Section):
     runner_channel: RunnerChannel
     store: StoreSection
     local: Local | None = None
+    htcondor: Htcondor | None = None
     images: Images = Field(default_factory=dict)
     metrics: MetricsSection = MetricsSection()
     accounts: dict[str, dict[str, str]] = Field(default_factory=dict)
@@ -40,8 +42,10 @@ class AgentConfig(Section):
 
     @model_validator(mode="after")
     def _one_back_end(self) -> AgentConfig:
-        if self.local is None:
-            raise ValueError("no back end is configured; add [local]")
+        back_ends = [name for name in ("local", "htcondor") if getattr(self, name) is not None]
+        if len(back_ends) != 1:
+            what = f"{', '.join(back_ends)} are all configured" if back_ends else "no back end is configured"
+            raise ValueError(f"{what}; have one of [local], [htcondor]")
         return self
 
     @model_validator(mode="after")
