@@ -9,6 +9,7 @@ import pytest
 from overspill.errors import AdminError, OverspillError, TransientError, UnrunnableError
 from overspill_agent.backends.base import Demand
 from overspill_agent.capacity import Holding
+from overspill_agent.config.clusters import ClusterSection
 from overspill_agent.registry import LiveRun
 from overspill_agent.runs import Resources, Seen
 from overspill_agent.service.admission import check_size
@@ -131,7 +132,7 @@ class Verbs:
         assert capacity.can_ever_hold(Holding(SMALL))
         for huge in (Resources(cpus=100_000), Resources(cpus=1, memory_mib=1 << 40), Resources(cpus=1, gpus=100_000)):
             with pytest.raises(UnrunnableError):
-                check_size(Holding(huge), capacity)
+                check_size(Holding(huge), capacity, ClusterSection())
 
     async def test_gpus_are_offered_as_they_are_there(self, hand: Site) -> None:
         capacity = hand.backend.capacity()
