@@ -22,7 +22,7 @@ from overspill_agent import metrics
 from overspill_agent.backend import backend_of
 from overspill_agent.backends.base import Backend
 from overspill_agent.catalogue import Catalogue
-from overspill_agent.config import AgentConfig, Local
+from overspill_agent.config import AgentConfig, Docker, Local
 from overspill_agent.drain import Drain
 from overspill_agent.gauges import AgentGauges
 from overspill_agent.homes import Homes
@@ -67,8 +67,8 @@ async def _serve(config: AgentConfig, make_backend: Callable[[AgentConfig], Back
 
     backend = make_backend(config)
     await backend.open()
-    if config.local is not None:
-        _warn_of_local(config, config.local)
+    if section := config.local or config.docker:
+        _warn_of_directories(config, section)
     reserve = Reserve(config.store.path.parent, config.store.reserve_mib * 1024 * 1024)
     registry = Registry(Store(config.store.path), config.store.spool_directory, reserve)
     await registry.load()
@@ -132,20 +132,20 @@ async def _serve_metrics(config: AgentConfig, gauges: CollectorRegistry) -> None
     await MetricsServer((metrics.REGISTRY, gauges), section.listen, own).run()
 
 
-def _warn_of_local(config: AgentConfig, local: Local) -> None:
+def _warn_of_directories(config: AgentConfig, section: Local | Docker) -> None:
     """Tell the operator if a job that fills its disk fills the agent's, and where no run can write.
 
-    Shared directories are read-only where systemd confines the agent.
+    Shared directories are read-only where systemd confines the agent, and the local back end's runs with it.
     """
-    runs, store = local.directory, config.store.path.parent
+    runs, store = section.directory, config.store.path.parent
     if runs.stat().st_dev == store.stat().st_dev:
         log.warning(
             "runs and store share a file system: one job can fill the agent's disk",
             action="shared_file_system",
-            local_directory=str(runs),
+            runs_directory=str(runs),
             store_directory=str(store),
         )
-    for path in local.shared:
+    for path in section.shared if isinstance(section, Local) else ():
         if path.exists() and os.statvfs(path).f_flag & os.ST_RDONLY:
             log.warning(
                 "a shared directory is read-only here: `systemctl edit overspill-agent` and add ReadWritePaths=",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from overspill.errors import ConfigError
+from overspill.errors import AdminError, ConfigError
 from overspill_agent.backends.base import Backend
 from overspill_agent.backends.devices import Gpus
 from overspill_agent.backends.htcondor import HtcondorBackend, HtcondorSite
@@ -12,7 +12,7 @@ from overspill_agent.backends.htcondor.site import Limits as HtcondorLimits
 from overspill_agent.backends.htcondor.site import Meaning
 from overspill_agent.backends.local import Limits, LocalBackend, LocalSite
 from overspill_agent.backends.sandbox import Roots
-from overspill_agent.config import DEFAULT_PATH, AgentConfig, Htcondor, Local
+from overspill_agent.config import DEFAULT_PATH, AgentConfig, Docker, Htcondor, Local
 from overspill_agent.runs import Resources
 
 
@@ -24,9 +24,11 @@ def backend_of(config: AgentConfig) -> Backend:
     """
     if config.local is not None:
         return LocalBackend(_local_site(config, config.local))
+    if config.docker is not None:
+        return _docker_backend(config.docker)
     if config.htcondor is not None:
         return HtcondorBackend(_htcondor_site(config, config.htcondor))
-    raise ConfigError("no back end is configured; add [local] or [htcondor]")
+    raise ConfigError("no back end is configured")
 
 
 def _local_site(config: AgentConfig, local: Local) -> LocalSite:
@@ -48,6 +50,36 @@ def _local_site(config: AgentConfig, local: Local) -> LocalSite:
             gpu_type=local.gpu_type.lower(),
             files=tuple(map(str, local.gpu_files)),
         ),
+    )
+
+
+def _docker_backend(docker: Docker) -> Backend:
+    try:
+        from overspill_agent.backends.docker import DockerBackend, DockerSite, Rules  # noqa: PLC0415  an extra of its own
+    except ModuleNotFoundError as error:
+        raise AdminError(f"[docker] needs the Python package {error.name}: install overspill[docker]") from error
+    rules = Rules(
+        agent=str(docker.directory),
+        network=docker.network,
+        extra_hosts=docker.extra_hosts,
+        pids_limit=docker.pids_limit,
+        ulimits=docker.ulimits,
+        log_mib=docker.log_mib,
+        gpu_driver=docker.gpu_driver,
+    )
+    return DockerBackend(
+        DockerSite(
+            directory=docker.directory,
+            resources=Resources(cpus=docker.cpus, memory_mib=docker.memory_mib, gpus=len(docker.gpus)),
+            rules=rules,
+            socket=docker.socket,
+            runner=docker.runner,
+            gpus=docker.gpus,
+            gpu_type=docker.gpu_type,
+            private=tuple(map(PurePosixPath, docker.private)),
+            shared=tuple(map(PurePosixPath, docker.shared)),
+            features=frozenset(docker.features),
+        )
     )
 
 

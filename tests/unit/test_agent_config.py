@@ -73,3 +73,49 @@ def test_a_file_that_cannot_be_read_is_told_by_name(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="not UTF-8 at byte 0"):
         load(tmp_path / "agent.toml")
+
+
+DOCKER = """
+[docker]
+directory = "/var/lib/overspill-agent/docker"
+cpus = 8
+memory_mib = 16384
+gpus = ["GPU-1", "GPU-2"]
+gpu_type = "a100"
+network = "overspill"
+extra_hosts = { "agent.site" = "host-gateway" }
+shared = ["/work"]
+ulimits = { nofile = 131072 }
+"""
+LOCAL = GOOD[GOOD.index("[local]") : GOOD.index("[accounts.rig]")]
+
+
+def test_the_docker_back_end_has_a_section_of_its_own() -> None:
+    config = parse(GOOD.replace(LOCAL, DOCKER), "agent.toml")
+    assert config.backend == "docker"
+    assert config.docker is not None
+    assert config.docker.gpus == ("GPU-1", "GPU-2")
+    assert config.docker.private == (Path("/home"), Path("/tmp"), Path("/var/tmp"))
+
+
+def test_exactly_one_back_end_is_configured() -> None:
+    with pytest.raises(ConfigError, match="local, docker are all configured; have one of"):
+        parse(GOOD.replace(LOCAL, LOCAL + DOCKER), "agent.toml")
+    with pytest.raises(ConfigError, match=r"no back end is configured; have one of \[local\], \[docker\]"):
+        parse(GOOD.replace(LOCAL, ""), "agent.toml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('network = "overspill"', 'network = "none"', "[docker] network: runners must reach this agent"),
+        ("cpus = 8", 'socket = "tcp://engine:2375"\ncpus = 8', '[docker] socket: write "unix:///path/of/docker.sock"'),
+        ('"GPU-2"', '"GPU-1"', "[docker]: a GPU is listed twice"),
+        ('["GPU-1", "GPU-2"]', "[]", "[docker]: `gpu_type` says of which type"),
+        ('["/work"]', '["/home/alice"]', "[docker]: /home/alice lies in /home"),
+    ],
+)
+def test_each_mistake_in_the_docker_section_is_told(old: str, new: str, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(GOOD.replace(LOCAL, DOCKER.replace(old, new)), "agent.toml")
+    assert told in error.value.reason

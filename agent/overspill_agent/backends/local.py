@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import signal
 import socket
@@ -24,14 +23,21 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from overspill.errors import AdminError, ExhaustedError, UnavailableError, UnrunnableError
+from overspill.errors import AdminError, UnavailableError, UnrunnableError
 from overspill_agent.backends import attempt as attempts
 from overspill_agent.backends.base import Demand, Launch
 from overspill_agent.backends.bwrap import Programs, bwrap_argv, in_cgroups
 from overspill_agent.backends.cgroups import Cgroups
 from overspill_agent.backends.devices import Devices, Gpus
 from overspill_agent.backends.host import Host
-from overspill_agent.backends.run_files import ENVIRONMENT, make_control, make_private, read_runner, remove_tree
+from overspill_agent.backends.run_files import (
+    ENVIRONMENT,
+    make_control,
+    make_private,
+    read_runner,
+    remove_tree,
+    start_error,
+)
 from overspill_agent.backends.sandbox import Roots, Sandbox, Wanted, build
 from overspill_agent.capacity import Capacity, Slot
 from overspill_agent.runs import Resources, Sighting
@@ -79,11 +85,6 @@ class LocalSite:
     runner: Path
     limits: Limits = Limits.BEST_EFFORT
     gpus: Gpus = field(default_factory=Gpus)
-
-
-_SHORTAGES = frozenset(
-    {errno.EAGAIN, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC}
-)
 
 
 class LocalBackend:
@@ -144,7 +145,7 @@ class LocalBackend:
         try:
             process = await asyncio.to_thread(self._start, launch)
         except OSError as error:
-            raise _start_error(error) from error
+            raise start_error(error) from error
         if process is not None:
             self._watch(launch.run_id, process)
 
@@ -331,10 +332,3 @@ def _compiled(site: LocalSite) -> Mapping[str, bytes]:
         output = done.stderr[-_LOG_TAIL_BYTES:].decode("utf-8", "replace")
         log.warning("runner is not compiled", action="runner_not_compiled", python=str(site.python), output=output)
     return {"runner.py": source, **compiled}
-
-
-def _start_error(error: OSError) -> ExhaustedError | AdminError:
-    """Return what ends by itself as a shortage; anything else is wrong with this host until somebody mends it."""
-    where = f"{error.filename}: " if error.filename else ""
-    reason = f"cannot start a run: {where}{error.strerror}"
-    return ExhaustedError(reason) if error.errno in _SHORTAGES else AdminError(reason)

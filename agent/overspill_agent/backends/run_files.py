@@ -6,12 +6,13 @@ Root makes them before the attempt starts and never writes there again: what a j
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from overspill.errors import AdminError, UnavailableError
+from overspill.errors import AdminError, ExhaustedError, UnavailableError
 from overspill_agent.backends.base import Account, Launch
 
 #: Where the runner finds what is its own. At the root, because a run's root is its own anyway.
@@ -21,6 +22,9 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 #: Imported, not run as a program: only so does Python take what is compiled already.
 _RUN = f"import sys; sys.path.append({str(CONTROL)!r}); from runner import main; main()"
 _COMPLAINT_BYTES = 500
+_SHORTAGES = frozenset(
+    {errno.EAGAIN, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC}
+)
 
 
 def read_runner(path: Path, section: str) -> bytes:
@@ -83,6 +87,13 @@ def remove_tree(rm: str, directory: Path) -> None:
     if done.returncode != 0:
         complaint = done.stderr[-_COMPLAINT_BYTES:].decode("utf-8", "replace").strip()
         raise UnavailableError(f"cannot remove {directory}: {complaint}")
+
+
+def start_error(error: OSError) -> ExhaustedError | AdminError:
+    """Return what ends by itself as a shortage; anything else is wrong with this host until somebody mends it."""
+    where = f"{error.filename}: " if error.filename else ""
+    reason = f"cannot start a run: {where}{error.strerror}"
+    return ExhaustedError(reason) if error.errno in _SHORTAGES else AdminError(reason)
 
 
 def _mode_like(path: Path) -> int:

@@ -26,8 +26,9 @@ _EMPTY_SANDBOX = ("bwrap", "--unshare-pid", "--ro-bind", "/", "/", "--proc", "/p
 
 def directories(config: AgentConfig) -> Iterator[Finding]:
     """Look at whose the agent's directories are."""
-    local = [("local back end", config.local.directory)] if config.local else []
-    for subject, path in (("store", config.store.path.parent), *local):
+    section = config.local or config.docker
+    runs = [(f"{config.backend} back end", section.directory)] if section else []
+    for subject, path in (("store", config.store.path.parent), *runs):
         try:
             status = path.stat()
         except FileNotFoundError:
@@ -44,9 +45,9 @@ def directories(config: AgentConfig) -> Iterator[Finding]:
             yield error(f"{subject}: directory", what, f"chown root {path} && chmod go-w {path}")
         else:
             yield ok(f"{subject}: directory", f"{path} is root's")
-    for path in config.local.shared if config.local else ():
+    for path in section.shared if section else ():
         if not path.is_dir():
-            what = f"{path} is not there, but [local] shared promises it to runs"
+            what = f"{path} is not there, but [{config.backend}] shared promises it to runs"
             yield error("shared directory", what, "mount it, or remove it from shared")
 
 
@@ -62,9 +63,10 @@ def disk(config: AgentConfig) -> Iterator[Finding]:
         yield warning("disk", f"{directory} has {free_mib} MiB free", "output is kept there until its cluster has it")
     else:
         yield ok("disk", f"{directory} has {free_mib} MiB free")
-    if config.local and _existing(config.local.directory).stat().st_dev == directory.stat().st_dev:
+    section = config.local or config.docker
+    if section and _existing(section.directory).stat().st_dev == directory.stat().st_dev:
         what = "runs and the agent's own store share a file system: one job can fill the agent's disk"
-        yield warning("disk: shared", what, "give [local] directory a file system of its own")
+        yield warning("disk: shared", what, f"give [{config.backend}] directory a file system of its own")
 
 
 def listening(config: AgentConfig) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from overspill_agent.config.catalogue import ImageSection
 from overspill_agent.config.clusters import ClusterSection
+from overspill_agent.config.docker import Docker
 from overspill_agent.config.file import DEFAULT_PATH, PATH_VARIABLE, AgentConfig, configured_path, load, parse
 from overspill_agent.config.htcondor import Htcondor
 from overspill_agent.config.local import Local
@@ -14,6 +15,7 @@ __all__ = [
     "PATH_VARIABLE",
     "AgentConfig",
     "ClusterSection",
+    "Docker",
     "Htcondor",
     "ImageSection",
     "Local",

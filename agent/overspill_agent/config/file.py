@@ -13,6 +13,7 @@ from overspill.metrics import MetricsSection
 from overspill.tls import TlsFiles
 from overspill_agent.config.catalogue import Images
 from overspill_agent.config.clusters import ClusterSection
+from overspill_agent.config.docker import Docker
 from overspill_agent.config.htcondor import Htcondor
 from overspill_agent.config.local import Local
 from overspill_agent.config.section import Section
@@ -21,6 +22,8 @@ from overspill_agent.config.services import Pki, RunnerChannel, Server, StoreSec
 DEFAULT_PATH = Path("/etc/overspill/agent.toml")
 #: Names another file than `DEFAULT_PATH`.
 PATH_VARIABLE = "OVERSPILL_AGENT_CONFIG"
+#: Sections of which exactly one must be there.
+_BACKENDS = ("local", "docker", "htcondor")
 
 
 class AgentConfig(Section):
@@ -33,6 +36,7 @@ class AgentConfig(Section):
     runner_channel: RunnerChannel
     store: StoreSection
     local: Local | None = None
+    docker: Docker | None = None
     htcondor: Htcondor | None = None
     images: Images = Field(default_factory=dict)
     metrics: MetricsSection = MetricsSection()
@@ -42,10 +46,10 @@ class AgentConfig(Section):
 
     @model_validator(mode="after")
     def _one_back_end(self) -> AgentConfig:
-        back_ends = [name for name in ("local", "htcondor") if getattr(self, name) is not None]
-        if len(back_ends) != 1:
-            what = f"{', '.join(back_ends)} are all configured" if back_ends else "no back end is configured"
-            raise ValueError(f"{what}; have one of [local], [htcondor]")
+        if len(self._backends()) != 1:
+            have = ", ".join(self._backends())
+            what = f"{have} are all configured" if have else "no back end is configured"
+            raise ValueError(f"{what}; have one of {', '.join(f'[{name}]' for name in _BACKENDS)}")
         return self
 
     @model_validator(mode="after")
@@ -63,7 +67,10 @@ class AgentConfig(Section):
     @property
     def backend(self) -> str:
         """The name of the back end in use, which is its section's."""
-        return "local"
+        return self._backends()[0]
+
+    def _backends(self) -> list[str]:
+        return [name for name in _BACKENDS if getattr(self, name) is not None]
 
     def server_files(self) -> TlsFiles:
         """Return what the gRPC service shows and trusts."""

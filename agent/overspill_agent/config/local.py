@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from overspill_agent.config.section import DEFAULT_RUNNER, AbsolutePath, Section
+from overspill_agent.config.section import DEFAULT_RUNNER, AbsolutePath, Section, check_roots
 
 
 class Local(Section):
@@ -46,14 +46,7 @@ class Local(Section):
 
     @model_validator(mode="after")
     def _roots_are_apart(self) -> Local:
-        for root in (*self.private, *self.shared):
-            if root == Path("/"):
-                raise ValueError("`/` can be neither private nor shared; name directories below it")
-            for other in (*self.private, *self.shared):
-                if other != root and other.is_relative_to(root):
-                    raise ValueError(f"{other} lies in {root}; name only one of them in `private` and `shared`")
-        if set(self.private) & set(self.shared):
-            raise ValueError("a directory is either in `private` or in `shared`")
+        check_roots(self.private, self.shared)
         if any(self.python.is_relative_to(root) for root in self.private):
             raise ValueError(f"python {self.python} lies in a private directory, where runs cannot see it")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -37,3 +38,20 @@ HttpsUrl = Annotated[str, AfterValidator(_be_https)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def check_roots(private: Iterable[Path], shared: Iterable[Path]) -> None:
+    """Refuse directories of runs that are not apart from each other.
+
+    Raises:
+        ValueError: says which, and what to do.
+    """
+    private, shared = tuple(private), tuple(shared)
+    for root in (*private, *shared):
+        if root == Path("/"):
+            raise ValueError("`/` can be neither private nor shared; name directories below it")
+        for other in (*private, *shared):
+            if other != root and other.is_relative_to(root):
+                raise ValueError(f"{other} lies in {root}; name only one of them in `private` and `shared`")
+    if set(private) & set(shared):
+        raise ValueError("a directory is either in `private` or in `shared`")

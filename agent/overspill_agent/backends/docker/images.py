@@ -1,0 +1,205 @@
+"""Whether an image is there and can run the runner: tried once for each image, in a container that is thrown away."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import secrets
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from overspill.errors import OverspillError, UnavailableError, UnrunnableError
+from overspill_agent.backends.base import Image
+from overspill_agent.backends.docker.container import Rules, trial_body
+from overspill_agent.backends.docker.engine import Engine
+from overspill_agent.backends.docker.reading import RefusedError
+from overspill_agent.backends.run_files import CONTROL
+
+log = structlog.get_logger(__name__)
+
+_TRIAL_TIMEOUT_S = 60.0
+#: A pull that has failed is not tried again for so long.
+_PULL_PAUSE_S = 60.0
+_PROGRESS_INTERVAL_S = 10.0
+_COMPLAINT_BYTES = 300
+#: What the engine says where the image does not have what it is to execute, or cannot execute it.
+_NOT_EXECUTABLE = ("no such file or directory", "executable file not found", "exec format error", "permission denied")
+#: For any Python, from 2 on. Says its version, and if that will do imports the runner and compiles it.
+_TRIAL = f"""
+import sys
+if sys.version_info < (3, 8):
+    sys.stdout.write('{{"version": [%d, %d]}}' % sys.version_info[:2])
+    sys.exit(0)
+import base64, importlib.util, json, py_compile
+def read(path):
+    try:
+        with open(path, "rb") as file:
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+source = "{CONTROL}/runner.py"
+mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+py_compile.compile(source, "/tmp/runner.pyc", doraise=True, invalidation_mode=mode)
+sys.dont_write_bytecode = True
+sys.path.append("{CONTROL}")
+import runner
+with open("/tmp/runner.pyc", "rb") as file:
+    compiled = base64.b64encode(file.read()).decode()
+cache = importlib.util.cache_from_source("runner.py")
+found = dict(version=sys.version_info[:2], cache=cache, compiled=compiled)
+print(json.dumps(dict(found, passwd=read("/etc/passwd"), group=read("/etc/group"))))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TriedImage:
+    """An image that can run the runner.
+
+    Attributes:
+        image_id: the engine's.
+        compiled: the compiled runner, by its name beside the source.
+        passwd, group: the image's own files.
+    """
+
+    image_id: str
+    compiled: Mapping[str, bytes]
+    passwd: str
+    group: str
+
+
+class Images:
+    """The images of one engine, and what has been found out about them."""
+
+    def __init__(self, engine: Engine, rules: Rules, directory: Path, runner: bytes) -> None:
+        """Try nothing yet; `directory` is the back end's own, `runner` the runner's source."""
+        self._engine = engine
+        self._rules = rules
+        self._directory = directory
+        self._runner = runner
+        self._tried: dict[tuple[str, str], TriedImage | UnrunnableError] = {}
+        self._trying = asyncio.Lock()
+        self._pulls: dict[str, asyncio.Task[None]] = {}
+        self._failed_pulls: dict[str, tuple[float, str]] = {}
+
+    async def ready(self, image: Image) -> TriedImage:
+        """Return the image as one in which runs can start.
+
+        Raises:
+            UnrunnableError: it is not there, or cannot run the runner; a sentence for the user.
+            UnavailableError: it is being fetched, or the engine does not answer.
+        """
+        image_id = await self._engine.image_id(image.reference)
+        if image_id is None:
+            self._fetch(image)
+            raise UnavailableError(f"the image {image.name} is being fetched to this site; try again in a while")
+        async with self._trying:
+            tried = self._tried.get((image_id, image.python))
+            if tried is None:
+                tried = self._tried[image_id, image.python] = await self._try(image, image_id)
+        if isinstance(tried, UnrunnableError):
+            raise UnrunnableError(tried.reason)
+        return tried
+
+    async def close(self) -> None:
+        """Give up pulls; the engine goes on with what it has begun."""
+        for pull in self._pulls.values():
+            pull.cancel()
+        await asyncio.gather(*self._pulls.values(), return_exceptions=True)
+
+    def _fetch(self, image: Image) -> None:
+        """Have a missing image fetched, if it may be; nothing happens where that is under way.
+
+        Raises:
+            UnrunnableError: it may not be, or that has just failed.
+        """
+        if not image.may_be_pulled:
+            raise UnrunnableError(
+                f"the image {image.name} is missing at this site; its operator can add it:"
+                f" docker pull {image.reference}"
+            )
+        failed_at, reason = self._failed_pulls.get(image.reference, (float("-inf"), ""))
+        if time.monotonic() - failed_at < _PULL_PAUSE_S:
+            raise UnrunnableError(f"the image {image.name} is missing at this site and cannot be fetched: {reason}")
+        if image.reference not in self._pulls:
+            name = f"pull {image.reference}"
+            self._pulls[image.reference] = asyncio.create_task(self._pull(image.reference), name=name)
+
+    async def _pull(self, reference: str) -> None:
+        said_at = time.monotonic()
+
+        def progress(line: str) -> None:
+            nonlocal said_at
+            if time.monotonic() - said_at > _PROGRESS_INTERVAL_S:
+                said_at = time.monotonic()
+                log.info("image is being pulled", action="image_pull", image=reference, progress=line)
+
+        log.info("image is being pulled", action="image_pull", image=reference, progress="")
+        try:
+            await self._engine.pull(reference, progress)
+        except OverspillError as error:
+            self._failed_pulls[reference] = time.monotonic(), error.reason
+            log.warning("image cannot be pulled", action="image_not_pulled", image=reference, reason=error.reason)
+        else:
+            log.info("image is pulled", action="image_pulled", image=reference)
+        finally:
+            del self._pulls[reference]
+
+    async def _try(self, image: Image, image_id: str) -> TriedImage | UnrunnableError:
+        """Find out whether the image can run the runner.
+
+        Raises:
+            UnavailableError: that cannot be told now.
+            AdminError: no container can be started here.
+        """
+        name = f"overspill-trial-{secrets.token_hex(8)}"
+        with tempfile.TemporaryDirectory(dir=self._directory, prefix="trial-") as directory:
+            control = Path(directory)
+            await asyncio.to_thread(_make_readable, control, self._runner)
+            body = trial_body(image_id, [image.python, "-I", "-S", "-c", _TRIAL], self._rules, control)
+            try:
+                await self._engine.create(name, body)
+                await self._engine.start(name)
+                await self._engine.wait(name, _TRIAL_TIMEOUT_S)
+                output = await self._engine.output(name)
+                complaint = (await self._engine.output(name, is_error=True))[-_COMPLAINT_BYTES:]
+            except RefusedError as refused:
+                if (
+                    any(words in refused.explanation for words in _NOT_EXECUTABLE)
+                    and image.python in refused.explanation
+                ):
+                    return UnrunnableError(
+                        f"the image {image.name} of this site cannot run jobs: it has no {image.python} that it could"
+                        f" execute, and a Python of at least 3.8 is needed"
+                    )
+                raise
+            finally:
+                await self._engine.remove(name)
+        return _judge(image, image_id, output, complaint.decode("utf-8", "replace").strip())
+
+
+def _make_readable(control: Path, runner: bytes) -> None:
+    """Put the runner where everybody can read it."""
+    control.chmod(0o755)
+    (control / "runner.py").write_bytes(runner)
+    (control / "runner.py").chmod(0o644)
+
+
+def _judge(image: Image, image_id: str, output: bytes, complaint: str) -> TriedImage | UnrunnableError:
+    """Return what the trial's output says of the image."""
+    cannot = f"the image {image.name} of this site cannot run jobs: its {image.python}"
+    try:
+        found = json.loads(output)
+    except ValueError:
+        log.warning("image cannot run the runner", action="image_unfit", image=image.reference, output=complaint)
+        return UnrunnableError(f"{cannot} does not run the runner: {complaint.splitlines()[-1:] or 'it says nothing'}")
+    if "compiled" not in found:
+        version = ".".join(map(str, found["version"]))
+        return UnrunnableError(f"{cannot} is Python {version}, and at least 3.8 is needed")
+    compiled = {found["cache"]: base64.b64decode(found["compiled"])}
+    return TriedImage(image_id, compiled, passwd=found["passwd"], group=found["group"])
