@@ -47,6 +47,28 @@ async def test_the_next_attempt_waits_until_the_site_has_stopped_the_old_run(tmp
         await eventually(lambda: not way.view.jobs[7].trail.unfenced_at, "the mark is gone")  # type: ignore[union-attr]
 
 
+async def test_the_next_attempt_starts_when_slurm_meant_it_to_once_the_old_run_is_dead(tmp_path: Path) -> None:
+    async with road(tmp_path) as way:
+        await _lose_proxy_and_site(way)
+        _requeue(way)
+        meant = way.view.jobs[7].start_time_s or 0
+        await eventually(lambda: _is_put_off(way), "the start is put off")
+        await way.agent.start()
+        await eventually(lambda: abs((way.view.jobs[7].start_time_s or 0) - meant) <= 1, "the start is as it was")
+
+
+async def test_a_start_that_somebody_has_put_later_stays(tmp_path: Path) -> None:
+    async with road(tmp_path) as way:
+        await _lose_proxy_and_site(way)
+        _requeue(way)
+        await eventually(lambda: _is_put_off(way), "the start is put off")
+        tomorrow = int(time.time()) + 86_400
+        way.view.jobs[7] = replace(way.view.jobs[7], start_time_s=tomorrow)
+        await way.agent.start()
+        await eventually(lambda: not way.view.jobs[7].trail.unfenced_at, "the mark is gone")  # type: ignore[union-attr]
+        assert way.view.jobs[7].start_time_s == tomorrow
+
+
 async def test_a_relay_that_restarts_goes_on_putting_off(tmp_path: Path) -> None:
     async with road(tmp_path) as way:
         await _lose_proxy_and_site(way)

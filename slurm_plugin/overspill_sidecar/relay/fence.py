@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TypeVar
 
 import structlog
 
@@ -32,6 +34,7 @@ _PUT_OFF_S = 120
 #: How long one attempt to reach the site may take.
 _STOP_DEADLINE_S = 15.0
 
+_T = TypeVar("_T")
 Stop = Callable[[], Awaitable[object]]
 Spawn = Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
 
@@ -101,6 +104,7 @@ class Fences:
         if before is not None:
             await asyncio.wait([before])
         backoff, is_marked, is_told = Backoff(), bool(job.trail and job.trail.unfenced_at), False
+        start_unix_s: float | None = None
         while not await _is_done(stop, job):
             if site.is_lease_over(time.monotonic()):
                 _log.warning("lease is over", action="fence_lease_over", slurm_job_id=job.slurm_job_id, site=site.name)
@@ -109,23 +113,40 @@ class Fences:
                 facts = {"slurm_job_id": job.slurm_job_id, "site": site.name}
                 _log.warning("the ended attempt cannot be stopped yet: a next one waits", action="fence_waits", **facts)
             is_marked = is_told = True
-            await self._try(self._hold(job, site))
+            replaced_unix_s = await self._try(self._hold(job, site))
+            start_unix_s = replaced_unix_s if start_unix_s is None else start_unix_s
             await backoff.wait()
         if is_marked:
-            await self._try(self._mark(job, ""))
+            await self._try(self._let_go(job, start_unix_s))
 
-    async def _hold(self, job: Job, site: Site) -> None:
-        """Keep the job's next attempt from starting soon.
+    async def _hold(self, job: Job, site: Site) -> float | None:
+        """Keep the job's next attempt from starting soon; return when it would have started, None if that is later.
 
         Raises:
             OverspillError: if Slurm does not do it, or the job is over.
         """
         now = await self._mark(job, site.name)
-        if not now.is_pending or (now.start_time_s or 0) >= time.time() + _PUT_OFF_S / 2:
-            return
-        if now.restart_count > 0:
-            await self._view.update(now.name, StartTime=f"now+{_PUT_OFF_S}")
-            _log.debug("next attempt put off", action="fence_put_off", slurm_job_id=job.slurm_job_id, site=site.name)
+        start_unix_s = now.start_time_s or 0
+        if not now.is_pending or now.restart_count == 0 or start_unix_s >= time.time() + _PUT_OFF_S / 2:
+            return None
+        await self._view.update(now.name, StartTime=f"now+{_PUT_OFF_S}")
+        _log.debug("next attempt put off", action="fence_put_off", slurm_job_id=job.slurm_job_id, site=site.name)
+        return start_unix_s
+
+    async def _let_go(self, job: Job, start_unix_s: float | None) -> None:
+        """Take the mark off, and have the next attempt start when Slurm would have started it, or now.
+
+        Args:
+            job: as it was when its attempt lived.
+            start_unix_s: when it would have started had it not been put off; None if it was not.
+
+        Raises:
+            OverspillError: if Slurm does not do it, or the job is over.
+        """
+        now, time_s = await self._mark(job, ""), time.time()
+        # A later start than ours is somebody else's.
+        if start_unix_s is not None and now.is_pending and (now.start_time_s or 0) <= time_s + _PUT_OFF_S:
+            await self._view.update(now.name, StartTime=f"now+{max(0, math.ceil(start_unix_s - time_s))}")
 
     async def _mark(self, job: Job, site: str) -> Job:
         now = await self._view.job(job.slurm_job_id)
@@ -136,11 +157,12 @@ class Fences:
             await self._view.update(now.name, AdminComment=comment)
         return now
 
-    async def _try(self, act: Awaitable[object]) -> None:
+    async def _try(self, act: Awaitable[_T]) -> _T | None:
         try:
-            await act
+            return await act
         except OverspillError as error:
             _log.debug("job is not put off", action="fence_failed", reason=error.reason)
+            return None
 
 
 async def _is_done(stop: Stop, job: Job) -> bool:
