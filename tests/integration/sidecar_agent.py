@@ -74,6 +74,10 @@ class Run:
             self.changed.notify_all()
 
 
+#: Of each answer to Capacity.
+LEASE_ID = 1
+
+
 class FakeAgent(AgentServicer):
     """Serves on a port of its own, which stays its own while it is down.
 
@@ -98,6 +102,7 @@ class FakeAgent(AgentServicer):
         self.total = pb.Resources(cpus=8, memory_mib=16384)
         self.free = pb.Resources(cpus=8, memory_mib=16384)
         self.takes_no_runs = ""
+        self.confirmed_lease_id = 0
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
         self._server: grpc.aio.Server | None = None
@@ -202,13 +207,14 @@ class FakeAgent(AgentServicer):
             ]
         )
 
-    async def Capacity(self, _: pb.CapacityRequest, context: _Context) -> pb.CapacityResponse:  # noqa: N802
+    async def Capacity(self, request: pb.CapacityRequest, context: _Context) -> pb.CapacityResponse:  # noqa: N802
         await self._admit(context)
+        self.confirmed_lease_id = request.confirmed_lease_id
         return pb.CapacityResponse(
             total=self.total,
             free=self.free,
             largest_free=self.free,
-            lease_id=1,
+            lease_id=LEASE_ID,
             takes_no_runs=self.takes_no_runs,
         )
 

@@ -14,6 +14,7 @@ import pytest
 from overspill_sidecar.config import RelayConfig
 from overspill_sidecar.health.wanted import failing
 from overspill_sidecar.relay.stranded import Strandings
+from tests.integration.sidecar_agent import LEASE_ID
 from tests.integration.sidecar_road import ADMIN_COMMENT, Road, diverted_job, eventually, road
 from tests.unit.sidecar_cluster import job
 
@@ -29,6 +30,12 @@ async def _way(tmp_path: Path) -> AsyncIterator[Road]:
 def _reason(way: Road) -> str:
     node = way.view.nodes_by_name["ovs1"]
     return node.reason if node.is_drained else ""
+
+
+async def test_a_site_that_answers_again_is_told_at_once_that_it_was_heard(tmp_path: Path) -> None:
+    """Else it could end the first run, because the lease of this relay is over, until it is asked the next time."""
+    async with road(tmp_path, poll_s=60.0) as way:
+        await eventually(lambda: way.agent.confirmed_lease_id == LEASE_ID, "the answer is confirmed", deadline_s=30.0)
 
 
 async def test_the_nodes_of_a_site_that_goes_are_drained_and_used_again_when_it_is_back(way: Road) -> None:

@@ -101,7 +101,12 @@ class Site:
         """Poll the capacity until cancelled."""
         while True:
             if slurm_cluster := self._slurm_cluster():
+                was_out = self._failures >= _FAILURES_TO_CLOSE
                 await self.poll(slurm_cluster)
+                if was_out and self._failures == 0:
+                    # The site knows by this that its answer has arrived: a lease that was over begins anew, and the
+                    # first run that comes is not ended for the silence before it.
+                    await self.poll(slurm_cluster)
                 await asyncio.sleep(self.config.poll_s)
             else:
                 await asyncio.sleep(_NAME_POLL_S)
