@@ -54,7 +54,7 @@ unit: .venv/.ready ## The fast tests: no daemons
 	$(VENV)/bin/pytest tests/unit
 
 test: setup proto-check lint ## Everything: lint, generated code, unit, conformance, integration, end to end on a real Slurm, packages; under 30 minutes
-	$(VENV)/bin/pytest tests -n 3 --dist loadfile --durations=15
+	$(VENV)/bin/pytest tests -n 4 --dist loadfile --no-loadscope-reorder --durations=25
 
 test-slurm: setup ## What asks a real Slurm, on another one than this machine's: make test-slurm SLURM=24.11
 	RIG_SLURM=$(or $(SLURM),$(error which? make test-slurm SLURM=24.11)) $(VENV)/bin/pytest tests/e2e \

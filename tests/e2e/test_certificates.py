@@ -89,7 +89,7 @@ def test_certificates_that_end_while_a_job_runs_cost_it_no_byte(new_rig: NewRig)
     assert overspill(rig, *_invite(rig), "--site", "site-a").returncode == 0
     wait_until_diverting(rig)
 
-    count = 600
+    count = 2 * 10 * _LIFE_S
     script = f"#!/bin/bash\nfor i in $(seq {count}); do echo line $i of the job; sleep 0.1; done\nexit 3\n"
     first = _leaf(rig.cluster, _CLUSTER_PEM)
     agents_first = _leaf(rig.site, f"{SITE_PKI}/agent.pem")

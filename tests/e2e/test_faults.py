@@ -10,7 +10,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.e2e.diversion import submit_diverted, wait_until, wait_until_diverting, wait_until_not_diverting
+from tests.e2e.diversion import (
+    start_requeued,
+    submit_diverted,
+    wait_until,
+    wait_until_diverting,
+    wait_until_not_diverting,
+)
 from tests.rig import Rig
 from tests.rig.observing import events_of
 from tests.rig.routing import would_divert
@@ -157,8 +163,7 @@ def test_an_attempt_that_starts_while_no_relay_is_there_does_not_run_beside_the_
     wait_until(lambda: b"attempt" in rig.output(job_id), timeout_s=30, what="the job to print")
     rig.cluster.daemon("sidecar").stop()
     rig.cluster.run(["scontrol", "requeue", str(job_id)], check=True)
-    rig.wait_for_state(job_id, "PENDING", timeout_s=60)
-    rig.cluster.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now"], check=True)
+    start_requeued(rig, job_id)
     rig.wait_for_state(job_id, "RUNNING", timeout_s=60)
     rig.cluster.daemon("sidecar").start()
 

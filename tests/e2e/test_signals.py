@@ -39,7 +39,7 @@ def test_scancel_reaches_the_remote_handler_and_its_last_words_come_back(rig: Ri
     job_id = _start(rig, _TRAP.format(name="TERM", code=3) + _SLEEP)
     rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
     rig.wait_for_state(job_id, ["CANCELLED"], timeout_s=30)
-    wait_until(lambda: b"caught TERM" in rig.output(job_id), timeout_s=10, what="the handler's output")
+    wait_until(lambda: b"caught TERM" in rig.output(job_id), timeout_s=30, what="the handler's output")
 
 
 def test_a_tree_that_ignores_term_is_killed_after_the_grace_period(rig: Rig) -> None:
@@ -51,13 +51,13 @@ def test_a_tree_that_ignores_term_is_killed_after_the_grace_period(rig: Rig) -> 
     rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
     job = rig.wait_for_state(job_id, ["CANCELLED"], timeout_s=60)
     assert job["ExitCode"] == "0:9"
-    wait_until(lambda: not _remote_processes(rig, marker), timeout_s=20, what="the remote tree to be gone")
+    wait_until(lambda: not _remote_processes(rig, marker), timeout_s=30, what="the remote tree to be gone")
 
 
 def test_scancel_batch_signals_the_shell_and_the_job_goes_on(rig: Rig) -> None:
     job_id = _start(rig, "trap 'echo got USR1' USR1\n" + _SLEEP)
     rig.cluster.run(["scancel", "--batch", "--signal=USR1", str(job_id)], user="alice", check=True)
-    wait_until(lambda: b"got USR1" in rig.output(job_id), timeout_s=10, what="the USR1 handler's output")
+    wait_until(lambda: b"got USR1" in rig.output(job_id), timeout_s=30, what="the USR1 handler's output")
     assert rig.job(job_id)["JobState"] == "RUNNING"
     rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
     rig.wait_for_state(job_id, ["CANCELLED"], timeout_s=30)
@@ -145,10 +145,10 @@ def test_the_time_limit_ends_a_script_as_timeout_whatever_it_makes_of_term_just_
 def test_suspend_stops_the_remote_tree_and_resume_lets_it_go_on(rig: Rig) -> None:
     job_id = _start(rig, "echo ready; while :; do date +%s%N; sleep 0.1; done")
     rig.cluster.run(["scontrol", "suspend", str(job_id)], check=True)
-    wait_until(lambda: _is_quiet_for(rig, job_id, 1.0), timeout_s=20, what="the output to stand still")
+    wait_until(lambda: _is_quiet_for(rig, job_id, 1.0), timeout_s=30, what="the output to stand still")
     silent = rig.output(job_id)
     rig.cluster.run(["scontrol", "resume", str(job_id)], check=True)
-    wait_until(lambda: len(rig.output(job_id)) > len(silent), timeout_s=20, what="the output to go on")
+    wait_until(lambda: len(rig.output(job_id)) > len(silent), timeout_s=30, what="the output to go on")
     rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
     rig.wait_for_state(job_id, ["CANCELLED"], timeout_s=30)
 
