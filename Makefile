@@ -58,7 +58,7 @@ test: setup proto-check lint ## Everything: lint, generated code, unit, conforma
 
 test-slurm: setup ## What asks a real Slurm, on another one than this machine's: make test-slurm SLURM=24.11
 	RIG_SLURM=$(or $(SLURM),$(error which? make test-slurm SLURM=24.11)) $(VENV)/bin/pytest tests/e2e \
-	  tests/conformance/test_cluster_view.py -n 3 --dist loadfile --durations=15
+	  tests/conformance/test_cluster_view.py -n 4 --dist loadfile --no-loadscope-reorder --durations=15
 
 bench: setup ## Measure Overspill against plain Slurm, under 15 minutes: make bench [NAME="first-line cancellation"] [JSON=FILE]
 	@$(PY) -m tests.bench $(if $(JSON),--json $(JSON)) $(NAME)

@@ -45,7 +45,7 @@ def _ran_at_home(rig: Rig, job_id: int | str, *, user: str) -> None:
 
 def test_a_job_of_a_user_whom_the_site_does_not_know_runs_at_home(rig: Rig) -> None:
     job_id = rig.sbatch(_HERE, user="bob")
-    wait_until(lambda: rig.job(job_id)["Restarts"] == "1", timeout_s=20, what="the job to be sent home")
+    wait_until(lambda: rig.job(job_id)["Restarts"] == "1", timeout_s=60, what="the job to be sent home")
     _ran_at_home(rig, job_id, user="bob")
 
 

@@ -60,7 +60,7 @@ def test_a_shared_directory_needs_a_word_to_systemd(installed: Machines) -> None
     site.write("/etc/overspill/agent.toml", before.replace("[local]\n", '[local]\nshared = ["/srv"]\n'))
     site.run(["systemctl", "restart", "overspill-agent"], timeout=60.0, check=True)
     log = site.path("/run/systemctl/overspill-agent.log")
-    assert poll(lambda: "shared_directory_read_only" in log.read_text(), timeout_s=10)
+    assert poll(lambda: "shared_directory_read_only" in log.read_text(), timeout_s=30)
     site.run(["mkdir", "/etc/systemd/system/overspill-agent.service.d"], check=True)
     site.write("/etc/systemd/system/overspill-agent.service.d/override.conf", "[Service]\nReadWritePaths=/srv\n")
     log.unlink()

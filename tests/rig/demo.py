@@ -159,7 +159,7 @@ class Demo:
             lines = iter(job.output.splitlines())
             return all(line in lines for line in expected.splitlines())
 
-        if not poll(has_all_output, timeout_s=5):
+        if not poll(has_all_output, timeout_s=30):
             job.broken.append(f"output is {job.output!r}, promised was {expected!r}")
         for what, wanted, got in (
             ("state", promise.state, job.seen["JobState"]),

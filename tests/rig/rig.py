@@ -164,7 +164,7 @@ class Rig(JobVerbs):
         self.cluster.run(["scontrol", "reconfigure"], check=True)
         shown = ["scontrol", "show", "config"]
         words = ",".join(self.options.policy_words)
-        if not poll(lambda: words in self.cluster.run(shown, check=True).stdout, timeout_s=10.0, interval_s=0.1):
+        if not poll(lambda: words in self.cluster.run(shown, check=True).stdout, timeout_s=30.0, interval_s=0.1):
             raise RigError(f"slurmctld does not show the policy {words}\n{self.cluster.daemon('slurmctld').log_tail()}")
 
     def keep_running(self) -> None:
