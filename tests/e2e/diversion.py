@@ -57,19 +57,19 @@ def look_often(rig: Rig) -> None:
     sidecar.start()
 
 
-def submit_diverted(rig: Rig, script: str, *options: str) -> int:
+def submit_diverted(rig: Rig, script: str, *options: str, user: str = "alice") -> int:
     """Submit a job that is to be diverted, and make sure that it is.
 
     Waits for a site whose node is drained, because the test before has broken something for long enough.
     """
     if not drain_reason(rig):
-        job_id = rig.sbatch(script, *options)
+        job_id = rig.sbatch(script, *options, user=user)
         if rig.job(job_id)["Partition"] == OVERSPILL_PARTITION:
             return job_id
         # The hook may still be waiting out a pause that the test before has brought about.
         rig.cluster.run(["scancel", str(job_id)], check=True)
     wait_until_diverting(rig)
-    job_id = rig.sbatch(script, *options)
+    job_id = rig.sbatch(script, *options, user=user)
     assert rig.job(job_id)["Partition"] == OVERSPILL_PARTITION
     return job_id
 

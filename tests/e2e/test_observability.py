@@ -41,7 +41,7 @@ def test_the_metrics_of_both_sides_move_with_a_diverted_job(rig: Rig) -> None:
     before = scrape(rig)
     job_id = submit_diverted(rig, "#!/bin/bash\necho 0123456789\nsleep 2\n")
     rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=60)
-    wait_until(lambda: _is_settled(rig, job_id), timeout_s=30, what="the run to be settled")
+    wait_until(lambda: _is_settled(rig, job_id), timeout_s=60, what="the run to be settled")
     after = scrape(rig)
 
     def moved(name: str, **labels: str) -> float:
@@ -99,7 +99,7 @@ def test_no_label_names_a_job_a_run_or_a_user(rig: Rig) -> None:
 def test_one_job_can_be_followed_through_both_logs(rig: Rig) -> None:
     job_id = submit_diverted(rig, "#!/bin/bash\nexit 3\n")
     rig.wait_for_state(job_id, ["FAILED"], timeout_s=60)
-    wait_until(lambda: _is_settled(rig, job_id), timeout_s=30, what="the run to be settled")
+    wait_until(lambda: _is_settled(rig, job_id), timeout_s=60, what="the run to be settled")
     at_site = events_of(rig.site, job_id)
     # The audit's line may come before or after a change of state.
     assert [event for event in _story(at_site) if event != "submit_accepted"] == [
@@ -129,7 +129,7 @@ def test_an_event_comes_once_although_both_daemons_are_killed(rig: Rig) -> None:
             host.daemon(name).signal(signal.SIGKILL)
             host.daemon(name).start()
     rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=90)
-    wait_until(lambda: _is_settled(rig, job_id), timeout_s=30, what="the run to be settled")
+    wait_until(lambda: _is_settled(rig, job_id), timeout_s=60, what="the run to be settled")
     for host in (rig.site, rig.cluster):
         # A proxy that has come back is admitted again.
         story = [event for event in _story(events_of(host, job_id)) if event != "proxy_admitted"]
@@ -150,7 +150,7 @@ def test_no_log_holds_what_a_user_would_keep_secret(rig: Rig) -> None:
         env={"API_TOKEN": f"{_SECRET}-in-environment"},
     )
     rig.wait_for_state(job_id, ["FAILED"], timeout_s=60)
-    wait_until(lambda: _is_settled(rig, job_id), timeout_s=30, what="the run to be settled")
+    wait_until(lambda: _is_settled(rig, job_id), timeout_s=60, what="the run to be settled")
     for host in (rig.cluster, rig.site):
         assert _SECRET not in "\n".join(str(line) for line in log_lines(host))
 

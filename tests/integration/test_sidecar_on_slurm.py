@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.diversion import wait_until, wait_until_diverting
+from tests.e2e.diversion import submit_diverted, wait_until, wait_until_diverting
 from tests.rig import Rig
 
 _SIDECAR_TOML = "/etc/overspill/sidecar.toml"
@@ -59,17 +59,17 @@ def test_the_task_that_has_its_arrays_id_goes_home_and_leaves_the_others_as_they
 
 @pytest.mark.timeout(240)
 def test_jobs_cancelled_as_they_leave_never_run(rig: Rig) -> None:
-    ran = rig.cluster.path("/home/bob/ran")
     job_ids = []
     for number in range(12):
-        job_id = rig.sbatch("#!/bin/sh\necho $SLURM_JOB_ID >>ran\n", user="bob")
+        job_id = submit_diverted(rig, "#!/bin/sh\necho $SLURM_JOB_ID >>ran.$SLURM_JOB_ID\n", user="bob")
         job_ids.append(job_id)
         rig.wait_for_state(job_id, ["RUNNING", "COMPLETING"])
         time.sleep(number * 0.03)  # the leaving takes about 0.3 s: each is cancelled at another moment of it
         rig.cluster.run(["scancel", str(job_id)], user="bob", check=True)
     for job_id in job_ids:
         rig.wait_for_state(job_id, "CANCELLED", timeout_s=30)
-    assert not ran.exists()
+    ran = {path.name for path in rig.cluster.path("/home/bob").glob("ran.*")}
+    assert not ran & {f"ran.{job_id}" for job_id in job_ids}
 
 
 def test_a_job_that_must_not_be_requeued_runs_at_home_all_the_same(rig: Rig) -> None:
@@ -96,8 +96,8 @@ def test_a_job_that_its_user_sent_to_a_site_that_refuses_it_fails_with_one_clear
     job = rig.wait_for_state(job_id, "FAILED")
     assert (job["ExitCode"], job["Restarts"]) == ("1:0", "0")
     assert rig.output(job_id) == (
-        b"overspill: site-a does not take the job: the run asks for 9 CPUs, 9000 MiB and 0 GPUs; "
-        b"this site has 8, 16384 MiB and 0\n"
+        b"overspill: site-a does not take the job: the run asks for 9 CPUs, 9000 MiB and 0 GPUs in one place; "
+        b"the largest of this site has 8, 16384 MiB and 0\n"
     )
 
 
