@@ -909,8 +909,7 @@ def execute(orders: Dict[str, Any], stdout_fd: int, stderr_fd: int, status_fd: i
     be_killed_before_the_runner()
     argv = [argument.encode("latin-1") for argument in orders["argv"]]
     environment = [entry.encode("latin-1") for entry in orders["environment"]]
-    name = error_name(environment)
-    environment = with_tmpdir(environment, lambda message: complain(name, message))
+    environment = with_tmpdir(environment, lambda message: complain(environment, message))
     for number in range(1, signal.NSIG):
         try:
             signal.signal(number, signal.SIG_DFL)
@@ -922,7 +921,7 @@ def execute(orders: Dict[str, Any], stdout_fd: int, stderr_fd: int, status_fd: i
     try:
         os.execve(argv[0], argv, Environment(environment))  # type: ignore[arg-type] # noqa: S606
     except OSError as error:
-        complain(name, exec_complaint(argv[0], error))
+        complain(environment, exec_complaint(argv[0], error))
         os._exit(error.errno or 1)
 
 
@@ -957,20 +956,26 @@ def lower(limit: int, other: int) -> int:
     return min(limit, other) if limit >= 0 and other >= 0 else max(limit, other)
 
 
-# What slurmstepd says on the script's standard error, and the exit codes (errno) that go with it: seen on 22.05;
-# task.c: exec_task(), _make_tmpdir().
+# What slurmstepd says on the script's standard error, and the exit codes (errno) that go with it: seen on 22.05, 24.11
+# and 26.05; task.c: exec_task(), _make_tmpdir().
 
 
-def error_name(environment: List[bytes]) -> bytes:
-    """Return the name under which slurmstepd complains."""
+def complain(environment: List[bytes], message: bytes) -> None:
+    os.write(2, complaint_prefix(environment, time.time()) + b"error: " + message + b"\n")
+
+
+def complaint_prefix(environment: List[bytes], now: float) -> bytes:
+    """Return what slurmstepd puts before what it says: its name, since Slurm 26.05 the time (here: of this machine).
+
+    Only the environment tells which Slurm this is: since 26.05 it says whether the job shares its nodes.
+    """
+    if any(entry.startswith(b"SLURM_JOB_OVERSUBSCRIBE=") for entry in environment):
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now))
+        return "[{}.{:03d}] ".format(stamp, int(now * 1000) % 1000).encode()
     for entry in environment:
         if entry.startswith(b"SLURMD_NODENAME="):
-            return b"slurmstepd-" + entry.partition(b"=")[2]
-    return b"slurmstepd"
-
-
-def complain(name: bytes, message: bytes) -> None:
-    os.write(2, name + b": error: " + message + b"\n")
+            return b"slurmstepd-" + entry.partition(b"=")[2] + b": "
+    return b"slurmstepd: "
 
 
 def reason(error: OSError) -> bytes:

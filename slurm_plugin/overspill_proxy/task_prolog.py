@@ -2,12 +2,14 @@
 
 slurmstepd runs it after SPANK's task_init, where the proxy has taken over. What it prints counts: `export NAME=value`
 and `unset NAME` change the script's environment, `print text` goes to the script's output. Its failure is the job's.
-Source: https://slurm.schedmd.com/slurm.conf.html#OPT_TaskProlog; the rest was seen on 22.05.
+Source: https://slurm.schedmd.com/slurm.conf.html#OPT_TaskProlog; the rest was seen on 22.05, 24.11
+and 26.05.
 """
 
 from __future__ import annotations
 
 import os
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,10 +72,23 @@ def _kill_group(pgid: int) -> None:
 
 def _fail(environment: list[bytes], code: int, *reasons: bytes) -> NoReturn:
     """End as slurmstepd does whose TaskProlog has failed, in its words. No relay has heard of the job yet."""
-    node = next((entry for entry in environment if entry.startswith(b"SLURMD_NODENAME=")), b"=").partition(b"=")[2]
+    prefix = _complaint_prefix(environment)
     for reason in (*reasons, b"TaskProlog failed status=%d" % code):
-        os.write(_STDERR, b"slurmstepd-%b: error: %b\n" % (node, reason))
+        os.write(_STDERR, b"%berror: %b\n" % (prefix, reason))
     os._exit(code)
+
+
+def _complaint_prefix(environment: list[bytes]) -> bytes:
+    """Return what slurmstepd puts before what it says: its node's name, since Slurm 26.05 the time.
+
+    Only the environment tells which Slurm this is: since 26.05 it says whether the job shares its nodes.
+    """
+    values = dict(entry.partition(b"=")[::2] for entry in environment)
+    if b"SLURM_JOB_OVERSUBSCRIBE" in values:
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now))
+        return b"[%b.%03d] " % (stamp.encode(), int(now * 1000) % 1000)
+    return b"slurmstepd-%b: " % values.get(b"SLURMD_NODENAME", b"")
 
 
 def obeyed(line: bytes, environment: list[bytes]) -> list[bytes]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -18,6 +21,7 @@ from overspill_sidecar.slurm import ClusterView, CommandLineView, InMemoryView
 from tests.integration.sidecar_road import eventually_async, in_memory_view
 from tests.rig import Rig
 from tests.rig.parts import ALL_PARTS
+from tests.rig.releases import RELEASES
 from tests.unit.sidecar_cluster import running
 
 _UNKNOWN = 999_999
@@ -103,26 +107,31 @@ class SlurmCluster:
 
 
 @pytest.fixture(name="plain_slurm", scope="module")
-def _plain_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """A Slurm without Overspill, whose commands are on this process's PATH as SlurmUser would run them."""
-    programs = tmp_path_factory.mktemp("bin")
-    with Rig.up(without=ALL_PARTS) as rig, pytest.MonkeyPatch.context() as patch:
-        for name in ("squeue", "scontrol"):
-            inside = shlex.join(rig.cluster.command([name], user="slurm", cwd="/"))
-            (programs / name).write_text(f'#!/bin/sh\nexec {inside} "$@"\n')
-            (programs / name).chmod(0o755)
-        patch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-        yield rig
+def _plain_slurm() -> Iterator[Callable[[str], Rig]]:
+    """Give the Slurm of a release without Overspill, the same one each time."""
+    with ExitStack() as rigs:
+        yield functools.cache(lambda release: rigs.enter_context(Rig.up(without=ALL_PARTS, slurm=release)))
 
 
-@pytest.fixture(name="cluster", params=["memory", "slurm"])
-async def _cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
+@pytest.fixture(name="cluster", params=["memory", *RELEASES])
+async def _cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cluster]:
     if request.param == "memory":
         yield FakeCluster()
         return
-    rig: Rig = request.getfixturevalue("plain_slurm")
-    yield SlurmCluster(rig)
+    rig: Rig = request.getfixturevalue("plain_slurm")(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{_slurms_commands(rig, tmp_path)}:{os.environ['PATH']}")
+        yield SlurmCluster(rig)
     rig.cluster.run(["scancel", "--user=alice"], check=True)
+
+
+def _slurms_commands(rig: Rig, directory: Path) -> Path:
+    """Write into the directory what calls Slurm's commands inside the rig, as SlurmUser would run them."""
+    for name in ("squeue", "scontrol"):
+        inside = shlex.join(rig.cluster.command([name], user="slurm", cwd="/"))
+        (directory / name).write_text(f'#!/bin/sh\nexec {inside} "$@"\n')
+        (directory / name).chmod(0o755)
+    return directory
 
 
 async def _job_becomes(cluster: Cluster, job: Job, wanted: Callable[[Job], bool], what: str) -> Job:

@@ -34,7 +34,11 @@ _VOLATILE_FIELDS = {
 }
 _JOB_ID = re.compile(rb"\d{7,}")
 _NODE = re.compile(rb"\b(?:c[0-9]+|ovs1)\b")
-_TIME = re.compile(rb"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\b")
+_TIME = re.compile(rb"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{3})?\b")
+#: A job's other name since Slurm 25.11: all that have one have different ones.
+_SLUID = re.compile(rb"\bs[0-9A-Z]{13}\b")
+#: Which way the session was played. Slurm 26.05 shows how a job was submitted.
+_WAY = re.compile(rb"--overspill=(?:never|always)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,4 +222,6 @@ def _content(path: Path, neutral: Callable[[bytes], str]) -> str:
 
 def _neutral(content: bytes, labels: Mapping[bytes, bytes]) -> str:
     content = _JOB_ID.sub(lambda match: labels.get(match[0].lstrip(b"0"), match[0]), content)
-    return _TIME.sub(b"<time>", _NODE.sub(b"<node>", content)).decode("latin-1")
+    for pattern, name in ((_NODE, b"<node>"), (_TIME, b"<time>"), (_SLUID, b"<sluid>"), (_WAY, b"<way>")):
+        content = pattern.sub(name, content)
+    return content.decode("latin-1")

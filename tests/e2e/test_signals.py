@@ -123,7 +123,7 @@ def test_scancel_reaches_shell_and_child_just_as_locally(rig: Rig) -> None:
 
 def _lines(output: bytes, job_id: int) -> list[bytes]:
     """Return the lines in some order, with the job's id, node and time taken out of slurmstepd's."""
-    said = rb"slurmstepd-\S+: error: \*\*\* JOB %d ON \S+ CANCELLED AT \S+" % job_id
+    said = rb"(?:slurmstepd-\S+:|\[\S+\]) error: \*\*\* JOB %d ON \S+ CANCELLED AT \S+" % job_id
     return sorted(re.sub(said, b"slurmstepd: CANCELLED", output).splitlines())
 
 

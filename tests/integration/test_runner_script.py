@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 from pathlib import Path
@@ -150,7 +151,7 @@ def test_a_file_that_lies_at_the_scripts_path_is_left_alone(tmp_path: Path) -> N
     assert taken.read_text() == "somebody else's"
 
 
-# What slurmstepd 22.05 wrote for the same scripts, and the exit codes that it gave: seen in November 2026.
+# What slurmstepd wrote for the same scripts, and the exit codes that it gave: seen in November 2026.
 
 
 @pytest.mark.parametrize(
@@ -173,6 +174,12 @@ def test_script_that_cannot_be_executed_ends_as_under_slurmstepd(
     expected = complaint.format(script=os.fsdecode(work.argv[0]))
     assert agent.stderr.decode() == f"slurmstepd-ovs1: error: {expected}\n"
     assert agent.reports[-1]["exit_code"] == code
+
+
+def test_what_slurmstepd_would_say_bears_the_time_since_26_05(tmp_path: Path) -> None:
+    environment = [b"SLURMD_NODENAME=ovs1", b"SLURM_JOB_OVERSUBSCRIBE=NO"]
+    agent = run(work_in(tmp_path, "#!\necho hi\n", environment=environment), tmp_path)
+    assert re.fullmatch(rb"\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\] error: execve\(\): .+\n", agent.stderr)
 
 
 @pytest.mark.parametrize(

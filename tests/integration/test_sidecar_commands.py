@@ -124,11 +124,14 @@ async def test_slurms_refusals_are_told_from_its_absence(
         await CommandLineView().requeue("7")
 
 
-async def test_an_update_that_slurm_wants_again_is_made_again(programs: Programs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("message", ["Resource temporarily unavailable", "Interrupted system call"])
+async def test_an_update_that_slurm_wants_again_is_made_again_and_again(
+    programs: Programs, tmp_path: Path, message: str
+) -> None:
     programs.write(
         "scontrol",
-        f"echo x >>{tmp_path}/calls; [ $(wc -l <{tmp_path}/calls) -gt 3 ] || "
-        "{ echo 'slurm_update error: Resource temporarily unavailable' >&2; exit 1; }",
+        f"echo x >>{tmp_path}/calls; [ $(wc -l <{tmp_path}/calls) -gt 60 ] || "
+        f"{{ echo 'slurm_update error: {message}' >&2; exit 1; }}",
     )
     await CommandLineView().update("7", Partition="batch")
 

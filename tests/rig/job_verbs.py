@@ -80,7 +80,8 @@ class JobVerbs:
 
     def error_output(self, job_id: int | str) -> bytes:
         """Return what the job has written to its standard error so far; without --error, the same as `output`."""
-        return self._stream(self.job(job_id), "StdErr")
+        job = self.job(job_id)
+        return self._stream(job, "StdErr" if job["StdErr"] else "StdOut")
 
     def _stream(self, job: dict[str, str], field: str) -> bytes:
         path = self.cluster.path(job[field])

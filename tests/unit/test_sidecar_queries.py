@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,16 @@ def test_a_partition_for_some_only_is_told_from_one_for_all() -> None:
     assert named.allow_accounts == ("a", "b")
     denied = queries.parse_partitions(line.replace("AllowAccounts=ALL", "DenyAccounts=c"))["batch"]
     assert denied.deny_accounts == ("c",)
-    assert queries.parse_partitions(line.replace("OverSubscribe=NO", "OverSubscribe=EXCLUSIVE"))["batch"].is_exclusive
+
+
+@pytest.mark.parametrize(
+    "word", ["OverSubscribe=EXCLUSIVE", "ExclusiveUser=YES", "ExclusiveTopo=YES", "Exclusive=NODE", "Exclusive=USER"]
+)
+def test_a_partition_whose_nodes_are_not_shared_is_told_as_each_slurm_says_it(word: str) -> None:
+    line = re.sub("(OverSubscribe|ExclusiveUser)=NO", "", _text("partitions").splitlines()[0])
+    name = word.partition("=")[0]
+    assert not queries.parse_partitions(f"{line} {name}=NO")["batch"].is_exclusive
+    assert queries.parse_partitions(f"{line} {word}")["batch"].is_exclusive
 
 
 def test_nodes_are_read_with_what_is_allocated() -> None:
@@ -183,6 +193,14 @@ def test_a_nodes_reason_is_whole_and_free_text_behind_it_is_no_part_of_it() -> N
     line = "NodeName=ovs1 State=IDLE+DRAIN Reason=overspill: site-a down [slurm@1795266947] Comment=a Reason=b [c@d]\n"
     node = queries.parse_nodes(line)["ovs1"]
     assert (node.is_drained, node.is_usable, node.reason) == (True, False, "overspill: site-a down")
+
+
+def test_a_reason_ends_with_the_state_that_it_explains() -> None:
+    line = "NodeName=ovs1 State={} Reason=overspill: site-a down [slurm@1795266947]\n"
+    reasons = {
+        state: queries.parse_nodes(line.format(state))["ovs1"].reason for state in ("IDLE", "DOWN*", "MIXED+DRAIN")
+    }
+    assert reasons == {"IDLE": "", "DOWN*": "overspill: site-a down", "MIXED+DRAIN": "overspill: site-a down"}
 
 
 def test_a_jobs_account_cannot_make_lines_about_other_jobs() -> None:

@@ -70,7 +70,8 @@ class _Output:
 
 def _output(job: Job, *, is_stderr: bool) -> _Output:
     shown = show_job(job.name)
-    path = shown.get("StdErr" if is_stderr else "StdOut", "")
+    # Where both are the same file, Slurm 26.05 shows no StdErr.
+    path = (is_stderr and shown.get("StdErr")) or shown.get("StdOut", "")
     if not path:
         raise NotFoundError(f"job {job.name} has no output file: only batch jobs have")
     return _Output(job, Path(path))

@@ -63,6 +63,8 @@ _GPU_TYPE = re.compile(r"(?<![\w.-])gpu[:=]([A-Za-z][\w.-]*)", re.ASCII)
 _HIDDEN_OPTIONS = {"Deadline": "deadline", "CoreSpec": "core-spec"}
 _PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)")
 _DRAINED = frozenset({"DRAIN", "DRAINED", "DRAINING"})
+#: A reason is one as long as the node is in such a state.
+_WITH_REASON = _DRAINED | {"DOWN", "FAIL", "FAILING", "INVAL", "INVALID_REG"}
 #: Flags of a node's state on which no new job is started. Source: sinfo(1), NODE STATE CODES.
 _UNUSABLE = frozenset(
     {
@@ -302,7 +304,7 @@ def _parse_partition(values: Mapping[str, str]) -> Partition:
         max_memory_per_node_mib=_limit(values.get("MaxMemPerNode", "")),
         max_cpus_per_node=_limit(values.get("MaxCPUsPerNode", "")),
         gpu_defaults=_gpu_defaults(values.get("JobDefaults", "")),
-        is_exclusive=values.get("OverSubscribe", "").startswith("EXCLUSIVE") or values.get("ExclusiveUser") == "YES",
+        is_exclusive=_is_exclusive(values),
         is_restricted=values.get("AllocNodes", "ALL") != "ALL" or values.get("ReqResv") == "YES",
         is_for_some_users=values.get("AllowGroups", "ALL") != "ALL" or values.get("RootOnly") == "YES",
         allow_accounts=_names(values.get("AllowAccounts", "ALL")),
@@ -313,13 +315,20 @@ def _parse_partition(values: Mapping[str, str]) -> Partition:
     )
 
 
+def _is_exclusive(values: Mapping[str, str]) -> bool:
+    """Return whether jobs share nodes with no other, or with their user's only. Since 26.05 `Exclusive` says it all."""
+    is_users = any(values.get(name, "NO") != "NO" for name in ("Exclusive", "ExclusiveUser", "ExclusiveTopo"))
+    return is_users or values.get("OverSubscribe", "").startswith("EXCLUSIVE")
+
+
 def _parse_node(values: Mapping[str, str]) -> Node:
     state = values.get("State", "UNKNOWN").upper()
+    flags = frozenset(state.replace("*", "").split("+"))
     configured, allocated = parse_tres(values.get("CfgTRES", "")), parse_tres(values.get("AllocTRES", ""))
     return Node(
         name=values["NodeName"],
         partitions=_names(values.get("Partitions", "")),
-        is_usable="*" not in state and _UNUSABLE.isdisjoint(state.split("+")),
+        is_usable="*" not in state and _UNUSABLE.isdisjoint(flags),
         cpus=int(values.get("CPUEfctv") or values.get("CPUTot", "0")),
         cpus_allocated=int(values.get("CPUAlloc", "0")),
         memory_mib=int(values.get("RealMemory", "0")),
@@ -327,8 +336,9 @@ def _parse_node(values: Mapping[str, str]) -> Node:
         gpus=int(configured.get("gres/gpu", "0")),
         gpus_allocated=int(allocated.get("gres/gpu", "0")),
         features=frozenset(_names(values.get("ActiveFeatures", ""))),
-        is_drained=not _DRAINED.isdisjoint(state.split("+")),
-        reason=values.get("Reason", ""),
+        is_drained=not _DRAINED.isdisjoint(flags),
+        # Slurm 24.11 keeps it when the node is undrained.
+        reason="" if flags.isdisjoint(_WITH_REASON) else values.get("Reason", ""),
     )
 
 
