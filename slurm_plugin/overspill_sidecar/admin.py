@@ -18,7 +18,7 @@ from overspill.v1.sidecar_pb2_grpc import (
     add_RelayAdminServicer_to_server,
     add_RouterAdminServicer_to_server,
 )
-from overspill_sidecar.decision.capacity import Amount
+from overspill_sidecar.decision.capacity import Amount, SlotGroup
 from overspill_sidecar.policy import Policy, WordKey
 from overspill_sidecar.records.ledger import Ledger, Search
 from overspill_sidecar.router import Router
@@ -190,9 +190,19 @@ def _site_status(site: Site, promised: Amount, now: float) -> pb.SiteStatus:
     if view.capacity is not None:
         status.total_cpus, status.total_memory_mib = view.capacity.total.cpus, view.capacity.total.memory_mib
         status.free_cpus, status.free_memory_mib = view.capacity.free.cpus, view.capacity.free.memory_mib
+        status.slots.extend(map(_site_slots, view.capacity.slots))
+        status.images.extend(sorted(view.capacity.images))
+        status.features.extend(sorted(view.capacity.features or ()))
     if contact.clock_skew_s is not None:
         status.clock_skew_ms = round(contact.clock_skew_s * 1000)
     return status
+
+
+def _site_slots(group: SlotGroup) -> pb.SiteSlots:
+    size = group.size
+    return pb.SiteSlots(
+        count=group.count, cpus=size.cpus, memory_mib=size.memory_mib, gpus=size.gpus, gpu_type=group.gpu_type
+    )
 
 
 def _site_run(site: str, run: agent_pb2.RunSummary) -> pb.SiteRun:

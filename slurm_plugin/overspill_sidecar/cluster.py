@@ -204,6 +204,8 @@ class Node:
     gpus: int = 0
     gpus_allocated: int = 0
     features: frozenset[str] = frozenset()
+    #: Types in Gres, in lower case.
+    gpu_types: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,28 @@ static int check_choice(int val, const char *choice, int remote)
     return -1;
 }
 
+/* As agent.toml has them; which there are, only the sites know. */
+static int check_image(int val, const char *image, int remote)
+{
+    static const char ANY[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
+
+    (void) val;
+    if (remote || (image != NULL && image[0] != '\0' && image[strspn(image, ANY)] == '\0'))
+        return 0;
+    slurm_error("overspill: read: --overspill-image=%s: write the name of an image that a site offers",
+                image ? image : "");
+    return -1;
+}
+
 int option_register(spank_t spank)
 {
+    struct spank_option image = {
+        .name = "overspill-image",
+        .arginfo = "<image>",
+        .usage = "run in this image if it is at a remote site; only sites that offer it are asked",
+        .has_arg = 1,
+        .cb = check_image,
+    };
     struct spank_option option = {
         .name = "overspill",
         .arginfo = "auto|never|always|<site>",
@@ -35,5 +55,7 @@ int option_register(spank_t spank)
         .cb = check_choice,
     };
 
-    return spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
+    if (spank_option_register(spank, &option) != ESPANK_SUCCESS)
+        return -1;
+    return spank_option_register(spank, &image) == ESPANK_SUCCESS ? 0 : -1;
 }

@@ -9,7 +9,7 @@
  * argv=, environment=   files of NUL-terminated strings: the job's; without them likewise
  * ppid=     what getppid answers in the task: "slurmstepd" (default) or a number
  * task_prolog=   slurm.conf's TaskProlog; without it there is none
- * choose=   value given to --overspill, "-" for none at all
+ * choose=, image=   values given to --overspill and --overspill-image, "-" for none at all
  * execve=, prctl=, calloc=, asprintf=, mmap=, requeue=, requeue_task=, update=   the errno to fail with
  *
  * The task's hook runs in a child, as in slurmstepd. execve is only written down; it never returns if it succeeds. */
@@ -35,7 +35,8 @@ void *__real_mmap(void *address, size_t length, int protection, int flags, int f
 slurm_conf_t slurm_conf; /* slurmstepd's configuration */
 
 static char **settings;
-static struct spank_option registered;
+static struct spank_option registered[2];
+static size_t registered_count;
 static pid_t slurmstepd_pid;
 
 static const char *setting(const char *key)
@@ -143,9 +144,23 @@ spank_err_t spank_get_item(spank_t spank, spank_item_t item, ...)
 spank_err_t spank_option_register(spank_t spank, struct spank_option *option)
 {
     (void) spank;
-    registered = *option;
+    if (registered_count == sizeof registered / sizeof *registered)
+        return ESPANK_NOSPACE;
+    registered[registered_count++] = *option;
     printf("register %s %s %d\n", option->name, option->arginfo, option->has_arg);
     return ESPANK_SUCCESS;
+}
+
+/* Does what sbatch does with the value of an option, if the test gives one. */
+static void choose(const char *name, const char *option)
+{
+    const char *value = setting(name);
+
+    for (size_t i = 0; value != NULL && i < registered_count; i++) {
+        const char *text = strcmp(value, "-") == 0 ? NULL : value;
+        if (strcmp(registered[i].name, option) == 0)
+            printf("%s %d\n", name, registered[i].cb(registered[i].val, text, spank_context() == S_CTX_REMOTE));
+    }
 }
 
 static void say(const char *event, const char *format, va_list arguments)
@@ -324,10 +339,8 @@ int main(int argc, char **argv)
         first++;
     first = first < argc ? first + 1 : argc;
     printf("init %d\n", slurm_spank_init(spank, argc - first, argv + first));
-    if (setting("choose") != NULL && registered.cb != NULL) {
-        const char *choice = strcmp(setting("choose"), "-") == 0 ? NULL : setting("choose");
-        printf("choose %d\n", registered.cb(registered.val, choice, spank_context() == S_CTX_REMOTE));
-    }
+    choose("choose", "overspill");
+    choose("image", "overspill-image");
     if (spank_context() == S_CTX_REMOTE)
         run_task(spank, argc - first, argv + first);
     printf("exit %d\n", slurm_spank_exit(spank, argc - first, argv + first));

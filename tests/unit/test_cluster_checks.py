@@ -9,7 +9,7 @@ from types import MappingProxyType
 import pytest
 
 from overspill.cli.finding import Finding, Level
-from overspill.v1.sidecar_pb2 import SiteStatus
+from overspill.v1.sidecar_pb2 import SiteSlots, SiteStatus
 from overspill_sidecar.checks import cluster_wide, daemons, nodes, policy
 from overspill_sidecar.cluster import Snapshot
 from overspill_sidecar.commands.node_lines import Lines, Offer, lines_for
@@ -99,6 +99,36 @@ def test_gpus_get_a_gres_line_with_a_file_each() -> None:
     assert " Gres=gpu:4 " in lines.slurm_conf[-2]
     assert lines.gres_conf[-1].endswith("Name=gpu File=/var/lib/overspill/gpus/ovs1-[0-3]")
     assert any(line.startswith("GresTypes=") for line in lines.slurm_conf)
+
+
+def test_gpus_of_several_types_get_their_own_lines_and_files() -> None:
+    slots = (
+        SiteSlots(count=2, cpus=16, memory_mib=1000, gpus=2, gpu_type="a100"),
+        SiteSlots(count=1, cpus=8, memory_mib=500, gpus=1, gpu_type="t4"),
+        SiteSlots(count=4, cpus=8, memory_mib=500),
+    )
+    lines = _lines(_slurm(), Offer(72, 4500, 5, slots, ("avx2", "hpl", "x Gres=gpu:9")))
+    assert " Gres=gpu:a100:4,gpu:t4:1 Features=overspill,avx2,hpl State=" in lines.slurm_conf[-2]
+    assert lines.gres_conf[1:] == [
+        "NodeName=ovs1 Name=gpu Type=a100 File=/var/lib/overspill/gpus/ovs1-[0-3]",
+        "NodeName=ovs1 Name=gpu Type=t4 File=/var/lib/overspill/gpus/ovs1-[4-4]",
+    ]
+    assert lines.notes[-1] == (
+        "site-a: a job runs on one of its 7 slots, so the largest has 16 CPUs, 1000 MiB, 2 GPUs: fewer than its node."
+        " Larger ones stay here."
+    )
+
+
+def test_gpus_whose_types_are_not_all_told_have_none() -> None:
+    slots = (SiteSlots(count=2, gpus=1, gpu_type="a100"), SiteSlots(count=1, gpus=1, gpu_type="x y"))
+    assert Offer(8, 1000, 3, slots).gpu_kinds() == [("", 3)]
+    assert Offer(8, 1000, 2, slots[:1]).gpu_kinds() == [("a100", 2)]
+    assert Offer(8, 1000, 7, slots[:1]).gpu_kinds() == [("", 7)]
+
+
+def test_a_site_that_is_one_slot_needs_no_word_on_it() -> None:
+    one = (SiteSlots(count=1, cpus=8, memory_mib=1000),)
+    assert not [note for note in _lines(_slurm(), Offer(8, 1000, 0, one)).notes if "slots" in note]
 
 
 def test_a_tree_topology_gets_a_switch_for_the_site() -> None:

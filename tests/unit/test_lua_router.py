@@ -114,6 +114,7 @@ def _request(runtime: Any, changes: dict[str, Any]) -> dict[str, Any]:
                             "_SLURM_SPANK_OPTION_overspill_overspill=always"]}, {"overspill_option": "always"}),
         ({"spank_job_env": ["_SLURM_SPANK_OPTION_overspill_overspill=never",
                             "_SLURM_SPANK_OPTION_overspill_overspill=auto"]}, {"overspill_option": "auto"}),
+        ({"spank_job_env": ["_SLURM_SPANK_OPTION_overspill_overspill_image=bench"]}, {"image": "bench"}),
     ],
 )  # fmt: skip
 def test_each_field_of_the_job_becomes_its_field_of_the_request(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.cluster import Snapshot
-from overspill_sidecar.decision.capacity import Amount, SiteCapacity, SiteView
+from overspill_sidecar.decision.capacity import Amount, SiteCapacity, SiteView, SlotGroup
 from overspill_sidecar.decision.decide import Decision, Situation, Verdict, decide
 from overspill_sidecar.decision.shape import Pins
 from overspill_sidecar.policy import Mode, parse_policy
@@ -378,6 +378,74 @@ def test_a_job_that_its_own_partition_could_never_run_is_left_to_slurm() -> None
 def test_a_job_goes_only_where_a_slot_is_free_now(what: str, changes: dict[str, Any]) -> None:
     assert _decide(_situation(**changes)).reason == "no_free_slot"
     assert _decide(_situation("always", **changes)).verdict is Verdict.DIVERT
+
+
+def _with_slots(*groups: SlotGroup, **changes: Any) -> SiteView:
+    return replace(IDLE_SITE, capacity=replace(SiteCapacity(TOTAL, TOTAL, TOTAL, slots=groups), **changes))
+
+
+_HALVES = SlotGroup(2, Amount(4, 8192), Amount(4, 8192))
+
+
+def test_a_job_must_fit_one_free_slot() -> None:
+    assert _decide(_situation(site=_with_slots(_HALVES)), num_tasks=4).verdict is Verdict.DIVERT
+    assert _decide(_situation(site=_with_slots(_HALVES)), num_tasks=5).reason == "larger_than_slot"
+    busy = replace(_HALVES, free=Amount(3, 8192))
+    assert _decide(_situation(site=_with_slots(busy)), num_tasks=4).reason == "no_free_slot"
+
+
+def test_what_is_promised_takes_the_largest_slots_first() -> None:
+    site = _with_slots(SlotGroup(1, Amount(6, 8192), Amount(6, 8192)), SlotGroup(1, Amount(2, 8192), Amount(2, 8192)))
+    assert _decide(_situation(site=site, promised=Amount(3, 100)), num_tasks=3).verdict is Verdict.DIVERT
+    assert _decide(_situation(site=site, promised=Amount(4, 100)), num_tasks=3).reason == "no_free_slot"
+    assert _decide(_situation(site=site, promised=Amount(6, 100)), num_tasks=2).verdict is Verdict.DIVERT
+
+
+def test_the_tasks_of_an_array_are_counted_across_slots() -> None:
+    site = _with_slots(_HALVES)
+    assert _decide(_situation(site=site), array="1-2", num_tasks=3, memory_per_cpu_mib=1).verdict is Verdict.DIVERT
+    assert _decide(_situation(site=site), array="1-8").verdict is Verdict.DIVERT
+    site = _with_slots(SlotGroup(2, Amount(4, 8192), Amount(3, 8192)))
+    assert _decide(_situation(site=site), array="1-3", num_tasks=2).reason == "no_free_slot"
+
+
+def test_what_slurm_has_started_since_the_agent_was_heard_is_no_free_slot() -> None:
+    of = snapshot(*full_batch(), running(7, "ovs1", 4, partitions=("overspill",)))
+    site = _with_slots(_HALVES)
+    assert _decide(_situation(of=of, site=site), num_tasks=4).verdict is Verdict.DIVERT
+    heard = _with_slots(_HALVES, free=Amount(4, 8192), slots=(replace(_HALVES, count=1),))
+    assert _decide(_situation(of=of, site=heard), num_tasks=4).verdict is Verdict.DIVERT
+    of = snapshot(*full_batch(), running(7, "ovs1", 2, partitions=("overspill",)))
+    assert _decide(_situation(of=of, site=site), num_tasks=3).verdict is Verdict.DIVERT
+    assert _decide(_situation(of=of, site=site), num_tasks=3, array="1-2").reason == "no_free_slot"
+
+
+@pytest.mark.parametrize("mode", ["on", "always"])
+def test_an_image_is_found_where_it_is_offered_and_written_down(mode: str) -> None:
+    site = _with_slots(_HALVES, images=frozenset({"base", "bench"}))
+    decision = _decide(_situation(mode, site=site), image="bench")
+    assert (decision.verdict, json.loads(decision.admin_comment)["image"]) == (Verdict.DIVERT, "bench")
+    refused = _decide(_situation(mode, site=site), image="nothing")
+    assert (refused.verdict, refused.reason) == (Verdict.LOCAL, "site_image")
+    assert refused.user_message == (
+        "overspill: --overspill-image=nothing: no site offers it (there is base, bench): this job stays here"
+    )
+    assert "image" not in json.loads(_decide(_situation(mode, site=site)).admin_comment)
+
+
+def test_a_feature_that_the_site_does_not_know_keeps_the_job_and_an_older_site_is_not_asked() -> None:
+    policy = parse_policy([_WORDS.format(mode="on"), "overspill_allow_features=avx2+overspill"])[0]
+    plain = snapshot(*full_batch())
+    of = replace(
+        plain, nodes={**plain.nodes, "ovs1": replace(plain.nodes["ovs1"], features=frozenset({"overspill", "avx2"}))}
+    )
+    for known, reason in (
+        (frozenset[str](), "site_feature"),
+        (frozenset({"avx2"}), "wait_above_threshold"),
+        (None, "wait_above_threshold"),
+    ):
+        situation = _situation(of=of, site=_with_slots(_HALVES, features=known), policy=policy)
+        assert _decide(situation, features="overspill&avx2").reason == reason
 
 
 def test_held_and_dependent_jobs_over_there_claim_nothing() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.cluster import ClusterConfig, GpuDefaults, Partition
-from overspill_sidecar.decision.capacity import Amount, SiteCapacity
+from overspill_sidecar.decision.capacity import Amount, SiteCapacity, SlotGroup
 from overspill_sidecar.decision.decide import Decision, Situation, Verdict, decide
 from overspill_sidecar.decision.shape import Pins
 from overspill_sidecar.policy import parse_policy
@@ -59,7 +59,7 @@ def test_a_job_that_asks_for_a_number_of_gpus_goes_where_they_are(fields: dict[s
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tres": ["gres:gpu:a100:1"]},
+        {"tres": ["gres:gpu:a100:1,gpu:1"]},
         {"tres": ["gres:gpu:1,gres:craynetwork:1"]},
         {"tres": ["gres:fpga:1"]},
         {"tres_scopes": []},
@@ -71,6 +71,46 @@ def test_a_job_that_asks_for_a_number_of_gpus_goes_where_they_are(fields: dict[s
 )
 def test_any_other_generic_resource_keeps_the_job(fields: dict[str, Any]) -> None:
     assert _decide(**fields).reason == "gres"
+
+
+def _typed(*groups: SlotGroup, of_node: frozenset[str] = frozenset({"a100", "t4"})) -> Situation:
+    """Return a situation in which the virtual node has GPUs of these types, and the site these slots."""
+    plain = _situation()
+    assert plain.queue is not None
+    room = replace(plain.queue.rooms["overspill"], gpu_types=of_node)
+    capacity = SiteCapacity(_TOTAL, _TOTAL, _TOTAL, slots=groups)
+    return replace(
+        plain,
+        queue=replace(plain.queue, rooms={**plain.queue.rooms, "overspill": room}),
+        sites=[replace(IDLE_SITE, capacity=capacity)],
+    )
+
+
+_A100 = SlotGroup(1, Amount(4, 8192, 2), Amount(4, 8192, 2), "a100")
+_T4 = SlotGroup(2, Amount(2, 4096, 1), Amount(2, 4096, 1), "t4")
+
+
+@pytest.mark.parametrize("tres", ["gres:gpu:a100:2", "gres/gpu:A100:2", "gpu:a100:1", "gres:gpu:t4"])
+def test_gpus_of_a_type_go_where_node_and_slots_have_it(tres: str) -> None:
+    decision = _decide(_typed(_A100, _T4), tres=[tres])
+    assert decision.verdict is Verdict.DIVERT
+    assert decision.shape is not None
+    assert decision.shape.gpu_type in {"a100", "t4"}
+
+
+@pytest.mark.parametrize(
+    ("situation", "tres", "reason"),
+    [
+        (_typed(_T4), "gpu:a100:1", "gpu_type"),
+        (_typed(_A100, of_node=frozenset()), "gpu:a100:1", "gpu_type"),
+        (_typed(), "gpu:a100:1", "gpu_type"),
+        (_typed(_A100, _T4), "gpu:t4:2", "larger_than_slot"),
+        (_typed(_T4), "gpu:2", "larger_than_slot"),
+        (_typed(_A100, replace(_T4, free=Amount())), "gpu:t4:1", "no_free_slot"),
+    ],
+)
+def test_gpus_that_no_slot_has_keep_the_job(situation: Situation, tres: str, reason: str) -> None:
+    assert _decide(situation, tres=[tres]).reason == reason
 
 
 def test_more_gpus_than_slurm_knows_there_keep_the_job() -> None:

@@ -151,7 +151,7 @@ def slurm(harness: Path, tmp_path: Path) -> Slurm:
 @pytest.mark.parametrize("choice", ["auto", "never", "always", "site-a", "3.hpc_x"])
 def test_each_choice_is_taken_where_jobs_are_submitted(slurm: Slurm, context: str, choice: str) -> None:
     seen = slurm.submit(context, choice)
-    assert seen.all("register") == ["overspill auto|never|always|<site> 1"]
+    assert seen.all("register") == ["overspill auto|never|always|<site> 1", "overspill-image <image> 1"]
     assert seen.all("choose") == ["0"]
     assert seen.said == []
 
@@ -163,6 +163,26 @@ def test_any_other_choice_is_refused_with_the_choices_there_are(slurm: Slurm, co
     assert seen.all("choose") == ["-1"]
     shown = "" if choice == "-" else choice
     assert seen.said == [f"overspill: read: --overspill={shown}: write auto, never, always or a site's name"]
+
+
+@pytest.mark.parametrize("image", ["base", "Bench-13.2_x", "-x"])
+def test_an_images_name_is_taken_where_jobs_are_submitted(slurm: Slurm, image: str) -> None:
+    seen = slurm.load(slurm.arguments, None, context="allocator", image=image)
+    assert (seen.all("image"), seen.said) == (["0"], [])
+
+
+@pytest.mark.parametrize("image", ["", "a b", "registry/base:13", "%n", "-"])
+def test_what_is_no_images_name_is_refused(slurm: Slurm, image: str) -> None:
+    seen = slurm.load(slurm.arguments, None, context="allocator", image=image)
+    assert seen.all("image") == ["-1"]
+    shown = "" if image == "-" else image
+    told = "write the name of an image that a site offers"
+    assert seen.said == [f"overspill: read: --overspill-image={shown}: {told}"]
+
+
+def test_no_image_fails_a_job_that_slurmctld_has_taken(slurm: Slurm) -> None:
+    seen = slurm.start_step(node="ovs1", image="a b")
+    assert seen.all("image") == ["0"]
 
 
 @pytest.mark.parametrize("node", ["ovs1", "c1"])
@@ -228,7 +248,7 @@ def test_no_defect_disturbs_a_submission(slurm: Slurm, context: str) -> None:
 @pytest.mark.parametrize("node", ["c1", "ovs5", "ovs", "ovs11"])
 def test_a_node_that_is_not_listed_runs_its_payload_as_ever(slurm: Slurm, node: str, step: int | None) -> None:
     seen = slurm.start_step(node=node, step=step)
-    assert seen.events[1:] == (
+    assert seen.events[2:] == (
         ("init", "0"),
         ("task_init", "0"),
         ("payload", "runs"),

@@ -69,6 +69,7 @@ class DecideRequest(_message.Message):
     TRES_SCOPES_FIELD_NUMBER: _builtins.int
     CPUS_PER_TRES_FIELD_NUMBER: _builtins.int
     MEM_PER_TRES_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
     user_id: _builtins.int
     """Numeric owner of the job (job_desc.user_id)."""
     account: _builtins.str
@@ -129,6 +130,10 @@ class DecideRequest(_message.Message):
     cpus_per_tres: _builtins.str
     """`--cpus-per-gpu` and `--mem-per-gpu` as sbatch sends them: `gres:gpu:2`; empty where unset."""
     mem_per_tres: _builtins.str
+    image: _builtins.str
+    """Value of `--overspill-image`, the image in which the job is to run at a site; empty where the user gave none. An
+    older router ignores it, and the site chooses; an older shim sends none.
+    """
     @_builtins.property
     def tres(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Generic resources as written, one entry for each of tres_per_job, _node, _socket and _task that is set."""
@@ -195,10 +200,11 @@ class DecideRequest(_message.Message):
         tres_scopes: _abc.Iterable[_builtins.str] | None = ...,
         cpus_per_tres: _builtins.str = ...,
         mem_per_tres: _builtins.str = ...,
+        image: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "array", b"array", "asks_all_memory", b"asks_all_memory", "begin_time_s", b"begin_time_s", "burst_buffer", b"burst_buffer", "container", b"container", "cpus_per_task", b"cpus_per_task", "cpus_per_tres", b"cpus_per_tres", "dependency", b"dependency", "excluded_nodes", b"excluded_nodes", "features", b"features", "has_script", b"has_script", "is_cron", b"is_cron", "is_dry_run", b"is_dry_run", "is_exclusive", b"is_exclusive", "is_held", b"is_held", "is_het", b"is_het", "job_name", b"job_name", "licenses", b"licenses", "max_nodes", b"max_nodes", "mem_per_tres", b"mem_per_tres", "memory_per_cpu_mib", b"memory_per_cpu_mib", "memory_per_node_mib", b"memory_per_node_mib", "min_cpus", b"min_cpus", "min_nodes", b"min_nodes", "num_tasks", b"num_tasks", "odd_options", b"odd_options", "open_partitions", b"open_partitions", "overspill_option", b"overspill_option", "partition", b"partition", "qos", b"qos", "required_nodes", b"required_nodes", "reservation", b"reservation", "tasks_per_node", b"tasks_per_node", "time_limit_min", b"time_limit_min", "tres", b"tres", "tres_scopes", b"tres_scopes", "user_id", b"user_id", "work_dir", b"work_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "array", b"array", "asks_all_memory", b"asks_all_memory", "begin_time_s", b"begin_time_s", "burst_buffer", b"burst_buffer", "container", b"container", "cpus_per_task", b"cpus_per_task", "cpus_per_tres", b"cpus_per_tres", "dependency", b"dependency", "excluded_nodes", b"excluded_nodes", "features", b"features", "has_script", b"has_script", "image", b"image", "is_cron", b"is_cron", "is_dry_run", b"is_dry_run", "is_exclusive", b"is_exclusive", "is_held", b"is_held", "is_het", b"is_het", "job_name", b"job_name", "licenses", b"licenses", "max_nodes", b"max_nodes", "mem_per_tres", b"mem_per_tres", "memory_per_cpu_mib", b"memory_per_cpu_mib", "memory_per_node_mib", b"memory_per_node_mib", "min_cpus", b"min_cpus", "min_nodes", b"min_nodes", "num_tasks", b"num_tasks", "odd_options", b"odd_options", "open_partitions", b"open_partitions", "overspill_option", b"overspill_option", "partition", b"partition", "qos", b"qos", "required_nodes", b"required_nodes", "reservation", b"reservation", "tasks_per_node", b"tasks_per_node", "time_limit_min", b"time_limit_min", "tres", b"tres", "tres_scopes", b"tres_scopes", "user_id", b"user_id", "work_dir", b"work_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -82,6 +82,9 @@ class SiteStatus(_message.Message):
     CLOCK_SKEW_MS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     TOTAL_GPUS_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     partition: _builtins.str
     agent: _builtins.str
@@ -104,6 +107,16 @@ class SiteStatus(_message.Message):
     version: _builtins.str
     """The agent's version; empty where it does not tell."""
     total_gpus: _builtins.int
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SiteSlots]:
+        """What the site's slots have in all; none while it does not tell. An older sidecar tells the three below of no site."""
+
+    @_builtins.property
+    def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What --overspill-image may name there, and what --constraint may."""
+
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -122,16 +135,53 @@ class SiteStatus(_message.Message):
         clock_skew_ms: _builtins.int | None = ...,
         version: _builtins.str = ...,
         total_gpus: _builtins.int = ...,
+        slots: _abc.Iterable[Global___SiteSlots] | None = ...,
+        images: _abc.Iterable[_builtins.str] | None = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms", "clock_skew_ms", b"clock_skew_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms", "agent", b"agent", "clock_skew_ms", b"clock_skew_ms", "free_cpus", b"free_cpus", "free_memory_mib", b"free_memory_mib", "is_reachable", b"is_reachable", "name", b"name", "partition", b"partition", "promised_cpus", b"promised_cpus", "promised_memory_mib", b"promised_memory_mib", "reason", b"reason", "since_ms", b"since_ms", "total_cpus", b"total_cpus", "total_gpus", b"total_gpus", "total_memory_mib", b"total_memory_mib", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms", "agent", b"agent", "clock_skew_ms", b"clock_skew_ms", "features", b"features", "free_cpus", b"free_cpus", "free_memory_mib", b"free_memory_mib", "images", b"images", "is_reachable", b"is_reachable", "name", b"name", "partition", b"partition", "promised_cpus", b"promised_cpus", "promised_memory_mib", b"promised_memory_mib", "reason", b"reason", "since_ms", b"since_ms", "slots", b"slots", "total_cpus", b"total_cpus", "total_gpus", b"total_gpus", "total_memory_mib", b"total_memory_mib", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clock_skew_ms: _TypeAlias = _typing.Literal["clock_skew_ms"]  # noqa: Y015
     _WhichOneofArgType__clock_skew_ms: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_skew_ms) -> _WhichOneofReturnType__clock_skew_ms | None: ...
 
 Global___SiteStatus: _TypeAlias = SiteStatus  # noqa: Y015
+
+@_typing.final
+class SiteSlots(_message.Message):
+    """Slots of a site that are alike. A job runs on one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    CPUS_FIELD_NUMBER: _builtins.int
+    MEMORY_MIB_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    GPU_TYPE_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    cpus: _builtins.int
+    memory_mib: _builtins.int
+    gpus: _builtins.int
+    gpu_type: _builtins.str
+    """In lower case; empty where the site does not tell."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        cpus: _builtins.int = ...,
+        memory_mib: _builtins.int = ...,
+        gpus: _builtins.int = ...,
+        gpu_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "cpus", b"cpus", "gpu_type", b"gpu_type", "gpus", b"gpus", "memory_mib", b"memory_mib"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SiteSlots: _TypeAlias = SiteSlots  # noqa: Y015
 
 @_typing.final
 class DecisionCount(_message.Message):

@@ -64,6 +64,7 @@ router.REQUEST_SCHEMA = protobuf.schema {
   { number = 37, name = "tres_scopes", kind = "string", is_repeated = true },
   { number = 38, name = "cpus_per_tres", kind = "string" },
   { number = 39, name = "mem_per_tres", kind = "string" },
+  { number = 40, name = "image", kind = "string" },
 }
 
 router.RESPONSE_SCHEMA = protobuf.schema {
@@ -128,14 +129,23 @@ local function number_set(value, no_val)
   end
 end
 
--- Value of `--overspill`. spank_job_env is a table that begins at 0; a later entry overrides an earlier one.
-local function overspill_option(job_desc)
+-- Value of one of our options; SPANK writes its name with underscores. spank_job_env is a table that begins at 0; a
+-- later entry overrides an earlier one.
+local function spank_option(job_desc, name)
   local option
   local entries = job_desc.spank_job_env or {}
   for index = 0, (job_desc.spank_job_env_size or 0) - 1 do
-    option = (entries[index] or ""):match("^_SLURM_SPANK_OPTION_overspill_overspill=(.*)$") or option
+    option = (entries[index] or ""):match("^_SLURM_SPANK_OPTION_overspill_" .. name .. "=(.*)$") or option
   end
   return option
+end
+
+local function overspill_option(job_desc)
+  return spank_option(job_desc, "overspill")
+end
+
+local function image_option(job_desc)
+  return spank_option(job_desc, "overspill_image")
 end
 
 local function is_het(job_desc)
@@ -214,7 +224,7 @@ local function has_long_text(job_desc)
       return true
     end
   end
-  return #(overspill_option(job_desc) or "") > MAX_TEXT_BYTES
+  return math.max(#(overspill_option(job_desc) or ""), #(image_option(job_desc) or "")) > MAX_TEXT_BYTES
 end
 
 --- Tells whether the router must be asked at all: where the answer cannot change anything, the call is saved.
@@ -255,6 +265,7 @@ function router.request(job_desc, cluster_name, part_list)
     is_exclusive = shared ~= nil and shared < NO_VAL16 and shared ~= JOB_SHARED_OK,
     odd_options = odd_options(job_desc, cluster_name),
     overspill_option = overspill_option(job_desc),
+    image = image_option(job_desc),
     is_cron = job_desc.cron_job and true or false,
   }
   for name, field in pairs(STRING_FIELDS) do

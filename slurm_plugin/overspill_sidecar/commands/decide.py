@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ class _Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+class _Gpus(click.ParamType[str]):
+    name = "gpus"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value and not re.fullmatch(r"(?:[A-Za-z][\w.-]*:)?[1-9]\d*", value, re.ASCII):
+            self.fail("write a number of GPUs, or TYPE:NUMBER", param, ctx)
+        return value
+
+
 class _User(click.ParamType[int]):
     name = "user"
 
@@ -74,7 +84,8 @@ class _User(click.ParamType[int]):
 @click.option("--account", default="", help="As for sbatch.")
 @click.option("--qos", default="", help="As for sbatch.")
 @click.option("--constraint", "features", default="", help="Features as for sbatch.")
-@click.option("--gpus", type=_NUMBER, default=0, help="Number of GPUs.")
+@click.option("--gpus", type=_Gpus(), default="", help="[TYPE:]NUMBER as for sbatch.")
+@click.option("--overspill-image", "image", default="", help="An image that a site offers.")
 @click.option("--user", "user_id", type=_User(), default=os.getuid, help="Whose job it is; yours if nobody is named.")
 @click.option("--overspill", "option", default="auto", help="auto, never, always or a site.", show_default=True)
 @json_option
@@ -103,7 +114,7 @@ def request_of(
     nodes: int,
     time_limit_s: int,
     memory_mib: int,
-    gpus: int,
+    gpus: str,
     **job: Any,
 ) -> router_pb2.DecideRequest:
     """Return the question about a job of the command's options."""

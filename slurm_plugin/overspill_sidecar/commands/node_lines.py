@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from overspill.v1 import sidecar_pb2 as pb
 from overspill_sidecar.cluster import Partition
 from overspill_sidecar.commands.slurm_conf import Slurm
 from overspill_sidecar.config import SidecarConfig, SiteConfig
@@ -12,6 +15,9 @@ from overspill_sidecar.policy import Policy, parse_policy
 from overspill_sidecar.slurm_text import expand_hosts
 
 _DEFAULT_PORT = 6818
+#: What Slurm takes for a type of GPUs, and for a feature; a site's word is not trusted to be either.
+_GPU_TYPE = re.compile(r"[A-Za-z][\w.-]*", re.ASCII)
+_FEATURE = re.compile(r"[\w.-]+", re.ASCII)
 _GPU_FILES = "/var/lib/overspill/gpus"
 _CONFIG_OVERRIDES = (
     "SlurmdParameters=config_overrides is for the whole cluster: a real node that has less memory or fewer CPUs than"
@@ -26,11 +32,30 @@ _ALLOW = "The partition takes everybody's jobs: add AllowAccounts= or AllowQos= 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a site offers to this cluster."""
+    """What a site offers to this cluster.
+
+    Attributes:
+        cpus, memory_mib, gpus: all its slots together.
+        slots: of which sizes they are; none where that is not known.
+        features: what --constraint may say there.
+    """
 
     cpus: int
     memory_mib: int
     gpus: int = 0
+    slots: tuple[pb.SiteSlots, ...] = ()
+    features: tuple[str, ...] = ()
+
+    def gpu_kinds(self) -> list[tuple[str, int]]:
+        """Return how many GPUs there are of each type; of no type where one slot's is not told."""
+        if not self.gpus:
+            return []
+        types: Counter[str] = Counter()
+        for slots in self.slots:
+            types[slots.gpu_type if _GPU_TYPE.fullmatch(slots.gpu_type) else ""] += slots.count * slots.gpus
+        kinds = sorted((name, count) for name, count in types.items() if count)
+        is_known = sum(count for _, count in kinds) == self.gpus and all(name for name, _ in kinds)
+        return kinds if is_known else [("", self.gpus)]
 
 
 @dataclass(slots=True)
@@ -77,6 +102,8 @@ def lines_for(slurm: Slurm, config: SidecarConfig, offers: Mapping[str, Offer], 
         lines.slurm_conf.append(_node_line(slurm, names[0], offer, own, host, ports))
         lines.slurm_conf.append(_partition_line(site, names[0], offer, own))
         lines.gres_conf += _gres_lines(names[0], offer)
+        if note := _slot_note(site, offer):
+            lines.notes.append(note)
         if slurm.values.get("TopologyPlugin", "").endswith("tree"):
             lines.topology_conf.append(f"SwitchName=overspill-{site.name} Nodes={names[0]}")
     if not any(_existing(slurm, site) for site in sites):
@@ -154,10 +181,12 @@ def _node_line(slurm: Slurm, name: str, offer: Offer, own: _Own, host: str, port
     place = f"NodeHostname={known.get('NodeHostName', host)}" + (f" NodeAddr={address}" if address else "")
     cores = offer.cpus // own.threads_per_core
     shape = f"Sockets=1 CoresPerSocket={cores} ThreadsPerCore={own.threads_per_core}"
-    gres = f" Gres=gpu:{offer.gpus}" if offer.gpus else ""
+    gpus = ",".join(f"gpu:{kind}:{count}" if kind else f"gpu:{count}" for kind, count in offer.gpu_kinds())
+    gres = f" Gres={gpus}" if gpus else ""
+    features = ",".join(("overspill", *(name for name in offer.features if _FEATURE.fullmatch(name))))
     memory = f" RealMemory={offer.memory_mib}" if offer.memory_mib else ""
     cpus = cores * own.threads_per_core
-    return f"NodeName={name} {place} Port={port} CPUs={cpus} {shape}{memory}{gres} Features=overspill State=UNKNOWN"
+    return f"NodeName={name} {place} Port={port} CPUs={cpus} {shape}{memory}{gres} Features={features} State=UNKNOWN"
 
 
 def _partition_line(site: SiteConfig, node: str, offer: Offer, own: _Own) -> str:
@@ -171,11 +200,25 @@ def _gres_lines(node: str, offer: Offer) -> list[str]:
     """Return the line of gres.conf: Slurm counts files, and these are nobody's devices."""
     if not offer.gpus:
         return []
-    files = f"{_GPU_FILES}/{node}-[0-{offer.gpus - 1}]"
-    return [
-        f"# mkdir -p {_GPU_FILES} && touch {_GPU_FILES}/{node}-{{0..{offer.gpus - 1}}}",
-        f"NodeName={node} Name=gpu File={files}",
-    ]
+    lines = [f"# mkdir -p {_GPU_FILES} && touch {_GPU_FILES}/{node}-{{0..{offer.gpus - 1}}}"]
+    first = 0
+    for kind, count in offer.gpu_kinds():
+        typed = f" Type={kind}" if kind else ""
+        lines.append(f"NodeName={node} Name=gpu{typed} File={_GPU_FILES}/{node}-[{first}-{first + count - 1}]")
+        first += count
+    return lines
+
+
+def _slot_note(site: SiteConfig, offer: Offer) -> str:
+    """Return what to know where the site's slots are smaller than the node that stands for them; else nothing."""
+    if not offer.slots or (len(offer.slots) == 1 and offer.slots[0].count == 1):
+        return ""
+    largest = max(offer.slots, key=lambda slots: (slots.cpus, slots.memory_mib, slots.gpus))
+    gpus = f", {largest.gpus} GPUs" if largest.gpus else ""
+    return (
+        f"{site.name}: a job runs on one of its {sum(slots.count for slots in offer.slots)} slots, so the largest has"
+        f" {largest.cpus} CPUs, {largest.memory_mib} MiB{gpus}: fewer than its node. Larger ones stay here."
+    )
 
 
 def _plugstack_line(config: SidecarConfig, slurm_conf: Iterable[str]) -> str:

@@ -32,9 +32,17 @@ _WIDTH = 118
 @click.option("--cpus", type=click.IntRange(min=1), help="Instead of what the site offers; needs --site.")
 @click.option("--mem", "memory_mib", type=click.IntRange(min=1), help="MiB, instead of what the site offers.")
 @click.option("--gpus", type=click.IntRange(min=0), help="Instead of what the site offers.")
+@click.option("--slurm-conf", "is_slurm_conf", is_flag=True, help="The lines of slurm.conf alone.")
 @json_option
 def nodes(
-    *, site: str | None, host: str | None, cpus: int | None, memory_mib: int | None, gpus: int | None, as_json: bool
+    *,
+    site: str | None,
+    host: str | None,
+    cpus: int | None,
+    memory_mib: int | None,
+    gpus: int | None,
+    is_slurm_conf: bool,
+    as_json: bool,
 ) -> None:
     """Print the lines that Slurm's configuration files need for the sites' virtual nodes. Writes nothing.
 
@@ -45,12 +53,15 @@ def nodes(
     \b
     Examples:
       overspill nodes
+      overspill nodes --slurm-conf >> /etc/slurm/overspill.conf
       overspill nodes --site site-a --host overspill1 --cpus 256 --mem 1024000
       overspill nodes --json | jq -r '."slurm_conf"[]'
     """
     here = Cluster.here()
     if here.config is None:
         raise ConfigError(here.problem)
+    if is_slurm_conf and as_json:
+        raise click.UsageError("choose --slurm-conf or --json")
     if site is None and (cpus or memory_mib or gpus is not None):
         raise click.UsageError("--cpus, --mem and --gpus need --site")
     if site is not None and site not in here.site_by_partition.values():
@@ -59,7 +70,10 @@ def nodes(
     given = Offer(cpus, memory_mib, gpus or 0) if cpus and memory_mib else None
     offers = {chosen[0]: given} if given else _offers(here, chosen, cpus=cpus, memory_mib=memory_mib, gpus=gpus)
     lines = lines_for(ask_slurm(), here.config, offers, host or socket.gethostname().partition(".")[0])
-    if as_json:
+    if is_slurm_conf:
+        for line in lines.slurm_conf:
+            print_line(line)
+    elif as_json:
         print_json(asdict(lines))
     else:
         _print(lines)
@@ -80,6 +94,8 @@ def _offers(
             cpus or statuses[name].total_cpus,
             memory_mib or statuses[name].total_memory_mib,
             statuses[name].total_gpus if gpus is None else gpus,
+            tuple(statuses[name].slots),
+            tuple(statuses[name].features),
         )
         for name in sites
     }

@@ -32,6 +32,20 @@ class Amount:
     def holds(self, wanted: Amount) -> bool:
         return wanted.cpus <= self.cpus and wanted.memory_mib <= self.memory_mib and wanted.gpus <= self.gpus
 
+    def capped(self, most: Amount) -> Amount:
+        """Return no more of each than `most` has."""
+        return Amount(min(self.cpus, most.cpus), min(self.memory_mib, most.memory_mib), min(self.gpus, most.gpus))
+
+    def times(self, wanted: Amount) -> int:
+        """Return how often it holds `wanted`, which is not nothing."""
+        pairs = ((self.cpus, wanted.cpus), (self.memory_mib, wanted.memory_mib), (self.gpus, wanted.gpus))
+        return min((have // want for have, want in pairs if want), default=0)
+
+    def times_to_cover(self, claimed: Amount) -> int:
+        """Return how many of these it takes to hold all of `claimed`, of what they have at all."""
+        pairs = ((self.cpus, claimed.cpus), (self.memory_mib, claimed.memory_mib), (self.gpus, claimed.gpus))
+        return max((-(-claim // have) for have, claim in pairs if have), default=0)
+
     def share(self, parts: int) -> Amount:
         """Return what one of `parts` equal parts needs at most."""
         return Amount(-(-self.cpus // parts), -(-self.memory_mib // parts), -(-self.gpus // parts))
@@ -43,12 +57,39 @@ def amount_of(shape: Shape) -> Amount:
 
 
 @dataclass(frozen=True, slots=True)
+class SlotGroup:
+    """Slots of a site that are alike. A job must fit whole into one.
+
+    Attributes:
+        count: how many there are.
+        size: what each has.
+        free: what of it is neither used by nor promised to a run.
+        gpu_type: of which type its GPUs are, in lower case; empty: not told.
+    """
+
+    count: int
+    size: Amount
+    free: Amount
+    gpu_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SiteCapacity:
-    """The agent's answer to Capacity. A site that does not manage memory says 0 MiB in all three."""
+    """The agent's answer to Capacity. A site that does not manage memory says 0 MiB in all of it.
+
+    Attributes:
+        total, free, largest_free: sums, and the largest single slot's part.
+        slots: those with most free first; none from an older agent, of which only the sums are known.
+        images: what a job may name.
+        features: what --constraint may say there; None from an older agent, which does not look at it.
+    """
 
     total: Amount
     free: Amount
     largest_free: Amount
+    slots: tuple[SlotGroup, ...] = ()
+    images: frozenset[str] = frozenset()
+    features: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +122,7 @@ class Room:
     jobs: int = 0
     #: What all its nodes have.
     features: frozenset[str] = frozenset()
+    gpu_types: frozenset[str] = frozenset()
 
 
 def rooms_in(snapshot: Snapshot) -> Mapping[str, Room]:
@@ -116,6 +158,7 @@ def _room(snapshot: Snapshot, partition: Partition, waiting: Amount, jobs: int) 
         waiting=waiting,
         jobs=jobs,
         features=frozenset.intersection(*(node.features for node in nodes)) if nodes else frozenset(),
+        gpu_types=frozenset.intersection(*(node.gpu_types for node in nodes)) if nodes else frozenset(),
     )
 
 
@@ -134,7 +177,18 @@ def why_never_fits(shape: Shape, site: SiteView, room: Room) -> str | None:
         return "larger_than_node"
     if not site.capacity.total.holds(_as_counted_by(site.capacity, slot)):
         return "larger_than_site"
-    return None
+    return _why_no_slot_fits(shape, site.capacity, room)
+
+
+def _why_no_slot_fits(shape: Shape, capacity: SiteCapacity, room: Room) -> str | None:
+    if shape.gpu_type not in {"", *room.gpu_types}:
+        return "gpu_type"
+    if not capacity.slots:
+        return "gpu_type" if shape.gpu_type else None
+    suited, wanted = _suited(capacity, shape), _as_counted_by(capacity, amount_of(shape))
+    if not suited:
+        return "gpu_type"
+    return None if any(group.size.holds(wanted) for group in suited) else "larger_than_slot"
 
 
 def can_start_now(shape: Shape, site: SiteView, room: Room, promised: Amount) -> bool:
@@ -151,10 +205,40 @@ def can_start_now(shape: Shape, site: SiteView, room: Room, promised: Amount) ->
     return (
         _have_nodes(room.free_nodes, shape)
         and (room.free - claimed).holds(everything)
-        and (site.capacity.largest_free - claimed).holds(_as_counted_by(site.capacity, slot))
+        and _have_slots(site.capacity, shape, claimed + _unheard(site.capacity, room))
         and (site.capacity.free - claimed).holds(_as_counted_by(site.capacity, everything))
         and (site.capacity.total - room.allocated - claimed).holds(_as_counted_by(site.capacity, everything))
     )
+
+
+def _unheard(capacity: SiteCapacity, room: Room) -> Amount:
+    """Return what Slurm has given to jobs here that the agent cannot have heard of yet."""
+    return room.allocated - (capacity.total - capacity.free)
+
+
+def _have_slots(capacity: SiteCapacity, shape: Shape, claimed: Amount) -> bool:
+    """Tell whether every task of the job finds a slot when others have taken what they claim, from the largest."""
+    wanted = _as_counted_by(capacity, amount_of(shape))
+    if not capacity.slots:
+        return (capacity.largest_free - claimed).holds(wanted)
+    tasks, rest = 0, claimed
+    for group in _suited(capacity, shape):
+        touched = min(group.count, group.free.times_to_cover(rest))
+        if touched:
+            everything = group.free * touched
+            tasks += (everything - rest).capped(group.free).times(wanted)
+            rest -= everything
+        tasks += (group.count - touched) * group.free.times(wanted)
+        if tasks >= shape.slots:
+            return True
+    return False
+
+
+def _suited(capacity: SiteCapacity, shape: Shape) -> tuple[SlotGroup, ...]:
+    """Return the slots that have the right type of GPUs, if the job asks for one."""
+    if not shape.gpu_type:
+        return capacity.slots
+    return tuple(group for group in capacity.slots if group.gpu_type == shape.gpu_type)
 
 
 def _have_nodes(nodes: Sequence[Amount], shape: Shape) -> bool:

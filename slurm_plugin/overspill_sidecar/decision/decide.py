@@ -21,6 +21,8 @@ from overspill_sidecar.wait import QueuedJob, WaitEstimate
 
 #: Values of `--overspill` that leave it to the router whether the job goes, and all that are no site's name.
 _LEFT_TO_US = frozenset({"", "auto"})
+#: Virtual nodes have it beside the site's own.
+_VIRTUAL_NODES_FEATURE = "overspill"
 _CHOICES = _LEFT_TO_US | {"never", "always"}
 
 
@@ -125,7 +127,9 @@ def _decide_batch_job(job: DecideRequest, named: tuple[str, ...], situation: Sit
     site, refusals = _choose_site(job, shape, own, situation, is_forced=is_forced)
     local = replace(local, refusals=refusals)
     if site is None:
-        return replace(local, reason=next(iter(refusals.values()), "no_site"))
+        is_nowhere = bool(refusals) and set(refusals.values()) == {"site_image"}
+        message = _no_such_image(job.image, situation.sites) if is_nowhere else ""
+        return replace(local, reason=next(iter(refusals.values()), "no_site"), user_message=message)
     diverted = replace(
         local,
         verdict=Verdict.DIVERT,
@@ -133,7 +137,7 @@ def _decide_batch_job(job: DecideRequest, named: tuple[str, ...], situation: Sit
         site=site.name,
         partition=site.partition if is_forced else ",".join((*names, site.partition)),
         pins=shape.pins,
-        admin_comment=_admin_comment(decision_id, site.name, ",".join(names), estimate),
+        admin_comment=_admin_comment(decision_id, site.name, ",".join(names), estimate, job.image),
         user_message=_notice(site) if any(policy.is_notifying(name) for name in names) else "",
     )
     if policy.mode is Mode.SHADOW:
@@ -224,6 +228,8 @@ def _why_not(  # noqa: PLR0911 - one return for each reason
         return "node_list"
     if not (features_of(job) or frozenset()) <= room.features:
         return "target_feature"
+    if reason := _why_not_offered(job, site):
+        return reason
     if _are_too_many(shape, site.partition, [site], situation):
         return "max_jobs"
     target = room.partition
@@ -233,6 +239,18 @@ def _why_not(  # noqa: PLR0911 - one return for each reason
         return reason
     promised = situation.promised.get(site.name, Amount())
     return None if is_forced or can_start_now(shape, site, room, promised) else "no_free_slot"
+
+
+def _why_not_offered(job: DecideRequest, site: SiteView) -> str | None:
+    """Return why the site has not what the job names: an image, or a feature beside that of virtual nodes."""
+    if site.capacity is None:
+        return "capacity_unknown"
+    if job.image and job.image not in site.capacity.images:
+        return "site_image"
+    features = (features_of(job) or frozenset()) - {_VIRTUAL_NODES_FEATURE}
+    if site.capacity.features is not None and not features <= site.capacity.features:
+        return "site_feature"
+    return None
 
 
 def _are_too_many(shape: Shape, partition: str, sites: Iterable[SiteView], situation: Situation) -> bool:
@@ -262,13 +280,15 @@ def _why_diverted(job: DecideRequest, policy: Policy) -> str:
     return "mode_always" if policy.mode is Mode.ALWAYS else "wait_above_threshold"
 
 
-def _admin_comment(decision_id: str, site: str, partition: str, estimate: WaitEstimate | None) -> str:
+def _admin_comment(decision_id: str, site: str, partition: str, estimate: WaitEstimate | None, image: str) -> str:
     """Return the JSON that the job carries: what `explain`, the relay and a person need to know later."""
     trail: dict[str, object] = {"decision": decision_id, "site": site, "partition": partition}
     if estimate is not None:
         is_endless = math.isinf(estimate.median_s)
         trail["wait_s"] = None if is_endless else round(estimate.median_s)
         trail["wait_is_upper_bound"] = estimate.is_upper_bound
+    if image:
+        trail["image"] = image
     return json.dumps(trail, separators=(",", ":"))
 
 
@@ -282,6 +302,12 @@ def _notice(site: SiteView) -> str:
 def _no_such_site(option: str, overspill: Mapping[str, str]) -> str:
     sites = ", ".join(sorted(overspill.values()))
     return f"overspill: --overspill={option}: no such site ({sites}), nor auto, never or always: this job stays here"
+
+
+def _no_such_image(image: str, sites: Iterable[SiteView]) -> str:
+    offered = sorted({name for site in sites if site.capacity for name in site.capacity.images})
+    there_is = f"there is {', '.join(offered)}" if offered else "there is none"
+    return f"overspill: --overspill-image={image}: no site offers it ({there_is}): this job stays here"
 
 
 def _refusal(partition: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.cluster import ClusterConfig, GpuDefaults, Partition
-from overspill_sidecar.decision.gpus import gpu_count, is_readable, per_gpu
+from overspill_sidecar.decision.gpus import gpu_count, gpu_type, is_readable, per_gpu
 from overspill_sidecar.slurm_text import count_array_tasks
 
 #: INFINITE and NO_VAL of slurm.h, should a shim pass them on: the user asked for no limit, or for nothing.
@@ -49,6 +49,8 @@ class Shape:
     pins: Pins
     gpus: int = 0
     nodes: int = 1
+    #: In lower case; empty: any.
+    gpu_type: str = ""
 
 
 def nodes_of(job: DecideRequest) -> int:
@@ -61,7 +63,7 @@ def shape_of(job: DecideRequest, own: Sequence[Partition], config: ClusterConfig
 
     Raises:
         StaysLocal: if its defaults cannot be told or kept: its partitions differ in them, or it would get whole nodes;
-            or if it asks for generic resources other than a number of GPUs.
+            or if it asks for generic resources other than a number of GPUs of one type.
     """
     if not is_readable(job):
         raise StaysLocal("gres")
@@ -76,7 +78,7 @@ def shape_of(job: DecideRequest, own: Sequence[Partition], config: ClusterConfig
         memory_mib, per_cpu_pin, per_node_pin = _memory(job, own, config, cpus, nodes)
         pins = Pins(memory_per_cpu_mib=per_cpu_pin, memory_per_node_mib=per_node_pin)
     pins = replace(pins, time_limit_min=time_pin_min, cpus_per_gpu=cpus_per_gpu_pin)
-    return Shape(cpus, memory_mib, time_limit_s, _slots(job.array), pins, gpus, nodes)
+    return Shape(cpus, memory_mib, time_limit_s, _slots(job.array), pins, gpus, nodes, gpu_type(job) if gpus else "")
 
 
 def _tasks(job: DecideRequest) -> int:

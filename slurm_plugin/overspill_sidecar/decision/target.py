@@ -86,7 +86,13 @@ def _demand(job: DecideRequest, shape: Shape) -> Demand:
     return Demand(
         slots=shape.slots,
         tasks=max(shape.slots, count_array_tasks(job.array.partition("%")[0]) if job.array else 1),
-        tres={"cpu": shape.cpus, "mem": shape.memory_mib, "node": shape.nodes, "gres/gpu": shape.gpus},
+        tres={
+            "cpu": shape.cpus,
+            "mem": shape.memory_mib,
+            "node": shape.nodes,
+            "gres/gpu": shape.gpus,
+            **({f"gres/gpu:{shape.gpu_type}": shape.gpus} if shape.gpu_type else {}),
+        },
         nodes=shape.nodes,
         minutes=None if shape.time_limit_s is None else shape.time_limit_s / _MINUTE_S,
     )

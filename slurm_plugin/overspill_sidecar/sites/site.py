@@ -12,7 +12,7 @@ import structlog
 from overspill.errors import OverspillError, RequestError
 from overspill.v1 import agent_pb2
 from overspill_sidecar.config import SiteConfig
-from overspill_sidecar.decision.capacity import Amount, SiteCapacity, SiteView
+from overspill_sidecar.decision.capacity import Amount, SiteCapacity, SiteView, SlotGroup
 from overspill_sidecar.sites.agent_link import AgentLink, AttachCall
 
 _log = structlog.get_logger(__name__)
@@ -133,7 +133,7 @@ class Site:
         self._silent_since = time.monotonic()
         self._is_outage_known = False
         self._heard_at = time.monotonic()
-        self._capacity = SiteCapacity(_amount(answer.total), _amount(answer.free), _amount(answer.largest_free))
+        self._capacity = _capacity(answer)
         self._note_answer(answer, asked_at_unix_s)
 
     def _note_failure(self, reason: str) -> None:
@@ -207,6 +207,20 @@ class Site:
 
     async def close(self) -> None:
         await self._link.close()
+
+
+def _capacity(answer: agent_pb2.CapacityResponse) -> SiteCapacity:
+    return SiteCapacity(
+        total=_amount(answer.total),
+        free=_amount(answer.free),
+        largest_free=_amount(answer.largest_free),
+        slots=tuple(
+            SlotGroup(group.count, _amount(group.size), _amount(group.free), group.size.gpu_type.lower())
+            for group in answer.slots
+        ),
+        images=frozenset(answer.images),
+        features=frozenset(answer.features) if answer.backend else None,
+    )
 
 
 def _amount(resources: agent_pb2.Resources) -> Amount:

@@ -336,6 +336,7 @@ def _parse_node(values: Mapping[str, str]) -> Node:
         gpus=int(configured.get("gres/gpu", "0")),
         gpus_allocated=int(allocated.get("gres/gpu", "0")),
         features=frozenset(_names(values.get("ActiveFeatures", ""))),
+        gpu_types=frozenset(match[1].lower() for match in _GPU_TYPE.finditer(values.get("Gres", ""))),
         is_drained=not _DRAINED.isdisjoint(flags),
         # Slurm 24.11 keeps it when the node is undrained.
         reason="" if flags.isdisjoint(_WITH_REASON) else values.get("Reason", ""),
