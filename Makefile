@@ -58,7 +58,9 @@ test: setup proto-check lint ## Everything: lint, generated code, unit, conforma
 
 test-slurm: setup ## Every end-to-end test on another Slurm than this machine's: make test-slurm SLURM=24.11
 	RIG_SLURM=$(or $(SLURM),$(error which? make test-slurm SLURM=24.11)) $(VENV)/bin/pytest tests/e2e \
-	  --ignore-glob='*/test_comparison_*' -n 4 --dist loadfile --no-loadscope-reorder --durations=15
+	  tests/integration/test_sidecar_on_slurm.py tests/integration/test_sidecar_accounting.py \
+	  tests/integration/test_sidecar_diversion.py --ignore-glob='*/test_comparison_*' \
+	  -n 4 --dist loadfile --no-loadscope-reorder --durations=15
 
 bench: setup ## Measure Overspill against plain Slurm, under 15 minutes: make bench [NAME="first-line cancellation"] [JSON=FILE]
 	@$(PY) -m tests.bench $(if $(JSON),--json $(JSON)) $(NAME)

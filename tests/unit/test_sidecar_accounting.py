@@ -53,6 +53,12 @@ def test_limits_are_read_with_what_is_used_of_them(accounting: Accounting) -> No
     assert accounting.qos["normal"].accounts.keys() == {"hpc", "child"}
 
 
+def test_a_qos_section_is_its_users_whether_slurm_names_him_or_not(accounting: Accounting) -> None:
+    named = SHOWN.replace("\n      2001\n", "\n      alice(2001)\n")  # as 24.11 and 26.05 have it
+    assert named != SHOWN
+    assert parse_accounting(named) == accounting
+
+
 def _demand(**changes: Any) -> Demand:
     tres = {"cpu": 1, "mem": 100, "node": 1}
     return replace(Demand(slots=1, tasks=1, tres=tres, nodes=1, minutes=10), **changes)

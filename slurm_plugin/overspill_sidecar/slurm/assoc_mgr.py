@@ -1,7 +1,8 @@
 """The question for associations and QOS, and how to read the answer. Pure.
 
-Source: slurm_print_assoc_mgr_info_msg() of Slurm 22.05, seen: each record begins with `ClusterName=` or `QOS=`; a limit
-is `name=limit(used)`, where the limit `N` is none; a QOS has sections of users and accounts that use it now.
+Source: slurm_print_assoc_mgr_info_msg() of Slurm 22.05, seen there, on 24.11 and 26.05: each record begins with
+`ClusterName=` or `QOS=`; a limit is `name=limit(used)`, where the limit `N` is none; a QOS has sections of users and
+accounts that use it now.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def _qos(record: str) -> Qos:
     return Qos(
         name=name[1] if name else values["QOS"],
         limits=_limits(values),
-        users={int(holder): limits for holder, limits in _sections(users) if holder.isdecimal()},
+        users={user_id: limits for holder, limits in _sections(users) if (user_id := _holder_id(holder)) is not None},
         accounts=dict(_sections(accounts)),
     )
 
@@ -132,6 +133,11 @@ def _amounts(text: str) -> dict[str, float]:
 
 def _pairs(text: str) -> dict[str, str]:
     return dict(_PAIR.findall(text))
+
+
+def _holder_id(holder: str) -> int | None:
+    """Return whose section it is: 22.05 calls a user `2001`, 24.11 and 26.05 `alice(2001)`."""
+    return int(holder) if holder.isdecimal() else _id(holder)
 
 
 def _id(text: str) -> int | None:
