@@ -101,6 +101,8 @@ def test_a_job_that_can_only_start_at_a_dead_site_runs_at_home(rig: Rig) -> None
 
 
 def test_a_node_that_cannot_hand_over_heals_by_itself(rig: Rig) -> None:
+    squeue = ["squeue", "--noheader"]
+    wait_until(lambda: not rig.cluster.run(squeue, check=True).stdout, timeout_s=60, what="earlier jobs to be over")
     proxy = rig.path / "lib/overspill_proxy/__main__.py"
     aside = proxy.with_suffix(".aside")
     proxy.rename(aside)

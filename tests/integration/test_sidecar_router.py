@@ -56,7 +56,7 @@ class Desk:
     async def decide(self, **fields: Any) -> router_pb2.DecideResponse:
         plain = {"has_script": True, "num_tasks": 1, "time_limit_min": 10, "memory_per_cpu_mib": 100}
         request = router_pb2.DecideRequest(**{**plain, **fields})
-        return await self._stub.Decide(request, timeout=5)
+        return await self._stub.Decide(request, timeout=30)
 
     async def empty_cluster(self) -> None:
         self.view.jobs.clear()
@@ -294,7 +294,7 @@ async def _health(desk: Desk, service: str) -> int:
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
-        response = await check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+        response = await check(health_pb2.HealthCheckRequest(service=service), timeout=30)
     return int(response.status)
 
 

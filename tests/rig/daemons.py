@@ -92,7 +92,7 @@ class Daemon:
                 f"{self.name}: exit code {result.returncode}\n{result.stdout}{result.stderr}{self.log_tail()}"
             )
 
-    def wait_until_ready(self, timeout_s: float = 15.0) -> None:
+    def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """Return as soon as it accepts connections.
 
         Raises:
@@ -128,7 +128,7 @@ class Daemon:
             raise DaemonError(f"{self.name} does not run")
         os.kill(pid, number)
         if number == signal.SIGKILL:
-            self._wait_until_gone(timeout_s=5.0)
+            self._wait_until_gone(timeout_s=30.0)
 
     def stop(self) -> None:
         """Ask it to end (SIGTERM), also if a SIGSTOP holds it, and wait until it has. Idempotent.
@@ -139,7 +139,7 @@ class Daemon:
         if self.is_running:
             self.signal(signal.SIGCONT)
             self.signal(signal.SIGTERM)
-            self._wait_until_gone(timeout_s=15.0)
+            self._wait_until_gone(timeout_s=30.0)
 
     def log_tail(self) -> str:
         """Return the last lines of its log under a heading."""
