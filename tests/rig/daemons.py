@@ -134,7 +134,7 @@ class Daemon:
         """Ask it to end (SIGTERM), also if a SIGSTOP holds it, and wait until it has. Idempotent.
 
         Raises:
-            DaemonError: if it has not ended after 15 s.
+            DaemonError: if it has not ended after 30 s.
         """
         if self.is_running:
             self.signal(signal.SIGCONT)
