@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.rig import engine
+from tests.rig import condor, engine
 from tests.rig.options import RigOptions
 from tests.rig.site_backend import SiteBackend
 
@@ -26,7 +26,7 @@ def sections(options: RigOptions, *, state: str, images: Mapping[str, str]) -> s
         case SiteBackend.DOCKER:
             return _docker(options, state) + catalogue
         case SiteBackend.HTCONDOR:
-            return _htcondor(options) + catalogue
+            return _htcondor() + catalogue
 
 
 def _local(options: RigOptions, state: str) -> str:
@@ -56,9 +56,13 @@ shared = {_strings(_shared(options))}
 """
 
 
-def _htcondor(options: RigOptions) -> str:
-    return """\
+def _htcondor() -> str:
+    return f"""\
 [htcondor]
+collector = "{condor.COLLECTOR}"
+schedd = "{condor.SCHEDD}"
+token_directory = "{condor.TOKENS}"
+name = "rig"
 """
 
 

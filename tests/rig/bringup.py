@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from tests.rig import daemons, engine
 from tests.rig.accounts import USERS
+from tests.rig.condor import CondorPool
 from tests.rig.daemons import DATABASE_OPTIONS, Daemon, DaemonGroup
 from tests.rig.engine import HostEngine
 from tests.rig.errors import RigError
@@ -16,6 +17,7 @@ from tests.rig.host import Host
 from tests.rig.options import RigOptions
 from tests.rig.parts import Part
 from tests.rig.progress import Progress
+from tests.rig.site_backend import SiteBackend
 from tests.rig.slurm_conf import ACCOUNT
 from tests.rig.waiting import poll
 
@@ -99,6 +101,9 @@ def _launch_site(site: Host, options: RigOptions, progress: Progress) -> None:
         # Not that an agent needs it to start; but a pool is made of containers.
         progress("start dockerd")
         HostEngine(site).start()
+    if options.backend is SiteBackend.HTCONDOR:
+        progress("start the HTCondor pool")
+        CondorPool(site).start()
     for name, daemon in site.daemons.items():
         if not daemon.is_running:
             progress(f"start {name}")

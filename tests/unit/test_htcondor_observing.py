@@ -30,8 +30,8 @@ def outcome(job: JobAd) -> Outcome | None:
     return verdict.outcome if verdict else None
 
 
-def held(code: int, job: JobAd = WAITING, **more: int) -> JobAd:
-    return replace(job, status=JobStatus.HELD, hold=Hold(code, reason="why"), **more)
+def held(code: int, job: JobAd = WAITING, age_s: int = 0) -> JobAd:
+    return replace(job, status=JobStatus.HELD, hold=Hold(code, reason="why"), age_s=age_s)
 
 
 def removed(job: JobAd, reason: str) -> JobAd:
