@@ -28,10 +28,9 @@ def write(made: Recipe, directory: Path, ca: Path | None) -> None:
     Raises:
         ValueError: if `ca` holds no certificates.
     """
+    directory.mkdir(exist_ok=True)
     for name, path in made.files.items():
-        target = directory / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, target)
+        shutil.copy2(path, directory / name)
     certificates = directory / "ca"
     certificates.mkdir()
     for number, pem in enumerate(split_certificates(ca) if ca else [], start=1):

@@ -110,7 +110,8 @@ class Engine:
         self._kept_fds = kept_fds
         self._holder: subprocess.Popen[bytes] | None = None
         self._dockerd: subprocess.Popen[bytes] | None = None
-        self._init_pid = 0
+        #: PID 1 of its namespaces, seen from outside; 0 before it was started.
+        self.init_pid = 0
 
     def start(self) -> None:
         """Start it and return when it answers; nothing happens if it runs.
@@ -154,12 +155,12 @@ class Engine:
         if self._holder is None:
             return
         # Not the holder: it ends when its child PID 1 has ended, and that when all of its namespace have.
-        os.kill(self._init_pid, signal.SIGKILL)
+        os.kill(self.init_pid, signal.SIGKILL)
         self._holder.wait()
         if self._dockerd is not None:
             self._dockerd.wait()
             self._dockerd = None
-        cgroups.remove(cgroups.name_of_engine(self._init_pid))
+        cgroups.remove(cgroups.name_of_engine(self.init_pid))
         self._holder = None
         self.socket.unlink(missing_ok=True)
 
@@ -178,7 +179,7 @@ class Engine:
 
     @property
     def _inside(self) -> tuple[str, ...]:
-        return ("nsenter", f"--target={self._init_pid}", *_NAMESPACES, "--")
+        return ("nsenter", f"--target={self.init_pid}", *_NAMESPACES, "--")
 
     def _hold_namespaces(self) -> None:
         Path(_RUN).mkdir(parents=True, exist_ok=True)
@@ -199,13 +200,13 @@ class Engine:
             self._holder.wait()
             self._holder = None
             raise EngineError(f"no namespaces for a Docker engine; {self.log} ends with:\n{self._log_tail()}")
-        self._init_pid = int(reported)
+        self.init_pid = int(reported)
 
     def _launch(self) -> None:
         paths = {"data": str(self._directory / "data"), "socket": str(self.socket), "exec_root": f"{_RUN}/docker"}
         configuration = self._directory / "daemon.json"
         configuration.write_text(
-            daemon_json(**paths, pid_file=str(self._pid_file), init_pid=self._init_pid, more=_MACHINES_NETWORK)
+            daemon_json(**paths, pid_file=str(self._pid_file), init_pid=self.init_pid, more=_MACHINES_NETWORK)
         )
         # A pid file from before names a process of other namespaces.
         self._pid_file.unlink(missing_ok=True)

@@ -40,11 +40,14 @@ class Recipe:
 
     @property
     def files(self) -> dict[str, Path]:
-        """What the build sees: the files common to all images and the image's own, by their names in the context."""
+        """What the build sees: the files common to all images and the image's own, by name.
+
+        Directories below the image's are no part of it: what is in them comes into a container when it is started.
+        """
         return {
-            str(path.relative_to(root)): path
+            path.name: path
             for root in (_COMMON, self.directory)
-            for path in sorted(root.rglob("*"))
+            for path in sorted(root.iterdir())
             if path.is_file() and path.name not in _NO_INGREDIENTS
         }
 
