@@ -26,6 +26,7 @@ from overspill_agent.config import AgentConfig, Docker, Local
 from overspill_agent.drain import Drain
 from overspill_agent.gauges import AgentGauges
 from overspill_agent.homes import Homes
+from overspill_agent.leftovers import Leftovers
 from overspill_agent.pki import Authority
 from overspill_agent.pki.renewal import keep_agent_certificate
 from overspill_agent.reconcile import Reconciler, RunnerAccess
@@ -78,6 +79,7 @@ async def _serve(config: AgentConfig, make_backend: Callable[[AgentConfig], Back
     homes = Homes(config.store.path.with_name("homes.json"))
     catalogue = Catalogue(config.images)
     reconciler = Reconciler(registry, backend, access, catalogue, silence_s=homes.silence_s)
+    leftovers = Leftovers(registry, backend, access.lease_s)
     channel = RunnerChannel(registry, config.runner_channel.lease_s)
     runners = HttpsServer(channel.app(Enrolment(authority).routes()), config.runner_channel.listen, runner_tls)
     drain = Drain(config.store.path.parent)
@@ -93,11 +95,12 @@ async def _serve(config: AgentConfig, make_backend: Callable[[AgentConfig], Back
     log.info("agent started", action="agent_started", listen=config.server.listen, runs=len(registry.live()))
     tell_ready()
     gauges = CollectorRegistry()
-    gauges.register(AgentGauges(registry, backend, reserve, lambda: health.takes_runs))
+    gauges.register(AgentGauges(registry, backend, reserve, lambda: health.takes_runs, config.backend))
     beside = [
         asyncio.create_task(_serve_metrics(config, gauges), name="metrics"),
         asyncio.create_task(health.run(), name="health"),
         asyncio.create_task(_keep_certificate(config, authority), name="renew certificate"),
+        asyncio.create_task(leftovers.run(), name="leftovers"),
     ]
     reconciling = asyncio.create_task(reconciler.run(), name="reconcile")
     stopping = asyncio.create_task(stopped.wait(), name="stop")

@@ -15,14 +15,21 @@ import click
 
 import overspill
 from overspill.daemon import LOG_LEVELS, set_up_logs
-from overspill.errors import OverspillError
+from overspill.errors import OverspillError, UnavailableError
 from overspill_agent import app, config
 from overspill_agent.backend import backend_of
+from overspill_agent.backends.base import Backend
 from overspill_agent.drain import Drain
+from overspill_agent.leftovers import stop_unknown
+from overspill_agent.presence import presences
 from overspill_agent.runs import Run, Seen
 from overspill_agent.store.reading import read_runs
 
 T = TypeVar("T")
+
+#: How often a run that is being killed is looked at.
+_POLL_S = 0.5
+_MOST_POLLS = 120
 
 _CONFIG = click.option(
     "--config",
@@ -64,8 +71,24 @@ def run_command(config_path: Path, log_level: str) -> None:
 @click.option("--json", "is_json", is_flag=True, help="One JSON object per line, with every field.")
 def runs_command(config_path: Path, *, is_json: bool) -> None:
     """List all runs that the agent remembers, oldest first. Works while it runs, and while it does not."""
-    for run in _stored_runs(_load(config_path)):
-        click.echo(_as_json(run) if is_json else _as_line(run))
+    loaded = _load(config_path)
+    for run in _stored_runs(loaded):
+        click.echo(_as_json(run, loaded.backend) if is_json else _as_line(run, loaded.backend))
+
+
+@main.command("images")
+@_CONFIG
+@click.option("--json", "is_json", is_flag=True, help="One JSON object per line, with every field.")
+def images_command(config_path: Path, *, is_json: bool) -> None:
+    """List the site's catalogue, and whether each image can run jobs here now."""
+    loaded = _load(config_path)
+    for name, finding in _or_exit(lambda: asyncio.run(presences(loaded, backend_of(loaded)))).items():
+        section = loaded.images[name]
+        if is_json:
+            fields = {"name": name, **section.model_dump(mode="json"), "is_present": finding.is_present}
+            click.echo(json.dumps({**fields, "reason": finding.reason}))
+        else:
+            click.echo(f"{name}  {section.reference}  {finding.in_words}")
 
 
 @main.command("drain")
@@ -95,8 +118,9 @@ def resume_command(config_path: Path) -> None:
 @main.command("kill")
 @_CONFIG
 @click.option("--all", "is_all", is_flag=True, help="Every run that is here.")
+@click.option("--unknown", "is_unknown", is_flag=True, help="Runs that the back end keeps and the agent does not know.")
 @click.argument("run_ids", nargs=-1, metavar="RUN_ID...")
-def kill_command(config_path: Path, run_ids: tuple[str, ...], *, is_all: bool) -> None:
+def kill_command(config_path: Path, run_ids: tuple[str, ...], *, is_all: bool, is_unknown: bool) -> None:
     """Kill runs with all their processes, at once. Works while the agent runs, and while it does not.
 
     Their clusters take it for a node failure: Slurm starts the jobs again, here or elsewhere, if they may be requeued.
@@ -107,9 +131,14 @@ def kill_command(config_path: Path, run_ids: tuple[str, ...], *, is_all: bool) -
       overspill-agent kill 1f0c6a9e4d2b4f7c8a35e6d7b8c9a0f1
       overspill-agent drain "intruder" && overspill-agent kill --all
     """
-    if bool(run_ids) == is_all:
-        raise click.UsageError("name runs, or say --all")
+    if sum((bool(run_ids), is_all, is_unknown)) != 1:
+        raise click.UsageError("name runs, or say --all or --unknown")
     loaded = _load(config_path)
+    if is_unknown:
+        known = {run.run_id for run in _stored_runs(loaded)}
+        for run_id in _or_exit(lambda: asyncio.run(_forget_unknown(backend_of(loaded), known))):
+            click.echo(f"forgot {run_id}")
+        return
     here = {run.run_id: run for run in _stored_runs(loaded) if not run.is_cleaned}
     if unknown := [run_id for run_id in run_ids if run_id not in here]:
         _exit(f"no such run is here: {', '.join(unknown)}; overspill-agent runs lists them")
@@ -136,6 +165,27 @@ async def _kill(loaded: config.AgentConfig, chosen: list[Run]) -> list[tuple[str
         await backend.close()
 
 
+async def _forget_unknown(backend: Backend, known: set[str]) -> list[str]:
+    """Stop what the back end keeps of runs that are not known, wait until nothing of it lives, and forget it."""
+    await backend.open()
+    try:
+        unknown = sorted(await backend.run_ids() - known)
+        for run_id in unknown:
+            await _stop_and_wait(backend, run_id)
+            await backend.forget(run_id)
+        return unknown
+    finally:
+        await backend.close()
+
+
+async def _stop_and_wait(backend: Backend, run_id: str) -> None:
+    for _ in range(_MOST_POLLS):
+        if not await stop_unknown(backend, run_id):
+            return
+        await asyncio.sleep(_POLL_S)
+    raise UnavailableError(f"run {run_id} is being stopped, and lives; try again: overspill-agent kill --unknown")
+
+
 def _load(config_path: Path) -> config.AgentConfig:
     return _or_exit(lambda: config.load(config_path))
 
@@ -151,14 +201,16 @@ def _stored_runs(loaded: config.AgentConfig) -> list[Run]:
     return _or_exit(lambda: read_runs(path))
 
 
-def _as_json(run: Run) -> str:
-    return json.dumps(dataclasses.asdict(run))
+def _as_json(run: Run, backend: str) -> str:
+    return json.dumps({**dataclasses.asdict(run), "backend": backend})
 
 
-def _as_line(run: Run) -> str:
+def _as_line(run: Run, backend: str) -> str:
     accepted = datetime.fromtimestamp(run.accepted_at_ms / 1000, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     outcome = run.ending.outcome.value if run.ending else "-"
-    return f"{accepted}  {run.run_id}  {run.request_id}  {run.account}  {run.state.value}  {outcome}"
+    place = "  ".join((backend, run.image or "-", run.machine or "-", run.remote_id or "-"))
+    names = f"{run.run_id}  {run.request_id}  {run.account}"
+    return f"{accepted}  {names}  {run.state.value}  {outcome}  {place}"
 
 
 def _or_exit(action: Callable[[], T]) -> T:

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from overspill.states import RunState
 from overspill_agent.backends.base import Backend
+from overspill_agent.capacity import left
 from overspill_agent.registry import Registry
 from overspill_agent.runs import Resources
 from overspill_agent.spool import Reserve
@@ -21,11 +22,19 @@ _MIB = 1024 * 1024
 class AgentGauges(Collector):
     """Runs, room and disk. Asked on the event loop, where these are written."""
 
-    def __init__(self, registry: Registry, backend: Backend, reserve: Reserve, takes_runs: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        backend: Backend,
+        reserve: Reserve,
+        takes_runs: Callable[[], bool],
+        backend_name: str,
+    ) -> None:
         self._registry = registry
         self._backend = backend
         self._reserve = reserve
         self._takes_runs = takes_runs
+        self._backend_name = backend_name
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("overspill_agent_serving", "1 while new runs are taken.", float(self._takes_runs()))
@@ -45,10 +54,26 @@ class AgentGauges(Collector):
             "Bytes of runs' streams that are kept on disk.",
             sum(run.spool.kept_bytes() for run in live),
         )
+        yield from self._slots()
         yield from self._room()
         yield from self._disk()
 
+    def _slots(self) -> Iterator[Metric]:
+        slots = GaugeMetricFamily(
+            "overspill_capacity_slots",
+            "Slots of the back end: all, and those of which nothing is used or promised.",
+            labels=["backend", "amount"],
+        )
+        capacity = self._backend.capacity()
+        idle = sum(slot.usable == slot.size for slot in left(capacity, self._registry.promised()))
+        for amount, count in (("total", len(capacity.slots)), ("idle", idle)):
+            slots.add_metric([self._backend_name, amount], count)
+        yield slots
+
     def _room(self) -> Iterator[Metric]:
+        gpus = GaugeMetricFamily(
+            "overspill_capacity_gpus", "GPUs that the site offers, and those promised to runs.", labels=["amount"]
+        )
         cpus = GaugeMetricFamily(
             "overspill_capacity_cpus",
             "CPUs that the site offers, and those promised to runs.",
@@ -63,7 +88,8 @@ class AgentGauges(Collector):
         for amount, value in (("total", self._backend.capacity().total), ("promised", promised)):
             cpus.add_metric([amount], value.cpus)
             memory.add_metric([amount], value.memory_mib * _MIB)
-        yield from (cpus, memory)
+            gpus.add_metric([amount], value.gpus)
+        yield from (cpus, memory, gpus)
 
     def _disk(self) -> Iterator[Metric]:
         disk = os.statvfs(self._reserve.directory)

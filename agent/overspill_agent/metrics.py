@@ -35,6 +35,17 @@ START_SHORTAGES: Final = Counter(
     "Starts that were put off because the site was short of something.",
     registry=REGISTRY,
 )
+GIVEN_UP: Final = Counter(
+    "overspill_runs_given_up_total",
+    "Runs that the back end has given up: what ends them is known before any runner says so.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+LEFTOVERS: Final = Counter(
+    "overspill_leftovers_removed_total",
+    "Runs that the back end kept and the store did not know, forgotten after their runners' lease.",
+    registry=REGISTRY,
+)
 OUTPUT_BYTES: Final = Counter(
     "overspill_output_bytes_total", "Bytes of output that runners have delivered.", ["stream"], registry=REGISTRY
 )
@@ -58,5 +69,6 @@ def begin_at_zero(clusters: Iterable[str]) -> None:
     """Have what alerts look for be there from the start: the first of a series that appears is no increase to them."""
     for outcome in Outcome:
         RUNS_ENDED.labels(outcome.value)
+        GIVEN_UP.labels(outcome.value)
     for cluster in clusters:
         SUBMITS.labels(cluster, "accepted")

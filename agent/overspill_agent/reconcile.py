@@ -264,6 +264,7 @@ class Reconciler:
     async def _give_up(self, live: LiveRun, verdict: Verdict | None) -> None:
         """Store what the backend knows before anything of it is removed."""
         if verdict is not None:
+            metrics.GIVEN_UP.labels(verdict.outcome.value).inc()
             log.warning("run is given up", action="run_given_up", run_id=live.run.run_id, reason=verdict.reason)
             await self._registry.change(live, lambda run: runs.given_up(run, verdict))
 

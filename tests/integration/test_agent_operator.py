@@ -120,7 +120,24 @@ async def test_runs_of_an_agent_that_is_stopped_and_stays_away_end_by_themselves
         assert alive.stat().st_mtime - stopped_at > lease_s / 2
 
 
-@pytest.mark.parametrize("arguments", [(), ("--all", "x"), ("0123",)])
+async def test_an_agent_that_has_lost_its_store_kills_nothing_until_its_operator_says_so(
+    own_site: Site, own_relay: Relay
+) -> None:
+    run_id, following = await _begun(own_relay)
+    following.cancel()
+    await asyncio.to_thread(own_site.stop)
+    for file in own_site.state.glob("agent.db*"):
+        file.unlink()
+    await asyncio.to_thread(own_site.start)
+    told = lambda: b'"leftovers_kept"' in own_site.log_path.read_bytes()  # noqa: E731
+    await asyncio.to_thread(wait_until, told, "the agent tells of the run that it does not know")
+    assert own_site.runners()
+    assert await _agent(own_site, "kill", "--unknown") == f"forgot {run_id}\n"
+    assert not own_site.runners()
+    assert await _agent(own_site, "kill", "--unknown") == ""
+
+
+@pytest.mark.parametrize("arguments", [(), ("--all", "x"), ("--unknown", "x"), ("0123",)])
 async def test_a_kill_that_names_nothing_that_is_here_is_refused(site: Site, arguments: tuple[str, ...]) -> None:
     done = await asyncio.to_thread(
         subprocess.run, site.command("kill", *arguments), capture_output=True, text=True, timeout=60, check=False

@@ -66,7 +66,7 @@ async def test_runs_are_listed_without_touching_the_store(config_path: Path) -> 
     before = contents(path.parent)
     assert run("runs", "--config", str(config_path)) == while_open
     assert while_open[0] == 0
-    assert while_open[1].split()[1:] == ["r1", str(RUN.request_id), "alice", "ACCEPTED", "-"]
+    assert while_open[1].split()[1:] == ["r1", str(RUN.request_id), "alice", "ACCEPTED", "-", "local", "-", "-", "-"]
     assert contents(path.parent) == before
 
 

@@ -44,7 +44,7 @@ def _of_the_agent(directory: Path) -> Iterator[Metric]:
     reserve = Reserve(directory, 1)
     store = Store(directory / "agent.db")
     registry = Registry(store, directory / "spool", reserve)
-    yield from AgentGauges(registry, FakeBackend(World()), reserve, lambda: True).collect()
+    yield from AgentGauges(registry, FakeBackend(World()), reserve, lambda: True, "fake").collect()
     store.close()
 
 

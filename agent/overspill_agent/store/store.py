@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from overspill.request_id import RequestId
 from overspill_agent.runs import Run
@@ -43,6 +43,11 @@ class Store:
         return await self._database.run(
             lambda connection: [run_of(row) for row in connection.execute(query).mappings()]
         )
+
+    async def count(self) -> int:
+        """Return how many runs there have ever been."""
+        query = select(func.count()).select_from(runs)
+        return await self._database.run(lambda connection: connection.execute(query).scalar_one())
 
     async def find(self, run_id: str) -> Run | None:
         return await self._database.run(lambda connection: _find(connection, run_id))
