@@ -35,7 +35,7 @@ from overspill_agent.service.agent_service import AgentService
 from overspill_agent.service.callers import Callers
 from overspill_agent.service.enrolment import Enrolment
 from overspill_agent.service.health import Health
-from overspill_agent.service.runner_channel import RunnerChannel
+from overspill_agent.service.runner_channel import RunnerChannel, RunnerTerms
 from overspill_agent.service.servers import GrpcServer, HttpsServer
 from overspill_agent.service.terms import Terms
 from overspill_agent.spool import Reserve
@@ -78,9 +78,11 @@ async def _serve(config: AgentConfig, make_backend: Callable[[AgentConfig], Back
     access = RunnerAccess(config.runner_channel.url, runner_tls.current().ca, config.runner_channel.lease_s)
     homes = Homes(config.store.path.with_name("homes.json"))
     catalogue = Catalogue(config.images)
-    reconciler = Reconciler(registry, backend, access, catalogue, silence_s=homes.silence_s)
+    shortage_s = config.reconcile.shortage_s
+    reconciler = Reconciler(registry, backend, access, catalogue, silence_s=homes.silence_s, shortage_s=shortage_s)
     leftovers = Leftovers(registry, backend, access.lease_s)
-    channel = RunnerChannel(registry, config.runner_channel.lease_s)
+    runner_terms = RunnerTerms(config.runner_channel.lease_s, config.runner_channel.spool_mib << 20)
+    channel = RunnerChannel(registry, runner_terms)
     runners = HttpsServer(channel.app(Enrolment(authority).routes()), config.runner_channel.listen, runner_tls)
     drain = Drain(config.store.path.parent)
     callers = Callers(relay_tls, authority)

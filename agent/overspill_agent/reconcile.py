@@ -31,6 +31,8 @@ from overspill_agent.spool import Stream
 
 log = structlog.get_logger(__name__)
 
+#: So long a start is tried again by default while the site is too short of something.
+SHORTAGE_S = 600.0
 #: Without news each run is looked at so often: adopted runners that die make no noise.
 TICK_S = 5.0
 #: A run that should be gone is looked at so often: its room is wanted.
@@ -65,10 +67,15 @@ class Reconciler:
         access: RunnerAccess,
         catalogue: Catalogue,
         *,
+        shortage_s: float = SHORTAGE_S,
         find_account: Callable[[str], Account] = resolve_account,
         silence_s: Callable[[str], float] = lambda _home: 0.0,
     ) -> None:
-        """Subscribe to what may change a run; nothing is done before `run`."""
+        """Subscribe to what may change a run; nothing is done before `run`.
+
+        A run that the site has been too short of something to start for `shortage_s` is given back.
+        """
+        self._shortage_s = shortage_s
         self._find_account = find_account
         self._silence_s = silence_s
         self._registry = registry
@@ -219,7 +226,7 @@ class Reconciler:
                 with metrics.LAUNCH_SECONDS.time():
                     await self._backend.start(launch)
         except TransientError as error:
-            self._put_off(live, error)
+            await self._put_off(live, error)
             return
         except UnrunnableError as error:
             await self._give_up(live, Verdict(Outcome.REJECTED, error.reason))
@@ -229,8 +236,17 @@ class Reconciler:
             raise
         log.info("runner started", action="runner_started", run_id=run.run_id, attempt=run.attempt)
 
-    def _put_off(self, live: LiveRun, error: TransientError) -> None:
-        """Have a start that the site is too short of something for tried again, later each time; tell it once."""
+    async def _put_off(self, live: LiveRun, error: TransientError) -> None:
+        """Have a start that the site is too short of something for tried again, later each time; tell it once.
+
+        After too long the run is given back: its cluster has room, too. It may be that the start came through unheard,
+        and so what is left of the attempt is stopped first.
+        """
+        queued_s = (now_ms() - live.run.state_at_ms) / 1000
+        if queued_s > self._shortage_s:
+            reason = f"the site could not start the job for {queued_s:.0f} s: {error.reason}"
+            await self._give_up(live, Verdict(Outcome.REJECTED, reason))
+            return
         live.tries -= 1
         live.shortages += 1
         metrics.START_SHORTAGES.inc()

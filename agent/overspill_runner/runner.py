@@ -10,7 +10,8 @@ Who does what:
 * The launcher, a child that is forked before there are threads, waits for its orders and becomes the script.
 * `Preparation` (thread) fetches what is to be run. `Events` (thread) follows what the agent says.
 * `OutputReader` (thread per stream) moves output into the `SendLog`, which holds a bounded amount of what the agent
-  does not hold durably yet. When it is full, nobody reads, and the script waits in its write: nothing is lost.
+  does not hold durably yet: in memory, and on disk while the agent is away. When it is full, nobody reads, and the
+  script waits in its write: nothing is lost.
 * `Upload` (thread) sends the log, and again from the acknowledged offsets after any break.
 * `Supervisor` (main thread) alone signals, reaps and decides.
 
@@ -55,7 +56,7 @@ STDOUT = 1
 STDERR = 2
 REPORT = 3
 
-#: Output that the agent does not hold durably yet; beyond it the script waits.
+#: Output in memory that the agent does not hold durably yet; beyond it the script waits, or the spool is used.
 WINDOW_BYTES = 16 * 1024 * 1024
 #: So much more likely than its runner is a script to be killed for want of memory, in thousandths of what there is.
 OOM_SCORE_ABOVE_RUNNER = 500
@@ -334,6 +335,7 @@ class Spec:
         self.time_limit_grace_s = int(document["time_limit_grace_s"])
         self.kill_wait_s = int(document["kill_wait_s"])
         self.lease_s = int(document["lease_s"])
+        self.spool_bytes = int(document["spool_bytes"])
 
 
 class Preparation(threading.Thread):
@@ -441,34 +443,90 @@ def parse_events(lines: Iterable[bytes]) -> Iterator[Tuple[str, Dict[str, Any]]]
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+class SpoolFile:
+    """Output on disk that memory has no room for; nameless, so that its end is the runner's, whatever happens."""
+
+    def __init__(self, directory: str, most_bytes: int) -> None:
+        """Prepare to keep so much below `directory`; nothing is made before it is needed."""
+        self._directory = directory
+        self._most_bytes = most_bytes
+        self._fd = -1
+        self._end = 0
+
+    def append(self, data: bytes) -> int:
+        """Return where the data is now, -1 if there is no room for it: none is left, or the disk takes no more."""
+        if self._end + len(data) > self._most_bytes:
+            return -1
+        try:
+            if self._fd < 0:
+                path = os.path.join(self._directory, "spool")
+                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                os.unlink(path)
+            written = os.pwrite(self._fd, data, self._end)
+        except OSError as error:
+            note("spool: {}; the script waits for the agent".format(error))
+            return -1
+        if written < len(data):  # the disk is full; what is there is written over by the next
+            return -1
+        start, self._end = self._end, self._end + len(data)
+        return start
+
+    def read(self, start: int, count: int) -> bytes:
+        return os.pread(self._fd, count, start)
+
+    def clear(self) -> None:
+        """Give the disk back: nobody needs what is in it."""
+        if self._end:
+            os.ftruncate(self._fd, 0)
+        self._end = 0
+
+
 class Entry:
-    """One frame's content: bytes at an offset, or a report with its sequence number."""
+    """One frame's content: bytes at an offset of a stream, in memory or in the spool, or a report with its number."""
 
-    __slots__ = ("kind", "number", "payload")
+    __slots__ = ("kind", "length", "number", "payload", "spooled_at")
 
-    def __init__(self, kind: int, number: int, payload: bytes) -> None:
+    def __init__(self, kind: int, number: int, payload: bytes, spooled_at: int = -1) -> None:
+        """Take the payload; where that is in the spool, from `spooled_at` on, only its length is kept."""
         self.kind = kind
         self.number = number
-        self.payload = payload
+        self.length = len(payload)
+        self.spooled_at = spooled_at
+        self.payload = payload if spooled_at < 0 else b""
 
     @property
     def end(self) -> int:
         """What an acknowledgement must reach to cover all of it."""
-        return self.number if self.kind == REPORT else self.number + len(self.payload)
+        return self.number if self.kind == REPORT else self.number + self.length
 
-    def frame_from(self, acknowledged: int) -> bytes:
+    @property
+    def memory_bytes(self) -> int:
+        """What it weighs, roughly."""
+        return ENTRY_BYTES + len(self.payload)
+
+    def is_followed_by(self, kind: int, spooled_at: int, count: int) -> bool:
+        """Tell whether spooled bytes go on where this entry ends, and one frame can take both."""
+        is_next = self.kind == kind and self.spooled_at >= 0 and self.spooled_at + self.length == spooled_at
+        return is_next and self.length + count <= MAX_FRAME_BYTES
+
+    def frame_from(self, acknowledged: int, spool: Optional[SpoolFile]) -> bytes:
         """Return the frame of what is not acknowledged; empty where all is."""
         if self.end <= acknowledged:
             return b""
         cut = max(0, acknowledged - self.number) if self.kind != REPORT else 0
-        payload = self.payload[cut:] if cut else self.payload
+        if spool is not None and self.spooled_at >= 0:
+            payload = spool.read(self.spooled_at + cut, self.length - cut)
+        else:
+            payload = self.payload[cut:] if cut else self.payload
         return FRAME_HEADER.pack(self.kind, len(payload), self.number + cut) + payload
 
 
 class SendLog:
     """Output and reports that the agent does not hold durably yet, in the order in which they happened.
 
-    Bounded: `add_output` waits for room. Thread-safe.
+    Bounded: `add_output` waits for room. While the agent takes output, memory is all the room there is, so that a
+    script which is faster than its agent waits, and no disk is in between; while it does not, the spool is there, too.
+    Thread-safe.
     """
 
     def __init__(self, window_bytes: int = WINDOW_BYTES) -> None:
@@ -476,7 +534,10 @@ class SendLog:
         self._changed = threading.Condition()
         self._entries: Deque[Entry] = deque()
         self._sent_count = 0
-        self._bytes = 0
+        self._memory_bytes = 0
+        self._spool: Optional[SpoolFile] = None
+        self._spooled_entries = 0
+        self._is_connected = False
         self._ends = {STDOUT: 0, STDERR: 0, REPORT: 0}
         self._acknowledged = {STDOUT: 0, STDERR: 0, REPORT: 0}
         self._is_closed = {STDOUT: False, STDERR: False, REPORT: False}
@@ -485,14 +546,44 @@ class SendLog:
         os.set_blocking(self.wake_fd, False)
         os.set_blocking(self._wake_write_fd, False)
 
+    def spool_to(self, spool: SpoolFile) -> None:
+        """Keep in `spool` what memory has no room for while the agent is away."""
+        with self._changed:
+            self._spool = spool
+            self._changed.notify_all()
+
+    def set_connected(self, is_connected: bool) -> None:  # noqa: FBT001
+        """Take note whether the agent takes output now."""
+        with self._changed:
+            self._is_connected = is_connected
+            self._changed.notify_all()
+
     def add_output(self, kind: int, data: bytes) -> bool:
         """Append output, once there is room; return False if the stream has been closed meanwhile."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed[kind] or self._bytes < self._window_bytes)
-            if self._is_closed[kind]:
-                return False
+            self._changed.wait_for(lambda: self._is_closed[kind] or self._try_to_add(kind, data))
+            return not self._is_closed[kind]
+
+    def try_to_add(self, kind: int, data: bytes) -> bool:
+        """Append output if there is room now; return whether there was."""
+        with self._changed:
+            return self._try_to_add(kind, data)
+
+    def _try_to_add(self, kind: int, data: bytes) -> bool:
+        if self._memory_bytes < self._window_bytes:
             self._append(Entry(kind, self._ends[kind], data))
             return True
+        if self._spool is None or not self._may_spool:
+            return False
+        start = self._spool.append(data)
+        if start >= 0:
+            self._append_spooled(kind, data, start)
+        return start >= 0
+
+    @property
+    def _may_spool(self) -> bool:
+        # Entries are in memory, wherever their bytes are: tiny ones of two streams in turn fill that before the disk.
+        return not self._is_connected and self._spooled_entries * ENTRY_BYTES < self._window_bytes
 
     def add_report(self, **report: Any) -> None:
         """Append a report. Never waits."""
@@ -514,8 +605,9 @@ class SendLog:
 
     @property
     def is_full(self) -> bool:
+        """Whether there is no room in memory: output may wait for the agent, or go to the spool."""
         with self._changed:
-            return self._bytes >= self._window_bytes
+            return self._memory_bytes >= self._window_bytes
 
     @property
     def is_complete(self) -> bool:
@@ -527,14 +619,17 @@ class SendLog:
         """Return frames that are to be sent now, of about so many bytes; none where all is sent.
 
         After none, `wake_fd` becomes readable as soon as there are some.
+
+        Raises:
+            OSError: the spool cannot be read.
         """
         frames: List[bytes] = []
         size = 0
         with self._changed:
             while self._sent_count < len(self._entries) and size < most_bytes:
                 entry = self._entries[self._sent_count]
+                frames.append(entry.frame_from(self._acknowledged[entry.kind], self._spool))
                 self._sent_count += 1
-                frames.append(entry.frame_from(self._acknowledged[entry.kind]))
                 size += len(frames[-1])
             self._is_sender_asleep = not size
         return b"".join(frames)
@@ -550,17 +645,37 @@ class SendLog:
             for kind, number in ((STDOUT, stdout), (STDERR, stderr), (REPORT, seq)):
                 self._acknowledged[kind] = max(self._acknowledged[kind], number)
             while self._entries and self._entries[0].end <= self._acknowledged[self._entries[0].kind]:
-                self._bytes -= len(self._entries.popleft().payload) + ENTRY_BYTES
-                self._sent_count = max(0, self._sent_count - 1)
+                self._free(self._entries.popleft())
             self._changed.notify_all()
+
+    def _free(self, entry: Entry) -> None:
+        self._sent_count = max(0, self._sent_count - 1)
+        if entry.spooled_at < 0:
+            self._memory_bytes -= entry.memory_bytes
+            return
+        self._spooled_entries -= 1
+        if self._spool is not None and not self._spooled_entries:
+            self._spool.clear()
 
     def _append(self, entry: Entry) -> None:
         self._entries.append(entry)
         self._ends[entry.kind] = entry.end
-        self._bytes += len(entry.payload) + ENTRY_BYTES
+        if entry.spooled_at < 0:
+            self._memory_bytes += entry.memory_bytes
+        else:
+            self._spooled_entries += 1
         if self._is_sender_asleep:
             self._is_sender_asleep = False
             os.write(self._wake_write_fd, b"\0")
+
+    def _append_spooled(self, kind: int, data: bytes, start: int) -> None:
+        """Append what is in the spool, to the last entry if that has not been sent and goes on there."""
+        is_last_unsent = self._sent_count < len(self._entries)
+        if is_last_unsent and self._entries[-1].is_followed_by(kind, start, len(data)):
+            self._entries[-1].length += len(data)
+            self._ends[kind] = self._entries[-1].end
+        else:
+            self._append(Entry(kind, self._ends[kind], data, start))
 
 
 class OutputReader(threading.Thread):
@@ -622,10 +737,12 @@ class Upload(threading.Thread):
             self._agent.begin_upload(connection)
             connection.sock.settimeout(0)
             self._log.rewind()
+            self._log.set_connected(True)
             self._send_log(connection.sock)
             connection.sock.settimeout(NETWORK_TIMEOUT_S)
             connection.answer()
         finally:
+            self._log.set_connected(False)
             connection.close()
 
     def _send_log(self, sock: ssl.SSLSocket) -> None:
@@ -1256,6 +1373,7 @@ class Supervisor:
         self._connection = connection
         self._spec = spec
         self._clock.set_lease(spec.lease_s, now_s())
+        self._log.spool_to(SpoolFile(self._directory, spec.spool_bytes))
         if self._error:
             return
         try:

@@ -24,7 +24,8 @@ with back-off up to 5 s, until its lease is over.
 `GET spec` → JSON object, bytes as base64: {"argv": [..], "environment": [..], "cwd": .., "umask": int, "rlimits":
     {"NOFILE": [soft, hard]}, -1 unlimited, "has_stdin": bool, "is_output_joined": bool, "time_limit_s": int,
     "time_limit_grace_s": int: so long Slurm has to end the job at its limit before the runner does, "kill_wait_s": int,
-    "lease_s": int}. 425: inputs are not complete yet, ask again.
+    "lease_s": int, "spool_bytes": int: so much output the runner keeps on its disk while the agent is away, beyond what
+    it keeps in memory; then the script waits}. 425: inputs are not complete yet, ask again.
 `GET script` → the script's bytes. `GET stdin` → the bytes of standard input.
 
 `GET events` → server-sent events until the connection breaks; the runner reconnects at once. Each has a JSON `data`:

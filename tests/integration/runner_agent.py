@@ -50,6 +50,7 @@ class Work:
     time_limit_grace_s: int = 60
     kill_wait_s: int = 1
     lease_s: int = 30
+    spool_bytes: int = 512 * 1024 * 1024
 
     def document(self) -> dict[str, Any]:
         return {
@@ -64,6 +65,7 @@ class Work:
             "time_limit_grace_s": self.time_limit_grace_s,
             "kill_wait_s": self.kill_wait_s,
             "lease_s": self.lease_s,
+            "spool_bytes": self.spool_bytes,
         }
 
 

@@ -132,7 +132,7 @@ async def test_the_spec_is_told_as_documented(hand: Hand) -> None:
     assert base64.b64decode(spec["argv"][0]).endswith(b"/slurm_script")
     assert base64.b64decode(spec["environment"][0]) == b"PATH=/usr/bin:/bin"
     assert (spec["umask"], spec["time_limit_s"], spec["time_limit_grace_s"]) == (0o022, 60, 60)
-    assert (spec["kill_wait_s"], spec["lease_s"]) == (30, 90)
+    assert (spec["kill_wait_s"], spec["lease_s"], spec["spool_bytes"]) == (30, 90, 512 << 20)
     assert await asyncio.to_thread(hand.get, "script") == (200, b"#!/bin/sh\nexit 0\n")
 
 

@@ -22,7 +22,7 @@ from overspill_agent.config import Pki
 from overspill_agent.pki import Authority, Invitations
 from overspill_agent.registry import Registry
 from overspill_agent.service.enrolment import MOST_PER_MINUTE, Enrolment
-from overspill_agent.service.runner_channel import RunnerChannel
+from overspill_agent.service.runner_channel import RunnerChannel, RunnerTerms
 from overspill_agent.service.servers import HttpsServer
 from overspill_agent.spool import Reserve
 from overspill_agent.store import Store
@@ -43,7 +43,7 @@ class Desk:
         self.invitations = Invitations(self.authority)
         self.port = free_port()
         registry = Registry(Store(directory / "agent.db"), directory / "spool", Reserve(directory, 1))
-        app = RunnerChannel(registry, lease_s=90).app(Enrolment(self.authority).routes())
+        app = RunnerChannel(registry, RunnerTerms(lease_s=90, spool_bytes=0)).app(Enrolment(self.authority).routes())
         self.server = HttpsServer(app, f"127.0.0.1:{self.port}", WatchedTls(config.agent_files))
 
     def code(self, cluster: str = "rig") -> Code:

@@ -6,6 +6,7 @@ import hashlib
 import random
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,48 @@ def test_agent_that_restarts_in_mid_stream_gets_everything(tmp_path: Path) -> No
         assert runner.wait() == 0, runner.log
     assert agent.stdout.decode().splitlines() == [f"line {i}" for i in range(1, 1001)]
     assert agent.reports[-1]["exit_code"] == 4
+
+
+def test_a_script_goes_on_writing_while_the_agent_is_away_and_nothing_is_lost(tmp_path: Path) -> None:
+    lines, away_s = 5_000_000, 40
+    script = "#!/usr/bin/python3 -IS\nimport os, time\n"
+    script += f"while not os.path.exists('{tmp_path}/go'): time.sleep(0.02)\n"
+    script += f"for i in range({lines}): print('%019d' % i)\nprint(end='', flush=True)\nopen('{tmp_path}/written', 'w')"
+    with running(work_in(tmp_path, script, lease_s=90), tmp_path / "own") as (agent, runner):
+        agent.wait_until(lambda: agent.reports_of("started"))
+        agent.stop()
+        left_at = time.monotonic()
+        (tmp_path / "go").touch()
+        wait_until((tmp_path / "written").exists, away_s)
+        assert memory_mib(runner.process.pid) < 64
+        assert not (tmp_path / "own" / "spool").exists()
+        threading.Event().wait(away_s - (time.monotonic() - left_at))
+        agent.start()
+        assert runner.wait(60) == 0, runner.log
+    assert hashlib.sha256(agent.stdout).digest() == hashlib.sha256(counted(lines)).digest()
+    assert agent.gaps == 0
+
+
+def test_a_script_waits_when_the_spool_is_full_too(tmp_path: Path) -> None:
+    script = f"head -c 60000000 /dev/zero; touch {tmp_path}/written"
+    with running(work_in(tmp_path, script, spool_bytes=20_000_000), tmp_path / "own") as (agent, runner):
+        agent.wait_until(lambda: agent.reports_of("started"))
+        agent.stop()
+        wait_until(lambda: spooled_bytes(runner.process.pid) > 19_000_000)
+        threading.Event().wait(0.5)
+        assert not (tmp_path / "written").exists()
+        assert spooled_bytes(runner.process.pid) <= 20_000_000
+        agent.start()
+        assert runner.wait() == 0
+    assert agent.stdout == bytes(60_000_000)
+
+
+def spooled_bytes(pid: int) -> int:
+    """Return how large the spool is, which has no name any more."""
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        if "/own/spool" in str(entry.readlink()):
+            return entry.stat().st_size
+    return 0
 
 
 def test_last_line_before_a_long_silence_survives_a_break(tmp_path: Path) -> None:

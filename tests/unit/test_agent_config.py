@@ -57,6 +57,12 @@ def test_the_documented_configuration_is_accepted() -> None:
         ("shared = []", 'shared = ["/tmp"]', "[local]: a directory is either in `private` or in `shared`"),
         ("/usr/bin/python3", "/home/me/python3", "[local]: python /home/me/python3 lies in a private directory"),
         ("[store]", "[storage]", "[storage]: there is no such key"),
+        (
+            "cpus = 8",
+            "cpus = 8\nlimits = 'some'",
+            "[local] limits: Input should be 'enforced', 'best-effort' or 'none'",
+        ),
+        ("cpus = 8", "cpus = 8\ngpus = 2\ngpu_ids = ['0']", "[local]: gpus = 2, but gpu_ids names 1; name each once"),
         ("cpus = 8", "cpus = ", "not TOML"),
     ],
 )

@@ -5,6 +5,7 @@ import errno
 import os
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from overspill_agent.backends.base import Account
 from overspill_agent.backends.fake import FakeBackend, World
 from overspill_agent.catalogue import Catalogue
 from overspill_agent.config import ImageSection
-from overspill_agent.reconcile import TICK_S, Reconciler, RunnerAccess
+from overspill_agent.reconcile import SHORTAGE_S, TICK_S, Reconciler, RunnerAccess
 from overspill_agent.registry import LiveRun, Registry
 from overspill_agent.runs import Action, Resources, Run, Seen, Verdict
 from overspill_agent.service.attach import Attachment
@@ -151,7 +152,7 @@ async def test_a_start_that_fails_is_not_tried_again_at_once(agent: Agent) -> No
     assert await agent.step() is Action.WAIT
 
 
-async def test_a_shortage_is_waited_out_however_long_and_told_once(agent: Agent) -> None:
+async def test_a_shortage_is_waited_out_and_told_once(agent: Agent) -> None:
     live = await agent.accept()
     agent.world.refusals["r1"] = ExhaustedError("no processes left")
     pauses_s = []
@@ -168,6 +169,22 @@ async def test_a_shortage_is_waited_out_however_long_and_told_once(agent: Agent)
     agent.world.refusals.clear()
     assert await agent.step() is Action.START
     assert [launch.attempt for launch in agent.world.launches] == [4 * runs.MAX_TRIES + 1]
+
+
+async def test_a_run_that_a_shortage_keeps_from_starting_for_too_long_is_given_back(agent: Agent) -> None:
+    live = await agent.accept()
+    agent.world.refusals["r1"] = ExhaustedError("no processes left")
+    assert await agent.step() is Action.START
+    await agent.registry.change(
+        live, lambda run: replace(run, state_at_ms=run.state_at_ms - round(SHORTAGE_S * 1000) - 1)
+    )
+    live.retry_at = 0.0
+    assert await agent.step() is Action.START
+    assert await agent.step() is Action.END
+    assert live.run.ending is not None
+    assert live.run.ending.outcome is Outcome.REJECTED
+    assert live.run.ending.reason.endswith("s: no processes left")
+    assert agent.world.launches == []
 
 
 async def test_starts_that_leave_no_trace_end_the_run_after_some(agent: Agent) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,3 +39,10 @@ def test_only_the_standard_library_is_imported() -> None:
 def test_nothing_newer_than_3_8_is_called(name: str) -> None:
     attributes = {node.attr for node in ast.walk(ast.parse(SOURCE)) if isinstance(node, ast.Attribute)}
     assert name not in attributes
+
+
+def test_the_standard_library_of_3_8_has_all_that_is_used() -> None:
+    vermin = str(Path(sys.executable).with_name("vermin"))
+    floor = [vermin, "--target=3.8-", "--violations", "--no-tips", "--no-eval-annotations"]
+    done = subprocess.run([*floor, runner.__file__], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -6,24 +6,30 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from overspill.runner_protocol import FRAME_HEADER, RunnerFrame
 from overspill_runner.runner import (
+    DEVICE_VARIABLES,
     ENTRY_BYTES,
     STDERR,
     STDOUT,
     Clock,
     Environment,
     SendLog,
+    SpoolFile,
     descendants,
     exec_complaint,
     lower,
+    oom_kills_file,
     parse_events,
+    with_devices,
 )
 
 
@@ -44,16 +50,21 @@ class LogAndAgent(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.log = SendLog(window_bytes=2000)
+        self.directory = tempfile.TemporaryDirectory()
+        self.log.spool_to(SpoolFile(self.directory.name, 1000))
         self.written = {STDOUT: b"", STDERR: b""}
         self.held = {STDOUT: b"", STDERR: b""}
         self.reports = 0
         self.held_reports = 0
 
-    @precondition(lambda self: not self.log.is_full)
+    @rule(is_connected=st.booleans())
+    def connect(self, *, is_connected: bool) -> None:
+        self.log.set_connected(is_connected)
+
     @rule(kind=st.sampled_from([STDOUT, STDERR]), data=st.binary(min_size=1, max_size=50))
     def write(self, kind: int, data: bytes) -> None:
-        assert self.log.add_output(kind, data)
-        self.written[kind] += data
+        if self.log.try_to_add(kind, data):
+            self.written[kind] += data
 
     @rule()
     def report(self) -> None:
@@ -100,6 +111,7 @@ class LogAndAgent(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.finish_sending()
+        self.directory.cleanup()
         os.close(self.log.wake_fd)
         os.close(self.log._wake_write_fd)  # noqa: SLF001 (a process has one log for life: it has no close)
 
@@ -126,6 +138,34 @@ def test_last_report_tells_how_much_output_there_was() -> None:
     assert log.is_complete
     assert not log.add_output(STDOUT, b"too late")
     assert b'"stderr": 5' in frames_in(log.take(1000))[-1][2]
+
+
+def test_what_memory_has_no_room_for_is_spooled_while_the_agent_is_away_and_only_then(tmp_path: Path) -> None:
+    log = SendLog(window_bytes=ENTRY_BYTES + 6)
+    log.spool_to(SpoolFile(str(tmp_path), 10))
+    assert log.try_to_add(STDOUT, b"memory")
+    log.set_connected(True)
+    assert not log.try_to_add(STDOUT, b"spool")
+    log.set_connected(False)
+    assert log.try_to_add(STDOUT, b"spool")
+    assert log.try_to_add(STDOUT, b"12345")
+    assert not log.try_to_add(STDOUT, b"x")
+    assert [payload for _, _, payload in frames_in(log.take(1000))] == [b"memory", b"spool12345"]
+    log.acknowledge(16, 0, 0)
+    assert log.try_to_add(STDOUT, b"memory")
+    assert log.try_to_add(STDOUT, b"the spool.")  # from its beginning again
+    assert [(number, payload) for _, number, payload in frames_in(log.take(1000))] == [
+        (16, b"memory"),
+        (22, b"the spool."),
+    ]
+
+
+def test_a_disk_that_takes_nothing_leaves_the_output_with_the_script(capsys: pytest.CaptureFixture[str]) -> None:
+    log = SendLog(window_bytes=1)
+    log.spool_to(SpoolFile("/nonexistent", 1000))
+    assert log.try_to_add(STDOUT, b"memory")
+    assert not log.try_to_add(STDOUT, b"spool")
+    assert "No such file" in capsys.readouterr().err
 
 
 def test_small_entries_weigh_what_they_cost() -> None:
@@ -217,3 +257,38 @@ def test_no_limit_is_none() -> None:
     clock = Clock(0.0)
     clock.start(0, 60, 0.0)
     assert clock.limit_at is None
+
+
+@pytest.mark.parametrize(
+    ("cgroups", "mounts", "path"),
+    [
+        (
+            "4:memory:/system.slice/agent\n0::/\n",
+            "31 22 0:26 / /sys/fs/cgroup/memory rw shared:3 - cgroup cgroup rw,memory\n",
+            "/sys/fs/cgroup/memory/system.slice/agent/memory.oom_control",
+        ),
+        (  # a container's: its own cgroup is what is mounted
+            "4:memory:/docker/0123\n",
+            "31 22 0:26 /docker/0123 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n",
+            "/sys/fs/cgroup/memory//memory.oom_control",
+        ),
+        (
+            "0::/overspill-r-1\n",
+            "30 22 0:25 / /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n",
+            "/sys/fs/cgroup/overspill-r-1/memory.events",
+        ),
+        ("0::/\n", "30 22 0:25 / /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n", "/sys/fs/cgroup//memory.events"),
+        ("4:memory:/x\n", "22 1 0:20 / /sys rw - sysfs sysfs rw\n", ""),
+    ],
+)
+def test_kills_for_want_of_memory_are_counted_in_the_own_cgroup(cgroups: str, mounts: str, path: str) -> None:
+    assert oom_kills_file(cgroups, mounts) == path
+
+
+def test_devices_that_the_site_names_take_the_place_of_the_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = [b"A=1", b"CUDA_VISIBLE_DEVICES=0,1,2", b"B=2"]
+    for name in DEVICE_VARIABLES:
+        monkeypatch.delenv(name.decode(), raising=False)
+    assert with_devices(environment) == environment
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5")
+    assert with_devices(environment) == [b"A=1", b"B=2", b"CUDA_VISIBLE_DEVICES=GPU-5"]

@@ -8,7 +8,9 @@ memory.rst and cgroup-v2.rst ("No Internal Process Constraint"); proc(5), mounti
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +23,8 @@ PREFIX = "overspill-"
 PROCESSES = "cgroup.procs"
 _CONTROLLERS = frozenset({"memory", "cpu"})
 _PERIOD_US = 100_000
+#: A process that ends lets go of its files, its lock among them, before its cgroups.
+_LAST_MOMENTS_S = 1.0
 #: Not there where the kernel does not account for swap, or there is none: then there is nothing to limit.
 _OPTIONAL = frozenset({"memory.memsw.limit_in_bytes", "memory.swap.max"})
 
@@ -135,15 +139,24 @@ class Cgroups:
 
     @staticmethod
     def remove(directories: Iterable[Path]) -> None:
-        """Remove cgroups; those that are gone are.
+        """Remove cgroups; those that are gone are. Blocks for a moment where a process is about to be gone.
 
         Raises:
             UnavailableError: a process is in one still.
         """
+        deadline = time.monotonic() + _LAST_MOMENTS_S
         for directory in directories:
-            try:
-                directory.rmdir()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise UnavailableError(f"cannot remove the cgroup {directory}: {error.strerror}") from error
+            while not _is_removed(directory, is_last_try=time.monotonic() > deadline):
+                time.sleep(_LAST_MOMENTS_S / 100)
+
+
+def _is_removed(directory: Path, *, is_last_try: bool) -> bool:
+    try:
+        directory.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if is_last_try or error.errno != errno.EBUSY:
+            raise UnavailableError(f"cannot remove the cgroup {directory}: {error.strerror}") from error
+        return False
+    return True

@@ -17,7 +17,7 @@ from overspill_agent.config.docker import Docker
 from overspill_agent.config.htcondor import Htcondor
 from overspill_agent.config.local import Local
 from overspill_agent.config.section import Section
-from overspill_agent.config.services import Pki, RunnerChannel, Server, StoreSection
+from overspill_agent.config.services import Pki, Reconcile, RunnerChannel, Server, StoreSection
 
 DEFAULT_PATH = Path("/etc/overspill/agent.toml")
 #: Names another file than `DEFAULT_PATH`.
@@ -35,6 +35,7 @@ class AgentConfig(Section):
     server: Server
     runner_channel: RunnerChannel
     store: StoreSection
+    reconcile: Reconcile = Reconcile()
     local: Local | None = None
     docker: Docker | None = None
     htcondor: Htcondor | None = None

@@ -36,6 +36,7 @@ class RunnerChannel(Section):
         url: how runners reach it; the host must be a name in the certificate.
         lease_s: a runner that hears nothing of the agent for so long stops its job. With the time that takes it must
             stay below the 120 s after which Slurm may start a requeued job again.
+        spool_mib: so much output a runner keeps on its disk while the agent is away, so that its job goes on writing.
         tls: as for `Server`.
     """
 
@@ -43,6 +44,18 @@ class RunnerChannel(Section):
     url: HttpsUrl
     tls: Tls | None = None
     lease_s: int = Field(default=90, gt=2 * KEEPALIVE_S)
+    spool_mib: int = Field(default=512, ge=0)
+
+
+class Reconcile(Section):
+    """How long the agent tries.
+
+    Attributes:
+        shortage_s: a run that cannot be started for so long, because the site is too short of something or its queue
+            does not answer, is given back to its cluster.
+    """
+
+    shortage_s: int = Field(default=600, ge=0)
 
 
 class Pki(Section):

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 import structlog
 from starlette.applications import Starlette
@@ -27,17 +28,30 @@ log = structlog.get_logger(__name__)
 
 _UNLIMITED = 2**64 - 1
 _STDIN_PIECE_BYTES = 256 * 1024
-#: Slurm ends a job at its limit, and its signals take a while to come here: only then does the runner.
-_TIME_LIMIT_GRACE_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerTerms:
+    """What every runner of this site is told.
+
+    Attributes:
+        lease_s: without a word of this agent for so long it stops its job.
+        spool_bytes: so much output it keeps on its disk while this agent is away.
+        time_limit_grace_s: Slurm ends a job at its limit, and its signals take a while to come here: so much later the
+            runner does.
+    """
+
+    lease_s: int
+    spool_bytes: int
+    time_limit_grace_s: int = 60
 
 
 class RunnerChannel:
     """The requests of runners, each checked against its own attempt's token."""
 
-    def __init__(self, registry: Registry, lease_s: int, time_limit_grace_s: int = _TIME_LIMIT_GRACE_S) -> None:
+    def __init__(self, registry: Registry, terms: RunnerTerms) -> None:
         self._registry = registry
-        self._lease_s = lease_s
-        self._time_limit_grace_s = time_limit_grace_s
+        self._terms = terms
 
     def app(self, others: Sequence[Route] = ()) -> Starlette:
         """Return the ASGI application, with what else is served without client certificates."""
@@ -59,7 +73,7 @@ class RunnerChannel:
         if not await self._registry.store.claim_attempt(live.run.run_id, attempt, instance):
             log.warning("attempt was started twice", action="double_start", run_id=live.run.run_id, attempt=attempt)
             raise HTTPException(409, "another runner has this attempt")
-        document = spec_document(await self._spec(live), self._lease_s, self._time_limit_grace_s)
+        document = spec_document(await self._spec(live), self._terms)
         # From here on the script may run: a signal that comes before this cancels the run, one after it is delivered.
         async with live.lock:
             if live.run.is_stop_wanted and live.run.started_at_ms is None:
@@ -114,7 +128,7 @@ class RunnerChannel:
         return RunSpec.FromString(spec)
 
 
-def spec_document(spec: RunSpec, lease_s: int, time_limit_grace_s: int) -> dict[str, object]:
+def spec_document(spec: RunSpec, terms: RunnerTerms) -> dict[str, object]:
     """Return what `GET spec` says."""
     return {
         "argv": [_base64(argument) for argument in spec.argv],
@@ -125,9 +139,10 @@ def spec_document(spec: RunSpec, lease_s: int, time_limit_grace_s: int) -> dict[
         "has_stdin": spec.has_stdin,
         "is_output_joined": spec.is_output_joined,
         "time_limit_s": spec.time_limit_s,
-        "time_limit_grace_s": time_limit_grace_s,
+        "time_limit_grace_s": terms.time_limit_grace_s,
         "kill_wait_s": spec.kill_wait_s,
-        "lease_s": lease_s,
+        "lease_s": terms.lease_s,
+        "spool_bytes": terms.spool_bytes,
     }
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import signal
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from overspill.states import Outcome
+from overspill_agent.backends.base import Launch
+from overspill_agent.config import DEFAULT_RUNNER
 from overspill_agent.runs import Seen
+from overspill_runner.runner import EXIT_FENCED
 from tests.conformance.backends import scripts
 from tests.conformance.backends.place import DeathError
 from tests.conformance.backends.site import DEADLINE_S, LEASE_S, Site, until
@@ -25,6 +32,16 @@ async def deaths_in(site: Site, verb: Callable[[], Awaitable[None]], step: int) 
         await verb()
     await site.restart()
     return death.has_come
+
+
+def _runner(launch: Launch, directory: Path) -> list[str]:
+    """Return the command line of another runner of the same attempt, on this host."""
+    token, ca = directory / "token", directory / "agents-ca.pem"
+    token.write_text(launch.token)
+    ca.write_bytes(launch.ca_pem)
+    python = [sys.executable, "-I", "-S", str(DEFAULT_RUNNER), "--url", launch.agent_url]
+    which = ["--run", launch.run_id, "--attempt", str(launch.attempt)]
+    return [*python, *which, "--token-file", str(token), "--ca-file", str(ca)]
 
 
 def steps() -> Iterator[int]:
@@ -95,6 +112,25 @@ class Deaths:
         await hand.backend.stop(live.run.run_id, 1)
         await until_seen(hand, live, Seen.GONE)
         assert hand.place.processes(live.run.run_id) == 0
+
+    async def test_a_second_runner_of_an_attempt_runs_nothing_and_disturbs_nothing(
+        self, hand: Site, tmp_path: Path
+    ) -> None:
+        """As where a scheduler starts a job again whose first process lives on, on a machine out of its sight."""
+        live = await hand.accept(scripts.WAITING)
+        launch = await hand.prepare(live)
+        await hand.backend.start(launch)
+        await hand.until_said(live, "ready")
+        processes = hand.place.processes(live.run.run_id)
+        second = await asyncio.create_subprocess_exec(*_runner(launch, tmp_path), stdin=asyncio.subprocess.DEVNULL)
+        assert await asyncio.wait_for(second.wait(), DEADLINE_S) == EXIT_FENCED
+        assert hand.output(live) == b"ready\n"
+        assert hand.place.processes(live.run.run_id) == processes
+        assert (await hand.backend.observe(live.run.run_id, 1)).seen is Seen.ALIVE
+        await hand.restart()
+        live = await hand.find(live)
+        await hand.signal(live, signal.SIGTERM, "tree")
+        assert (await hand.ending(live)).signal == signal.SIGTERM
 
     async def test_an_attempt_on_a_lost_machine_is_never_started_again(self, hand: Site) -> None:
         live = await hand.accept(scripts.WAITING)

@@ -31,7 +31,7 @@ from overspill_agent.launches import launch_of
 from overspill_agent.reconcile import Reconciler, RunnerAccess
 from overspill_agent.registry import LiveRun, Registry, now_ms
 from overspill_agent.runs import Ending, Resources, Run
-from overspill_agent.service.runner_channel import RunnerChannel
+from overspill_agent.service.runner_channel import RunnerChannel, RunnerTerms
 from overspill_agent.service.servers import HttpsServer
 from overspill_agent.spool import Reserve, Stream
 from overspill_agent.store import Store
@@ -43,6 +43,7 @@ from tests.integration.agent_site import free_port
 DEADLINE_S = 90.0
 LEASE_S = int(2 * KEEPALIVE_S)
 TIME_LIMIT_GRACE_S = 1
+SPOOL_BYTES = 64 << 20
 SMALL = Resources(cpus=1, memory_mib=128)
 _POLL_S = 0.05
 
@@ -88,7 +89,7 @@ class Site:
         self.backend = self.place.backend()
         store = Store(self._directory / "agent.db")
         self.registry = Registry(store, self._directory / "spool", Reserve(self._directory, 0))
-        channel = RunnerChannel(self.registry, LEASE_S, TIME_LIMIT_GRACE_S)
+        channel = RunnerChannel(self.registry, RunnerTerms(LEASE_S, SPOOL_BYTES, TIME_LIMIT_GRACE_S))
         self._instances.app = channel.app()
         tls = WatchedTls(self._tls)
         self._server = HttpsServer(self._instances, f"{self.place.listen}:{self._port}", tls, drain_s=0)

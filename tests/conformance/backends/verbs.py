@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -40,12 +41,14 @@ async def until_forgotten(site: Site, live: LiveRun) -> None:
         return (await site.backend.observe(live.run.run_id, live.run.attempt)).seen in (Seen.GONE, Seen.NOTHING)
 
     await until("nothing of the run lives", is_dead)
-    await site.backend.forget(live.run.run_id)
 
-    async def is_clean() -> bool:
-        return not await site.place.leftovers()
+    async def is_forgotten() -> bool:
+        with suppress(TransientError):
+            await site.backend.forget(live.run.run_id)
+            return not await site.place.leftovers()
+        return False
 
-    await until("nothing is left of the run", is_clean)
+    await until("nothing is left of the run", is_forgotten)
     assert live.run.run_id not in await site.backend.run_ids()
 
 
