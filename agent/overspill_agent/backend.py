@@ -15,6 +15,9 @@ from overspill_agent.backends.sandbox import Roots
 from overspill_agent.config import DEFAULT_PATH, AgentConfig, Docker, Htcondor, Local
 from overspill_agent.runs import Resources
 
+#: What a runner whose lease is over may need to kill everything.
+_KILL_MARGIN_S = 10
+
 
 def backend_of(config: AgentConfig) -> Backend:
     """Return the back end, not open yet.
@@ -106,6 +109,7 @@ def _htcondor_site(config: AgentConfig, section: Htcondor) -> HtcondorSite:
             held_within_s=section.held_within_s,
             job_lease_s=section.job_lease_s,
             overrun_s=section.overrun_s,
+            fence_s=config.runner_channel.lease_s + _KILL_MARGIN_S,
         ),
         poll_s=section.poll_s,
         busy_poll_s=section.busy_poll_s,

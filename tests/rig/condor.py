@@ -6,8 +6,9 @@ nobody needs: the agent may read and write, and belong jobs to alice and bob.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
@@ -32,6 +33,10 @@ DIRECTORY = "/srv/condor"
 TOKENS = f"{DIRECTORY}/tokens.d"
 #: What runs find as the agent's name wherever they are.
 AGENT_NAME = "agent.condor"
+#: Memory, as much as any disk of a machine's, because it can be made smaller.
+_SCRATCH, _SCRATCH_SIZE = f"{DIRECTORY}/execute", "16g"
+_LITTLE_KIB = 32
+_CLOCK_LIBRARY = f"{DIRECTORY}/libfaketime.so.1"
 _UP_TIMEOUT_S = 60.0
 _POLL_S = 0.5
 
@@ -93,8 +98,9 @@ SCHEDD_MIN_INTERVAL = 1
 PERIODIC_EXPR_INTERVAL = 5
 MASTER_BACKOFF_CONSTANT = 1
 """,
-    # BASE_CGROUP: a container cannot write to /sys/fs/cgroup. DOCKER_IMAGE_CACHE_SIZE: the default makes execute points
-    # remove images from the engine, ours among them.
+    # CLAIM_WORKLIFE: the schedd would start the next job on a slot that it has from before a machine's restart, which
+    # fails. BASE_CGROUP: a container cannot write to /sys/fs/cgroup. DOCKER_IMAGE_CACHE_SIZE: the default makes execute
+    # points remove images from the engine, ours among them.
     "ep": f"""
 DAEMON_LIST = MASTER, STARTD
 NUM_CPUS = {CPUS}
@@ -105,6 +111,7 @@ SLOT_TYPE_1 = 100%
 SLOT_TYPE_1_PARTITIONABLE = true
 MODIFY_REQUEST_EXPR_REQUESTMEMORY = RequestMemory
 RUNBENCHMARKS = false
+CLAIM_WORKLIFE = 0
 BASE_CGROUP =
 EXECUTE = {DIRECTORY}/execute/$(HOSTNAME)
 DOCKER = /usr/bin/docker
@@ -162,6 +169,8 @@ ap)
     install -m 600 -o alice -g alice {DIRECTORY}/keys/alice /home/alice/.condor/tokens.d/alice
     ;;
 esac
+clock=$(cat {DIRECTORY}/config/clock-$(hostname) 2> /dev/null || true)
+if [ -n "$clock" ]; then export LD_PRELOAD={_CLOCK_LIBRARY} FAKETIME="$clock"; fi
 exec condor_master -f
 """
 
@@ -186,6 +195,8 @@ class CondorPool:
         for name, content in {"common": _COMMON, **_ROLES}.items():
             self._host.write(f"{DIRECTORY}/config/{name}.conf", content)
         self._host.write(f"{DIRECTORY}/start.sh", _START)
+        tmpfs = ["mount", "-t", "tmpfs", "-o", f"size={_SCRATCH_SIZE},mode=755", "tmpfs", _SCRATCH]
+        self._host.run(tmpfs, check=True)
         self._docker("network", "create", f"--subnet={_SUBNET}", f"--gateway={HOST_ADDRESS}", _NETWORK)
         volume = f"--volume={DIRECTORY}:{DIRECTORY}"
         self._docker("run", "--rm", "--network=none", volume, _IMAGE, "sh", "-c", _MAKE_KEYS)
@@ -268,6 +279,25 @@ class CondorPool:
         argv = ("condor_token_create", "-identity", AGENT_IDENTITY, "-authz", "READ", "-authz", "WRITE", *life)
         return self.execute(Machine.CENTRAL_MANAGER, *argv)
 
+    def set_clock(self, machine: Machine, offset: str) -> None:
+        """Have all of HTCondor on a machine, switched off and on for it, see another time: "+10m"; "" is the right one.
+
+        Jobs see it with `clock_environment`.
+        """
+        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+        self._host.write(_CLOCK_LIBRARY, library.read_bytes())
+        self._host.write(f"{DIRECTORY}/config/clock-{machine}", offset)
+        self.stop(machine)
+        self.bring_back(machine)
+
+    @contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """Have next to no room left where machines make jobs' directories."""
+        used = self._host.run(["df", "--output=used", "--block-size=1K", _SCRATCH], check=True).stdout.split()[-1]
+        self._host.run(["mount", "-o", f"remount,size={int(used) + _LITTLE_KIB}k", _SCRATCH], check=True)
+        yield
+        self._host.run(["mount", "-o", f"remount,size={_SCRATCH_SIZE}", _SCRATCH], check=True)
+
     def job_containers(self) -> list[str]:
         """Name the containers that jobs run in."""
         return self._docker("ps", "--filter=label=org.htcondorproject=True", "--format={{.Names}}").splitlines()
@@ -289,6 +319,11 @@ class CondorPool:
             f"--network={_NETWORK}", f"--ip={machine.address}", *hosts, f"--add-host={AGENT_NAME}:{HOST_ADDRESS}",
             f"--volume={DIRECTORY}:{DIRECTORY}", *engine, _IMAGE, "sh", f"{DIRECTORY}/start.sh", machine.role,
         )  # fmt: skip
+
+
+def clock_environment(offset: str) -> str:
+    """Return the submit command `environment` of a job that is to see the time of a machine with `set_clock`."""
+    return f'"LD_PRELOAD={_CLOCK_LIBRARY} FAKETIME={offset}"'
 
 
 def _wait(condition: Callable[[], bool], what: str) -> None:

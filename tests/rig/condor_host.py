@@ -26,6 +26,7 @@ from tests.rig.systems import THIS_MACHINE
 from tests.rig.tree import build_tree, system_mounts
 
 _DIRECTORIES = {"srv/condor": ("root", 0o755)}
+_CHANGED = "changed:1"
 _CLONE_NEWNET = 0x40000000
 
 
@@ -64,6 +65,13 @@ class CondorHost:
             up.down()
             raise
         return up
+
+    def image_with(self, change: str) -> str:
+        """Return the reference of an image like that of runs, but for one Dockerfile instruction."""
+        container = self.engine.docker("create", self.run_image).strip()
+        self.engine.docker("commit", f"--change={change}", container, _CHANGED)
+        self.engine.docker("rm", container)
+        return _CHANGED
 
     def down(self) -> None:
         """End every process of it and remove its directory."""

@@ -8,7 +8,7 @@ import pytest
 
 from overspill.states import Outcome
 from overspill_agent.backends.htcondor.ads import Hold, JobAd, JobStatus
-from overspill_agent.backends.htcondor.observing import is_orphan, is_settled, sighting_of
+from overspill_agent.backends.htcondor.observing import can_be_repeated, is_orphan, is_settled, sighting_of
 from overspill_agent.backends.htcondor.site import Limits
 from overspill_agent.runs import Seen
 
@@ -75,6 +75,27 @@ def test_a_job_that_was_given_up_because_its_machine_did_not_answer_is_lost_not_
 
 def test_a_job_that_left_its_machine_without_a_word_of_the_starters_is_lost() -> None:
     assert seen(replace(LEFT, status=JobStatus.IDLE, vacate_code=None)) is Seen.LOST
+
+
+@pytest.mark.parametrize("code", [1003, 1006])
+def test_a_job_whose_start_failed_before_there_was_a_process_was_never_started_and_may_be_repeated(code: int) -> None:
+    job = replace(LEFT, status=JobStatus.IDLE, is_executing=False, vacate_code=code)
+    assert (seen(job), outcome(job)) == (Seen.NOTHING, None)
+    assert can_be_repeated(job)
+    assert not can_be_repeated(replace(job, is_executing=True))
+    assert not can_be_repeated(WAITING)
+
+
+@pytest.mark.parametrize("code", [1002, 1008, 1012])
+def test_a_job_whose_end_nobody_saw_is_lost(code: int) -> None:
+    assert seen(replace(LEFT, status=JobStatus.IDLE, vacate_code=code)) is Seen.LOST
+
+
+def test_a_lost_job_that_this_agent_has_removed_is_gone_once_no_runner_of_it_can_live() -> None:
+    lost = removed(replace(LEFT, is_disconnected=True), "overspill: the run is to stop")
+    assert seen(replace(lost, age_s=100)) is Seen.LOST
+    assert seen(replace(lost, age_s=101)) is Seen.GONE
+    assert seen(replace(lost, age_s=101, remove_reason="via condor_rm (by user root)")) is Seen.LOST
 
 
 def test_a_job_held_by_hand_before_it_started_waits_and_starts_after_its_release() -> None:

@@ -16,6 +16,7 @@ from overspill_agent.runs import Resources
 Value = str | int | float | bool
 #: Of this project. One job is one attempt; the agent names itself, because others may submit there.
 AGENT, RUN, ATTEMPT, FORGOTTEN = "OverspillAgent", "OverspillRun", "OverspillAttempt", "OverspillForgotten"
+INTRODUCTION = "OverspillIntroduction"
 
 JOB_ATTRIBUTES = (
     *("ClusterId", "ProcId", "Owner", RUN, ATTEMPT, "JobStatus", "ServerTime", "EnteredCurrentStatus"),
@@ -36,8 +37,6 @@ MACHINE_ATTRIBUTES = (
     *("Name", "SlotType", "State", "Start", "Offline"),
     *("Cpus", "Memory", "GPUs", "TotalSlotCpus", "TotalSlotMemory", "TotalSlotGPUs", "GPUs_DeviceName"),
 )
-#: Runner, token and CA are a hundred kilobytes.
-_STAGING_S = 120
 _DYNAMIC_SLOT = re.compile(r"(slot[^@]*?)_\d+(@.*)")
 
 
@@ -68,7 +67,8 @@ class JobAd:
 
     Attributes:
         age_s: how long it has been in this state, by the schedd's clock alone.
-        is_staged: its input files are at the access point or on their way; else it cannot run.
+        is_staged: its input files are at the access point, or this agent has sent them; else it cannot run. The schedd
+            takes a second to say so.
         starts: how often a shadow was started for it: from then on something of it may run.
         is_hosted: a shadow is at work for it.
         slot: where it is or was last; of a partitionable slot the whole one's name; empty before.
@@ -127,7 +127,7 @@ def job_ad(values: Mapping[str, Value]) -> JobAd:
         owner=str(values.get("Owner", "")),
         status=status,
         age_s=_number(values, "ServerTime") - _number(values, "EnteredCurrentStatus"),
-        is_staged=_is_staged(values),
+        is_staged="StageInFinish" in values,
         starts=_number(values, "NumShadowStarts"),
         is_hosted=_number(values, "CurrentHosts") > 0,
         slot=whole_slot(str(values.get("RemoteHost") or values.get("LastRemoteHost") or "")),
@@ -167,13 +167,6 @@ def whole_slot(name: str) -> str:
     """Return the partitionable slot that a dynamic one was cut from: `slot1_2@ep` is part of `slot1@ep`."""
     dynamic = _DYNAMIC_SLOT.fullmatch(name)
     return dynamic[1] + dynamic[2] if dynamic else name
-
-
-def _is_staged(values: Mapping[str, Value]) -> bool:
-    """Tell whether the job's files have come or may still: a transfer that an agent's end has broken off never ends."""
-    if "StageInFinish" in values:
-        return True
-    return "StageInStart" in values and _number(values, "ServerTime") - _number(values, "StageInStart") < _STAGING_S
 
 
 def _hold(values: Mapping[str, Value]) -> Hold:

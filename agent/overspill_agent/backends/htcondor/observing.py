@@ -16,6 +16,11 @@ from overspill_agent.runs import Seen, Sighting, Verdict
 
 #: Begins the reasons of this agent's own removals.
 OWN_REASON = "overspill:"
+#: VacateReasonCodes of starts that came to nothing: no process of the job has run. Source of these and the next:
+#: https://htcondor.readthedocs.io, "Job ClassAd Attributes", VacateReasonCode.
+_NEVER_STARTED = frozenset({1003, 1006})
+#: ShadowException, ReconnectFailed, StartdException: nobody was there to see the end.
+_UNSEEN = frozenset({1002, 1008, 1012})
 #: Exit codes by which a shell, tini and docker say that there is no such program, or none that can be executed.
 _NO_PROGRAM = frozenset({126, 127})
 
@@ -44,12 +49,19 @@ def is_orphan(job: JobAd) -> bool:
     return job.hold is not None and job.hold.code == holds.SPOOLING and not job.is_staged
 
 
+def can_be_repeated(job: JobAd) -> bool:
+    """Tell whether nothing of the attempt has ever run or can, so that a new job may take its place."""
+    return is_orphan(job) or (job.status is JobStatus.IDLE and _came_to_nothing(job))
+
+
 def is_settled(job: JobAd) -> bool:
     """Tell whether nothing about the job will change unless somebody does something about it."""
     return job.status is JobStatus.COMPLETED or (job.status is JobStatus.REMOVED and not job.is_hosted)
 
 
 def _idle(job: JobAd, limits: Limits) -> tuple[Seen, Verdict | None]:
+    if _came_to_nothing(job):
+        return Seen.NOTHING, None
     if job.starts:
         reason = f": {job.vacate_reason}" if job.vacate_reason else ""
         return _left(job), Verdict(Outcome.NODE_FAIL, f"the machine gave the job up{reason}")
@@ -57,6 +69,11 @@ def _idle(job: JobAd, limits: Limits) -> tuple[Seen, Verdict | None]:
         return Seen.ALIVE, None
     sentence = f"no machine of the site took the job within {limits.start_within_s} s"
     return Seen.ALIVE, Verdict(Outcome.REJECTED, sentence)
+
+
+def _came_to_nothing(job: JobAd) -> bool:
+    """Tell whether the job's one chance was used up by a start that failed before there was a process."""
+    return job.starts > 0 and job.vacate_code in _NEVER_STARTED and not job.is_executing
 
 
 def _held(job: JobAd, limits: Limits) -> tuple[Seen, Verdict | None]:
@@ -73,7 +90,9 @@ def _held(job: JobAd, limits: Limits) -> tuple[Seen, Verdict | None]:
 def _removed(job: JobAd, limits: Limits) -> Seen:
     if job.is_hosted and not job.is_disconnected:
         return Seen.ALIVE if job.age_s <= limits.removal_s else Seen.LOST
-    return _left(job)
+    left = _left(job)
+    is_fenced = job.remove_reason.startswith(OWN_REASON) and job.age_s > limits.fence_s
+    return Seen.GONE if left is Seen.LOST and is_fenced else left
 
 
 def _left(job: JobAd) -> Seen:
@@ -84,7 +103,7 @@ def _left(job: JobAd) -> Seen:
     """
     if job.is_hosted:
         return Seen.LOST if job.is_disconnected else Seen.ALIVE
-    is_confirmed = job.vacate_code is not None and not job.is_disconnected
+    is_confirmed = job.vacate_code is not None and job.vacate_code not in _UNSEEN and not job.is_disconnected
     return Seen.GONE if is_confirmed or not job.starts else Seen.LOST
 
 

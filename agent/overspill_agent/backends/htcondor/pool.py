@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from overspill_agent.backends.htcondor.ads import (
     AGENT,
     ATTEMPT,
     FORGOTTEN,
+    INTRODUCTION,
     JOB_ATTRIBUTES,
     MACHINE_ATTRIBUTES,
     RUN,
@@ -30,7 +31,7 @@ from overspill_agent.backends.htcondor.ads import (
     machine_ad,
 )
 from overspill_agent.backends.htcondor.description import quoted
-from overspill_agent.backends.htcondor.observing import OWN_REASON, is_orphan
+from overspill_agent.backends.htcondor.observing import OWN_REASON, can_be_repeated
 from overspill_agent.backends.htcondor.refusals import is_owner_refused, meaning_of
 
 log = structlog.get_logger(__name__)
@@ -71,6 +72,7 @@ class Pool:
         self._expression: Any = classad2.ExprTree
         self._door = door
         self._location: Any = None
+        self._sent: set[str] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="htcondor")
         self._set_up()
 
@@ -155,7 +157,8 @@ class Pool:
     def _jobs(self, constraint: str) -> list[JobAd]:
         mine = f"{AGENT} == {quoted(self._door.agent_name)} && {FORGOTTEN} =!= true"
         found = self._schedd().query(f"{mine} && ({constraint})", list(JOB_ATTRIBUTES))
-        return [job_ad(self._values(ad, JOB_ATTRIBUTES)) for ad in found]
+        jobs = [job_ad(self._values(ad, JOB_ATTRIBUTES)) for ad in found]
+        return [replace(job, is_staged=True) if job.condor_job_id in self._sent else job for job in jobs]
 
     def _machines(self, constraint: str) -> list[MachineAd]:
         wanted = f"{_WHOLE_SLOTS} && ({constraint})"
@@ -164,7 +167,7 @@ class Pool:
 
     def _submit(self, description: dict[str, str], run_id: str, attempt: int, owner: str) -> JobAd:
         for job in self._jobs(_of(run_id, None)):
-            if job.attempt == attempt and not is_orphan(job):
+            if job.attempt == attempt and not can_be_repeated(job):
                 return job
             self._remove(_by_id(job), "another attempt takes over")
             self._drop(_by_id(job))
@@ -184,6 +187,7 @@ class Pool:
             # Without its files it never runs; should it have them after all, it must not: nobody knows of it.
             self._remove(f"ClusterId == {result.cluster()}", "its files could not be sent")
             raise
+        self._sent.add(mine[0].condor_job_id)
         return mine[0]
 
     def _put(self, schedd: Any, description: dict[str, str]) -> Any:
@@ -204,8 +208,8 @@ class Pool:
         """
         log.info("agent introduces itself to the schedd", action="schedd_introduction", schedd=self._door.schedd)
         nothing = {"universe": "vanilla", "executable": "/bin/true", "transfer_executable": "false"}
-        result = schedd.submit(self._htcondor.Submit(nothing), spool=True)
-        self._act(f"ClusterId == {result.cluster()}", "an introduction")
+        schedd.submit(self._htcondor.Submit({**nothing, f"+{INTRODUCTION}": quoted(self._door.agent_name)}), spool=True)
+        self._act(f"{INTRODUCTION} == {quoted(self._door.agent_name)}", "an introduction")
 
     def _remove(self, constraint: str, why: str) -> None:
         mine = f"{AGENT} == {quoted(self._door.agent_name)} && JobStatus != 3 && JobStatus != 4"
@@ -224,6 +228,7 @@ class Pool:
 
     def _forget(self, constraint: str) -> None:
         self._remove(constraint, "the run is over")
+        self._sent -= {job.condor_job_id for job in self._jobs(constraint)}
         self._drop(constraint)
 
     def _drop(self, constraint: str) -> None:

@@ -17,13 +17,20 @@ class Meaning:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds; see `overspill_agent.config.Htcondor`. `removal_s`: after it a removal is not waited for any more."""
+    """Seconds; see `overspill_agent.config.Htcondor`.
+
+    Attributes:
+        removal_s: after it a machine's confirmation of a removal is not waited for any more.
+        fence_s: so long after the agent wanted a job to end, no runner of it lives anywhere: either it heard so from
+            the agent, or its lease is over.
+    """
 
     start_within_s: int = 3600
     held_within_s: int = 86_400
     job_lease_s: int = 300
     overrun_s: int = 86_400
     removal_s: int = 60
+    fence_s: int = 100
 
 
 @dataclass(frozen=True, slots=True)
