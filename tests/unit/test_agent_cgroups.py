@@ -1,5 +1,6 @@
 """What is made and written for a run's limits, on hosts of either version."""
 
+import os
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -74,6 +75,18 @@ def test_cgroups_are_made_found_and_removed(tmp_path: Path) -> None:
         file.unlink()
     cgroups.remove([processes.parent, processes.parent])
     assert cgroups.of_run("r") == []
+
+
+def test_cgroups_of_runs_that_nobody_is_in_are_swept_away_unless_they_are_new(tmp_path: Path) -> None:
+    cgroups = Cgroups(Hierarchy(2, PurePosixPath(tmp_path), PurePosixPath(tmp_path)))
+    old, new, busy = (f"overspill-{digit * 32}-1" for digit in "012")
+    for name in (old, new, busy, "overspill-engine.1", "overspill-trial-1"):
+        (tmp_path / name).mkdir()
+    (tmp_path / busy / "as with a process in it").touch()
+    for name in (old, busy, "overspill-engine.1", "overspill-trial-1"):
+        os.utime(tmp_path / name, (0, 0))
+    cgroups.sweep()
+    assert {path.name for path in tmp_path.iterdir()} == {new, busy, "overspill-engine.1", "overspill-trial-1"}
 
 
 def test_a_host_without_cgroups_is_refused_only_where_limits_are_to_be_enforced(

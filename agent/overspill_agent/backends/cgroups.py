@@ -8,8 +8,10 @@ memory.rst and cgroup-v2.rst ("No Internal Process Constraint"); proc(5), mounti
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ from overspill_agent.runs import Resources
 PREFIX = "overspill-"
 #: Who writes its pid here is in the cgroup, with all its children to come.
 PROCESSES = "cgroup.procs"
+_OF_A_RUN = re.compile(rf"{PREFIX}[0-9a-f]{{32}}-\d+")
+_NEW_S = 30.0
 _CONTROLLERS = frozenset({"memory", "cpu"})
 _PERIOD_US = 100_000
 #: A process that ends lets go of its files, its lock among them, before its cgroups.
@@ -136,6 +140,18 @@ class Cgroups:
                 if file not in _OPTIONAL or (directory / file).exists():
                     (directory / file).write_text(value, encoding="ascii")
         return [directory / PROCESSES for directory in self.directories(name)]
+
+    def sweep(self) -> None:
+        """Remove what agents have left that were removed with their runs: cgroups of runs without a process.
+
+        Those that are new are left alone: another agent of this host may be about to enter them.
+        """
+        for parent in {Path(self._place.memory), Path(self._place.cpu)}:
+            for directory in parent.glob(f"{PREFIX}*"):
+                with contextlib.suppress(OSError):  # a process is in it, or it is gone meanwhile
+                    is_new = time.time() - directory.stat().st_mtime < _NEW_S
+                    if _OF_A_RUN.fullmatch(directory.name) and not is_new:
+                        directory.rmdir()
 
     @staticmethod
     def remove(directories: Iterable[Path]) -> None:

@@ -306,7 +306,9 @@ def cgroups_of(limits: Limits) -> Cgroups | None:
     if limits is Limits.NONE:
         return None
     try:
-        return Cgroups.of_this_host()
+        cgroups = Cgroups.of_this_host()
+        cgroups.sweep()
+        return cgroups
     except AdminError as error:
         if limits is Limits.ENFORCED:
             raise AdminError(f'{error.reason}; [local] limits = "enforced" does without only as "none"') from error
