@@ -9,7 +9,7 @@ POLICY ?= overspill_mode=on,overspill_wait=00:01:00
 # Not `?=`: make itself predefines AS, as the assembler.
 AS := alice
 
-.PHONY: help setup proto proto-check lint unit test test-slurm bench demo up down status exec packages images lock
+.PHONY: help setup proto proto-check lint unit test test-slurm compare bench demo up down status exec packages images lock
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -61,6 +61,9 @@ test-slurm: setup ## Every end-to-end test on another Slurm than this machine's:
 	  tests/integration/test_sidecar_on_slurm.py tests/integration/test_sidecar_accounting.py \
 	  tests/integration/test_sidecar_diversion.py --ignore-glob='*/test_comparison_*' \
 	  -n 4 --dist loadfile --no-loadscope-reorder --durations=15
+
+compare: setup ## All sessions of the comparison, at home and diverted: make compare [BACKEND=docker] [SLURM=24.11]
+	RIG_BACKEND=$(BACKEND) RIG_SLURM=$(or $(SLURM),22.05) $(VENV)/bin/pytest tests/e2e/test_comparison.py -q
 
 bench: setup ## Measure Overspill against plain Slurm, under 15 minutes: make bench [NAME="first-line cancellation"] [JSON=FILE]
 	@$(PY) -m tests.bench $(if $(JSON),--json $(JSON)) $(NAME)

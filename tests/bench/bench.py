@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import cast
 
-from tests.rig import Rig
+from tests.rig import Rig, SiteBackend
 from tests.rig.host import Host
-from tests.rig.overspill_conf import AGENT_CONF, AGENT_PORT, SIDECAR_CONF, SITE_PKI
+from tests.rig.overspill_conf import AGENT_PORT, SIDECAR_CONF, SITE_PKI
 from tests.rig.progress import Progress
 from tests.rig.routing import ask_router
 from tests.rig.slurm_conf import OVERSPILL_PARTITION, ClusterOptions
@@ -34,6 +34,8 @@ _CLUSTER = ClusterOptions(
     real_node_memory_mib=_NODE_MEMORY_MIB,
     virtual_node_cpus=NODE_CPUS,
     virtual_node_memory_mib=_NODE_MEMORY_MIB,
+    site_cpus=2 * NODE_CPUS,
+    site_memory_mib=_NODE_MEMORY_MIB,
     more_lines=("MaxJobCount=50000",),
 )
 #: No wait of the bench is longer: with mode=on the router estimates every wait and diverts nothing by itself.
@@ -189,13 +191,11 @@ class Bench:
 
 
 @contextmanager
-def bench_rig(say: Progress) -> Iterator[Bench]:
+def bench_rig(say: Progress, backend: SiteBackend = SiteBackend.LOCAL) -> Iterator[Bench]:
     """Bring up a rig of two equal partitions with Overspill as in production; take it down at the end."""
-    with Rig.up(policy=_POLICY, cluster=_CLUSTER, progress=say) as rig:
-        # The rig's sidecar asks Slurm five times as often as a production one, and its agent has 8 CPUs.
+    with Rig.up(policy=_POLICY, cluster=_CLUSTER, backend=backend, progress=say) as rig:
+        # The rig's sidecar asks Slurm five times as often as a production one.
         _reconfigure(rig.cluster, ["router", "relay"], SIDECAR_CONF, [("refresh_s = 1.0", "refresh_s = 5.0")])
-        sizes = [("cpus = 8", f"cpus = {2 * NODE_CPUS}"), ("memory_mib = 16384", f"memory_mib = {_NODE_MEMORY_MIB}")]
-        _reconfigure(rig.site, ["agent"], AGENT_CONF, sizes)
         bench = Bench(rig, say)
         bench.wait_until_diverting()
         yield bench

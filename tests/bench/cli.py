@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import groupby
 from typing import IO
 
 import click
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench import (
+    back_ends,
     burst,
     cancellation,
     crowd,
@@ -28,11 +30,14 @@ from tests.bench import (
 )
 from tests.bench.bench import Bench, BenchError, bench_rig
 from tests.bench.figure import Figure
+from tests.rig import SiteBackend
 from tests.rig.errors import RigError
 from tests.rig.progress import Progress
 
+Measure = Callable[[Bench], Iterator[Figure]]
+
 #: In the order they are taken; `submission` leaves thousands of ended jobs behind and comes last.
-MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = {
+_ON_THE_LOCAL_BACK_END: Mapping[str, Measure] = {
     "first-line": first_line.measure,
     "output-latency": output_latency.measure,
     "cancellation": cancellation.measure,
@@ -44,6 +49,11 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = {
     "crowd": crowd.measure,
     "submission": submission.measure,
 }
+#: Which back end, and what is measured on a rig that has it.
+MEASUREMENTS: Mapping[str, tuple[SiteBackend, Measure]] = {
+    **{name: (SiteBackend.LOCAL, measure) for name, measure in _ON_THE_LOCAL_BACK_END.items()},
+    **back_ends.MEASUREMENTS,
+}
 _WIDTH_IN_A_LOG = 170
 
 
@@ -52,7 +62,9 @@ _WIDTH_IN_A_LOG = 170
 @click.option("--json", "output", type=click.File("w", lazy=False), help="Write the JSON lines here, not to stdout.")
 @click.option("--list", "is_listing", is_flag=True, help="Print the names and what each measures, and do nothing.")
 def main(names: tuple[str, ...], output: IO[str] | None, *, is_listing: bool) -> None:
-    """Measure Overspill against plain Slurm on a private cluster: the measurements NAME, by default all.
+    """Measure Overspill against its peers on a private cluster: the measurements NAME.
+
+    By default all against plain Slurm. Those of a back end have its name first, and want to be asked for.
 
     Nothing is asserted: a figure stands beside its peer's from the same run. Progress and table go to stderr.
 
@@ -60,18 +72,18 @@ def main(names: tuple[str, ...], output: IO[str] | None, *, is_listing: bool) ->
     Examples:
       python -m tests.bench
       python -m tests.bench first-line cancellation
+      python -m tests.bench docker-first-line condor-first-line
       python -m tests.bench --json figures.jsonl submission
     """
     if is_listing:
-        for name, measure in MEASUREMENTS.items():
-            summary = (sys.modules[measure.__module__].__doc__ or "").partition("\n")[0]
-            click.echo(f"{name:15} {summary}")
+        for name, (_, measure) in MEASUREMENTS.items():
+            click.echo(f"{name:17} {_summary(measure)}")
         return
     if unknown := set(names) - MEASUREMENTS.keys():
         raise click.UsageError(
             f"no such measurement: {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}"
         )
-    chosen = [name for name in MEASUREMENTS if not names or name in names]
+    chosen = [name for name in MEASUREMENTS if name in (names or _ON_THE_LOCAL_BACK_END)]
     try:
         figures = _measure(chosen, output or sys.stdout)
     except (BenchError, RigError) as error:
@@ -84,16 +96,23 @@ def _measure(names: list[str], output: IO[str]) -> list[tuple[str, Figure]]:
     show = _on_stderr()
     figures = []
     show(f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.2f}")
-    with bench_rig(lambda step: show(f"rig: {step}")) as bench:
-        for name in names:
-            show(name)
-            bench.say = partial(_say_of, show, name)
-            for figure in MEASUREMENTS[name](bench):
-                output.write(json.dumps(figure.as_record(name)) + "\n")
-                output.flush()
-                figures.append((name, figure))
+    for backend, of_backend in groupby(names, key=lambda name: MEASUREMENTS[name][0]):
+        with bench_rig(lambda step: show(f"rig: {step}"), backend) as bench:
+            for name in of_backend:
+                show(name)
+                bench.say = partial(_say_of, show, name)
+                for figure in MEASUREMENTS[name][1](bench):
+                    output.write(json.dumps(figure.as_record(name)) + "\n")
+                    output.flush()
+                    figures.append((name, figure))
     show(f"done, load average {os.getloadavg()[0]:.2f}")
     return figures
+
+
+def _summary(measure: Measure) -> str:
+    """Return the first line of what documents a measurement: its function, or its module."""
+    function = measure.func if isinstance(measure, partial) else measure
+    return (function.__doc__ or sys.modules[function.__module__].__doc__ or "").partition("\n")[0]
 
 
 def _on_stderr() -> Progress:

@@ -16,11 +16,18 @@ def measure(bench: Bench) -> Iterator[Figure]:
     took_ms: dict[str, list[float]] = {DIVERTED: [], LOCAL: []}
     for _ in range(_ROUNDS):
         for way in (DIVERTED, LOCAL):
-            job_id = bench.submit("echo here", way)
-            seen_at = _first_line_at(bench, job_id)
-            took_ms[way].append((seen_at - bench.controller_log().started_at[job_id]) * 1e3)
-    # Not from sbatch on: slurmctld's look at the queue, once a second, would be most of it, for both alike.
+            took_ms[way].append(first_line_ms(bench, way, "echo here"))
     yield spread("start to first line", took_ms[DIVERTED], took_ms[LOCAL], against="batch")[0]
+
+
+def first_line_ms(bench: Bench, way: str, script: str) -> float:
+    """Return the time from slurmctld's start of a job to its first line in the user's file.
+
+    Not from sbatch on: slurmctld's look at the queue, once a second, would be most of it, whatever the way.
+    """
+    job_id = bench.submit(script, way)
+    seen_at = _first_line_at(bench, job_id)
+    return (seen_at - bench.controller_log().started_at[job_id]) * 1e3
 
 
 def _first_line_at(bench: Bench, job_id: int) -> float:

@@ -37,16 +37,16 @@ def measure(bench: Bench) -> Iterator[Figure]:
         yield Figure(f"CPU time of one launch, {place}", "ms", used[0], used[1], "batch", "", _ROUNDS)
 
 
-def launch(bench: Bench, way: str, body: str) -> Launch:
-    """Have 100 jobs with this script wait behind a full node, let them go, and wait for the last one's end."""
+def launch(bench: Bench, way: str, body: str, *, jobs: int = _JOBS) -> Launch:
+    """Have jobs with this script wait behind a full node, let them go, and wait for the last one's end."""
     with bench.full_nodes():
-        job_ids = [bench.submit(body, way) for _ in range(_JOBS)]
+        job_ids = [bench.submit(body, way) for _ in range(jobs)]
         before_s = _cpu_s(bench)
-    bench.wait_for_jobs(job_ids, "COMPLETED", timeout_s=120)
+    bench.wait_for_jobs(job_ids, "COMPLETED", timeout_s=max(120, 3 * jobs))
     after_s = _cpu_s(bench)
     log = bench.controller_log()
     took_s = max(log.done_at[job_id] for job_id in job_ids) - min(log.started_at[job_id] for job_id in job_ids)
-    return Launch(_JOBS / took_s, {place: (after_s[place] - before_s[place]) * 1e3 / _JOBS for place in after_s})
+    return Launch(jobs / took_s, {place: (after_s[place] - before_s[place]) * 1e3 / jobs for place in after_s})
 
 
 def _cpu_s(bench: Bench) -> Mapping[str, float]:

@@ -23,8 +23,8 @@ from tests.rig.waiting import poll
 FIRST_JOB_ID = 7_000_001
 _LIBRARY = Path(__file__).with_name("session.sh").read_text()
 _SESSIONS_AT_ONCE = 24
-_SESSION_TIMEOUT_S = 180.0
-_ALL_ENDED_TIMEOUT_S = 180.0
+_SESSION_TIMEOUT_S = 300.0
+_ALL_ENDED_TIMEOUT_S = 300.0
 #: Shown before and after the first difference.
 _EXCERPT_CHARACTERS = 300
 #: What differs between any two runs of a job on any two nodes.

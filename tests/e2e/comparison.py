@@ -1,6 +1,7 @@
 """The oracle is Slurm itself: what a user sees of a session is the same whether its jobs run here or at a site.
 
-A module that takes over the test and its fixture has them play all cases on the Slurm that its `SLURM` names.
+A module that takes over the fixture has it play its cases on the Slurm that its `SLURM` names, diverted to a site with
+the back end that its `BACKEND` names.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.e2e.cases import CASES, Case, site
+from tests.e2e.cases import CASES, Case, cases_for, site
 from tests.e2e.comparing import FIRST_JOB_ID, Played, differences, play
 from tests.e2e.diversion import tolerate_a_busy_machine, wait_until_diverting
-from tests.rig import ClusterOptions, Rig
+from tests.rig import ClusterOptions, Rig, site_backend
 
 _LOCAL = "never"
 _DIVERTED = "always"
@@ -35,7 +36,7 @@ class Comparison:
     diverted: dict[str, Played]
 
 
-def _compare(cases: list[Case], slurm: str | None, *, needs_home: bool) -> Comparison:
+def _compare(cases: list[Case], slurm: str | None, backend: str | None, *, needs_home: bool) -> Comparison:
     cluster = ClusterOptions(
         real_node_cpus=_CPUS // 4,
         real_node_memory_mib=_MEMORY_MIB // 4,
@@ -47,7 +48,9 @@ def _compare(cases: list[Case], slurm: str | None, *, needs_home: bool) -> Compa
     )
     if not cases:
         return Comparison({}, {})
-    with Rig.up(policy="overspill_mode=always", shared=needs_home, cluster=cluster, slurm=slurm) as rig:
+    with Rig.up(
+        policy="overspill_mode=always", shared=needs_home, cluster=cluster, slurm=slurm, backend=backend
+    ) as rig:
         for path, program in _SITES_PROGRAMS.values():
             rig.cluster.write(path, program, mode=0o755)
         tolerate_a_busy_machine(rig)
@@ -70,14 +73,20 @@ def comparison(request: pytest.FixtureRequest) -> Comparison:
     """Play every case that is asked for both ways, side by side, before the first test."""
     chosen = {item.name for item in request.session.items if item.path == request.path}
     cases = [case for case in CASES if any(name.endswith(f"[{case.name}]") for name in chosen)]
-    isolated = _compare([case for case in cases if not case.needs_home], request.module.SLURM, needs_home=False)
-    shared = _compare([case for case in cases if case.needs_home], request.module.SLURM, needs_home=True)
+    where = (request.module.SLURM, request.module.BACKEND)
+    isolated = _compare([case for case in cases if not case.needs_home], *where, needs_home=False)
+    shared = _compare([case for case in cases if case.needs_home], *where, needs_home=True)
     return Comparison(isolated.local | shared.local, isolated.diverted | shared.diverted)
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", cases_for(site_backend.named(None)), ids=lambda case: case.name)
 def test_a_diverted_session_cannot_be_told_from_a_local_one(comparison: Comparison, case: Case) -> None:
+    assert_alike(comparison, case)
+
+
+def assert_alike(comparison: Comparison, case: Case) -> None:
+    """Fail with what a user can tell apart, or if the jobs did not run where they should have."""
     local, diverted = comparison.local[case.name], comparison.diverted[case.name]
     told_apart = differences(local.outcome, diverted.outcome)
     assert not told_apart, "\n".join(told_apart)

@@ -10,7 +10,7 @@ last_job() {
 
 # until COMMAND...: wait until it succeeds
 until_() {
-    local deadline=$((SECONDS + 90))
+    local deadline=$((SECONDS + 150))
     until "$@"; do
         if ((SECONDS > deadline)); then
             echo "waited in vain for: $*"

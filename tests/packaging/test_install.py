@@ -42,7 +42,7 @@ def test_the_how_to_leads_to_a_diverted_job(installed: Machines) -> None:
 
 def test_every_promise_of_the_demo_is_kept(installed: Machines) -> None:
     installed.set_word("overspill_wait", "00:00:30")
-    jobs = Demo(installed, Console(), real_nodes=1).run()
+    jobs = Demo(installed, Console(), real_nodes=1, site="site").run()
     assert [(job.promise.name, job.broken) for job in jobs if job.broken] == []
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from tests.rig import daemons, engine
 from tests.rig.accounts import USERS
-from tests.rig.condor import CondorPool
+from tests.rig.condor import EXECUTE_POINTS, CondorPool
 from tests.rig.daemons import DATABASE_OPTIONS, Daemon, DaemonGroup
 from tests.rig.engine import HostEngine
 from tests.rig.errors import RigError
@@ -103,7 +103,13 @@ def _launch_site(site: Host, options: RigOptions, progress: Progress) -> None:
         HostEngine(site).start()
     if options.backend is SiteBackend.HTCONDOR:
         progress("start the HTCondor pool")
-        CondorPool(site).start()
+        points = len(EXECUTE_POINTS)
+        CondorPool(site).start(
+            cpus=options.cluster.site_cpus // points,
+            memory_mib=options.cluster.site_memory_mib // points,
+            gpus=options.cluster.gpus,
+            has_shared_home=options.has_shared_home,
+        )
     for name, daemon in site.daemons.items():
         if not daemon.is_running:
             progress(f"start {name}")

@@ -38,7 +38,7 @@ _slurm = click.option(
 
 _backend = click.option(
     "--backend",
-    type=click.Choice([*SiteBackend]),
+    type=click.Choice([*map(str, SiteBackend)]),
     help=f"Where the site runs jobs.  [default: {site_backend.VARIABLE}, else {SiteBackend.LOCAL}]",
 )
 

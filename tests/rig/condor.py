@@ -88,11 +88,11 @@ NEGOTIATOR_INTERVAL = 2
 NEGOTIATOR_CYCLE_DELAY = 1
 NEGOTIATOR_MIN_INTERVAL = 1
 """,
-    "ap": f"""
+    "ap": rf"""
 DAEMON_LIST = MASTER, SCHEDD
 SCHEDD_NAME = ap
 QUEUE_SUPER_USERS = root, condor, {AGENT_IDENTITY}
-QUEUE_SUPER_USER_MAY_IMPERSONATE = ^(alice|bob)(@{DOMAIN})?$
+QUEUE_SUPER_USER_MAY_IMPERSONATE = ^(alice|bob|dot\.ted-User_1)(@{DOMAIN})?$
 SCHEDD_INTERVAL = 2
 SCHEDD_MIN_INTERVAL = 1
 PERIODIC_EXPR_INTERVAL = 5
@@ -103,8 +103,6 @@ MASTER_BACKOFF_CONSTANT = 1
     # points remove images from the engine, ours among them.
     "ep": f"""
 DAEMON_LIST = MASTER, STARTD
-NUM_CPUS = {CPUS}
-MEMORY = {MEMORY_MIB}
 NUM_SLOTS = 1
 NUM_SLOTS_TYPE_1 = 1
 SLOT_TYPE_1 = 100%
@@ -121,13 +119,17 @@ DOCKER_VOLUME_DIR_PASSWD = {DIRECTORY}/execute/passwd:/etc/passwd:ro
 DOCKER_VOLUME_DIR_GROUP = {DIRECTORY}/execute/group:/etc/group:ro
 DOCKER_MOUNT_VOLUMES = PASSWD, GROUP
 DOCKER_EXTRA_ARGUMENTS = --add-host={AGENT_NAME}:{HOST_ADDRESS}
-MACHINE_RESOURCE_GPUs = CUDA0, CUDA1
 STARTER_UPDATE_INTERVAL = 5
 MASTER_BACKOFF_CONSTANT = 1
 """,
 }
 #: Nobody answers questions about names here, and every program of HTCondor's would wait for it.
 _NAMES = "sed -i 's/^hosts:.*/hosts: files/' /etc/nsswitch.conf"
+_SHARED_HOME = """
+DOCKER_VOLUMES = $(DOCKER_VOLUMES), HOME
+DOCKER_VOLUME_DIR_HOME = /home:/home
+DOCKER_MOUNT_VOLUMES = $(DOCKER_MOUNT_VOLUMES), HOME
+"""
 #: Makes the pool's key and everybody's tokens; sees `DIRECTORY` of the host.
 _MAKE_KEYS = f"""
 set -e
@@ -188,12 +190,26 @@ class CondorPool:
         """The directory of the agent's token, seen from outside the host; `TOKENS` inside."""
         return self._host.path(TOKENS)
 
-    def start(self) -> None:
-        """Make the pool, all machines at once, and return when jobs can be submitted and machines are offered."""
+    def start(
+        self, *, cpus: int = CPUS, memory_mib: int = MEMORY_MIB, gpus: int = GPUS, has_shared_home: bool = False
+    ) -> None:
+        """Make the pool, all machines at once, and return when jobs can be submitted and machines are offered.
+
+        Args:
+            cpus: of each execute point.
+            memory_mib: likewise.
+            gpus: likewise; simulated.
+            has_shared_home: whether containers of jobs see the host's /home.
+        """
         for directory in ("config", "execute"):
             self._host.path(f"{DIRECTORY}/{directory}").mkdir(parents=True, exist_ok=True)
         for name, content in {"common": _COMMON, **_ROLES}.items():
             self._host.write(f"{DIRECTORY}/config/{name}.conf", content)
+        home = _SHARED_HOME if has_shared_home else ""
+        with self._host.path(f"{DIRECTORY}/config/ep.conf").open("a") as settings:
+            settings.write(f"NUM_CPUS = {cpus}\nMEMORY = {memory_mib}\n{home}")
+            if gpus:
+                settings.write(f"MACHINE_RESOURCE_GPUs = {', '.join(f'CUDA{index}' for index in range(gpus))}\n")
         self._host.write(f"{DIRECTORY}/start.sh", _START)
         tmpfs = ["mount", "-t", "tmpfs", "-o", f"size={_SCRATCH_SIZE},mode=755", "tmpfs", _SCRATCH]
         self._host.run(tmpfs, check=True)

@@ -6,6 +6,7 @@ tells where each job ran. Ends with 1 if anything is not as promised.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from tests.rig.waiting import poll
 
 _POLICY = "overspill_mode=on,overspill_wait=00:00:30"
 _BATCH_IS_BUSY_S = 40
+#: Of a promise: anywhere at the site.
+_SITE = "site"
 _WIDTH_IN_A_LOG = 110
 
 
@@ -62,7 +65,7 @@ _LINES = 8
 _CANCELLED = Promise(
     "cancel-me",
     _script("trap 'echo saving a checkpoint; exit 0' TERM\necho waiting\nwhile :; do sleep 0.1; done"),
-    "site",
+    _SITE,
     "waiting\nsaving a checkpoint\n",
     state="CANCELLED",
     is_output_exact=False,
@@ -70,13 +73,13 @@ _CANCELLED = Promise(
 _LIVE = Promise(
     "live",
     _script(f"for i in $(seq {_LINES}); do echo step $i of {_LINES}; sleep 0.5; done"),
-    "site",
+    _SITE,
     "".join(f"step {i} of {_LINES}\n" for i in range(1, _LINES + 1)),
 )
 _OTHERS = (
-    Promise("arguments", _script("printf '<%s>' \"$@\"; echo"), "site", "<a b><$x><>\n", arguments=("a b", "$x", "")),
-    Promise("fails", _script("echo oh no >&2; exit 7"), "site", "oh no\n", state="FAILED", exit_code="7:0"),
-    Promise("crashes", _script("echo now; kill -SEGV $$"), "site", "now\n", state="FAILED", exit_code="0:11"),
+    Promise("arguments", _script("printf '<%s>' \"$@\"; echo"), _SITE, "<a b><$x><>\n", arguments=("a b", "$x", "")),
+    Promise("fails", _script("echo oh no >&2; exit 7"), _SITE, "oh no\n", state="FAILED", exit_code="7:0"),
+    Promise("crashes", _script("echo now; kill -SEGV $$"), _SITE, "now\n", state="FAILED", exit_code="0:11"),
     Promise("stays-home", _script("echo at home"), "cluster", "at home\n", options=("--overspill=never",)),
 )
 
@@ -84,11 +87,19 @@ _OTHERS = (
 class Demo:
     """One walk through the demo on a running rig."""
 
-    def __init__(self, rig: JobVerbs, console: Console, *, real_nodes: int) -> None:
-        """Show the demo on `rig`, whose partition `batch` has so many nodes of two CPUs each."""
+    def __init__(self, rig: JobVerbs, console: Console, *, real_nodes: int, site: str) -> None:
+        """Show the demo on `rig`.
+
+        Args:
+            rig: a running one.
+            console: where to.
+            real_nodes: so many nodes of two CPUs each has the partition `batch`.
+            site: regular expression for what machines of the site call themselves.
+        """
         self._rig = rig
         self._console = console
         self._real_nodes = real_nodes
+        self._site = site
 
     def run(self) -> list[Submitted]:
         """Do everything; return the jobs with whatever promise was broken."""
@@ -150,17 +161,18 @@ class Demo:
         promise = job.promise
         ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
         job.seen = self._rig.wait_for_state(job.job_id, ended, timeout_s=120)
-        expected = f"{promise.where}\n{promise.output}"
+        place = self._site if promise.where == _SITE else promise.where
 
         def has_all_output() -> bool:
             job.output = self._rig.output(job.job_id).decode(errors="replace")
+            name, _, output = job.output.partition("\n")
             if promise.is_output_exact:
-                return job.output == expected
-            lines = iter(job.output.splitlines())
-            return all(line in lines for line in expected.splitlines())
+                return bool(re.fullmatch(place, name)) and output == promise.output
+            lines = iter(output.splitlines())
+            return bool(re.fullmatch(place, name)) and all(line in lines for line in promise.output.splitlines())
 
         if not poll(has_all_output, timeout_s=30):
-            job.broken.append(f"output is {job.output!r}, promised was {expected!r}")
+            job.broken.append(f"output is {job.output!r}, promised was {promise.output!r}, below a name like {place}")
         for what, wanted, got in (
             ("state", promise.state, job.seen["JobState"]),
             ("exit code", promise.exit_code, job.seen["ExitCode"]),
@@ -200,7 +212,8 @@ def run_demo(slurm: str | None = None, backend: str | None = None) -> int:
         console.print(f"[dim]  rig: {step}[/]")
 
     with Rig.up(policy=_POLICY, slurm=slurm, backend=backend, progress=show) as rig:
-        jobs = Demo(rig, console, real_nodes=rig.options.cluster.real_nodes).run()
+        real_nodes, site = rig.options.cluster.real_nodes, rig.options.backend.machines
+        jobs = Demo(rig, console, real_nodes=real_nodes, site=site).run()
     console.print(_table(jobs))
     broken = [(job, what) for job in jobs for what in job.broken]
     for job, what in broken:

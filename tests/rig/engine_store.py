@@ -7,7 +7,9 @@ kept in the cache, and what is large in it is linked, not copied. Docker never w
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from tests.rig.progress import Progress
 _STORE = "data"
 #: In an engine's store: all layers' files, most of what it has.
 _LAYERS = "overlay2"
+#: Stores that nobody has used for so long are removed.
+_KEPT_S = 14 * 86_400.0
 
 
 def prepare(names: Sequence[str], progress: Progress) -> list[Image]:
@@ -39,6 +43,8 @@ def prepare(names: Sequence[str], progress: Progress) -> list[Image]:
                 for image in wanted:
                     engine.load(image.archive)
             partial.rename(_store_of(wanted))
+        os.utime(_store_of(wanted))  # used now
+        _remove_old()
     return wanted
 
 
@@ -50,6 +56,12 @@ def fill(host_root: Path, wanted: Sequence[Image]) -> None:
         # Links need one file system; between two, `cp` would fail for each file.
         is_linked = entry.name == _LAYERS and entry.stat().st_dev == target.stat().st_dev
         run("cp", "--archive", *(["--link"] if is_linked else []), str(entry), str(target))
+
+
+def _remove_old() -> None:
+    for path in (CACHE / "stores").iterdir():
+        if path.is_dir() and path.stat().st_mtime < time.time() - _KEPT_S:
+            shutil.rmtree(path)
 
 
 def _store_of(wanted: Sequence[Image]) -> Path:

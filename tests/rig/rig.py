@@ -17,7 +17,9 @@ from overspill_images.builder import Image
 from tests.rig import directory, engine_store, layout, parts, releases, site_backend, systems
 from tests.rig.bringup import check_machine, define_daemons, plain_umask, start_daemons
 from tests.rig.certificates import Certificates
+from tests.rig.condor import CondorPool
 from tests.rig.directory import RigDirectory
+from tests.rig.engine import HostEngine
 from tests.rig.errors import NotUpError, RigError
 from tests.rig.host import Host
 from tests.rig.host_init import KEEP
@@ -140,6 +142,16 @@ class Rig(JobVerbs):
     def path(self) -> Path:
         """The directory that holds everything of the rig."""
         return self._home.path
+
+    @property
+    def engine(self) -> HostEngine:
+        """The site's container engine, if the back end has one."""
+        return HostEngine(self.site)
+
+    @property
+    def pool(self) -> CondorPool:
+        """The site's HTCondor pool, if the back end is that."""
+        return CondorPool(self.site)
 
     @property
     def certificates(self) -> Certificates:

@@ -37,6 +37,12 @@ class SiteBackend(StrEnum):
             case SiteBackend.HTCONDOR:
                 return ("runtime-mini", "htcondor")
 
+    @property
+    def machines(self) -> str:
+        """A regular expression for what `uname -n` says in a job there."""
+        # HTCondor names a container by owner, job and machine: alice-12.0-ep1.
+        return r"\S+-ep[12]" if self is SiteBackend.HTCONDOR else "site"
+
 
 def named(name: str | None) -> SiteBackend:
     """Return the back end of this name; None stands for the one that the environment names, or `local`.

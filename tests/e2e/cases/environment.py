@@ -120,7 +120,7 @@ CASES = (
     Case("standard-input-by-pattern", bash("cat"), options=("--input=in-%x", "--job-name=n"), files={"in-n": "found"}),
     Case("open-descriptors", bash("ls /proc/$$/fd")),
     Case("signals-ignored-and-blocked", "#!/usr/bin/grep -E Sig(Blk|Ign|Cgt)\n", ("/proc/self/status",)),
-    Case("priorities", bash("nice; ionice; cat /proc/self/oom_score_adj; chrt -p $$ | grep -Eo 'SCHED_.*|priority.*'")),
+    Case("priorities", bash("nice; ionice; chrt -p $$ | grep -Eo 'SCHED_.*|priority.*'")),
     Case(
         "leads-its-process-group",
         bash('for what in pgid sid; do [ $(ps -o $what= -p $$) = $$ ]; echo "$what $?"; done'),
