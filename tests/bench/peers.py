@@ -88,8 +88,12 @@ def _describe(bench: Bench, script: str, *, runs: int) -> Path:
         f"""\
 universe = docker
 docker_image = {_image(bench)}
-executable = {_SUBMIT}/job.sh
-output = {_SUBMIT}/$(Process).out
+initialdir = {_SUBMIT}
+executable = /bin/bash
+transfer_executable = false
+arguments = job.sh
+transfer_input_files = job.sh
+output = $(Process).out
 stream_output = true
 should_transfer_files = yes
 request_cpus = 1
