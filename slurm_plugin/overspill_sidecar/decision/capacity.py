@@ -217,12 +217,17 @@ def _unheard(capacity: SiteCapacity, room: Room) -> Amount:
 
 
 def _have_slots(capacity: SiteCapacity, shape: Shape, claimed: Amount) -> bool:
-    """Tell whether every task of the job finds a slot when others have taken what they claim, from the largest."""
+    """Tell whether every task of the job finds a slot when others have taken what they claim.
+
+    They take it from the largest slots, and none from those that are too small for the job anyway.
+    """
     wanted = _as_counted_by(capacity, amount_of(shape))
     if not capacity.slots:
         return (capacity.largest_free - claimed).holds(wanted)
     tasks, rest = 0, claimed
     for group in _suited(capacity, shape):
+        if not group.free.holds(wanted):
+            continue
         touched = min(group.count, group.free.times_to_cover(rest))
         if touched:
             everything = group.free * touched
