@@ -250,6 +250,25 @@ def test_a_site_that_does_not_answer_is_passed_over(two_sites: Rig) -> None:
     _wait_for_answer(two_sites, "overspill")
 
 
+def test_gpus_of_a_type_go_to_a_site_that_has_them_with_the_sites_own_devices() -> None:
+    cluster = ClusterOptions(accounting="associations", gpus=2, gpu_type="a100")
+    with Rig.up(policy="overspill_mode=always", cluster=cluster) as rig:
+
+        def is_seen() -> bool:
+            answer = ask_router(rig, "--gpus=a100:1", user="alice")
+            return answer is not None and answer["verdict"] == "DIVERT"
+
+        wait_until(is_seen, timeout_s=30, what="the site's GPUs")
+        other = ask_router(rig, "--gpus=t4:1", user="alice")
+        assert other is not None
+        assert (other["verdict"], other["reason"]) == ("LOCAL", "gpu_type")
+        for asked, devices in (("--gpus=a100:2", 2), ("--gres=gpu:a100:1", 1), ("--gpus-per-node=a100:1", 1)):
+            job_id = rig.sbatch("#!/bin/sh\necho $CUDA_VISIBLE_DEVICES | tr , '\\n' | wc -l\n", asked)
+            job = rig.wait_for_state(job_id, "COMPLETED", timeout_s=60)
+            assert job["NodeList"] == VIRTUAL_NODE
+            assert rig.output(job_id).split() == [str(devices).encode()]
+
+
 def test_what_a_gpu_brings_at_home_it_brings_at_the_site() -> None:
     cluster = ClusterOptions(accounting="associations", gpus=2)
     with Rig.up(policy="overspill_mode=always", cluster=cluster) as rig:

@@ -37,6 +37,7 @@ directory = "{state}/runs"
 cpus = {cluster.site_cpus}
 memory_mib = {cluster.site_memory_mib}
 gpus = {cluster.gpus}
+gpu_type = "{cluster.gpu_type}"
 private = {_strings((*_private(options), "/dev/shm"))}
 shared = {_strings(_shared(options))}
 python = "/usr/bin/python3"

@@ -13,6 +13,7 @@ from tests.rig.certificates import Certificates
 from tests.rig.files import replace_file
 from tests.rig.options import RigOptions
 from tests.rig.parts import Part
+from tests.rig.slurm_conf import ClusterOptions
 from tests.rig.systems import THIS_MACHINE, System
 from tests.rig.tree import bind, build_tree, system_mounts
 
@@ -59,19 +60,20 @@ def build_cluster(root: Path, options: RigOptions, certificates: Certificates, s
     if options.slurm.cgroup_conf:
         _write(root / "etc/slurm/cgroup.conf", options.slurm.cgroup_conf.encode())
     if options.cluster.gpus:
-        _write_gpus(root, options.cluster.gpus)
+        _write_gpus(root, options.cluster)
     if options.cluster.accounting:
         _write(root / "etc/slurm/slurmdbd.conf", slurm_conf.slurmdbd_conf().encode(), owner="slurm", mode=0o600)
     return [*system_mounts(root, system=system.root, local=local), *_overspill_mounts(root, system)]
 
 
-def _write_gpus(root: Path, count: int) -> None:
+def _write_gpus(root: Path, cluster: ClusterOptions) -> None:
     """Give each node its GPUs. Slurm ignores a GPU without a file, and takes a plain file for the device."""
     directory = root / "var/lib/gpu"
     directory.mkdir()
-    for index in range(count):
+    for index in range(cluster.gpus):
         (directory / str(index)).touch()
-    _write(root / "etc/slurm/gres.conf", f"Name=gpu File=/var/lib/gpu/[0-{count - 1}]\n".encode())
+    kind = f" Type={cluster.gpu_type}" if cluster.gpu_type else ""
+    _write(root / "etc/slurm/gres.conf", f"Name=gpu{kind} File=/var/lib/gpu/[0-{cluster.gpus - 1}]\n".encode())
 
 
 def build_site(

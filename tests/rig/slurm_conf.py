@@ -32,11 +32,17 @@ class ClusterOptions:
     has_second_site: bool = False
     #: GPUs of each node and each site; a diverted job keeps its GPUs only where there is `accounting`.
     gpus: int = 0
+    #: Of which type they are; empty: Slurm and the site do not tell.
+    gpu_type: str = ""
     #: What the site has for all runs together.
     site_cpus: int = 8
     site_memory_mib: int = 16_384
     #: Further lines for the end of slurm.conf.
     more_lines: tuple[str, ...] = ()
+
+    @property
+    def gres(self) -> str:
+        return f"gpu:{self.gpu_type}:{self.gpus}" if self.gpu_type else f"gpu:{self.gpus}"
 
     @property
     def node_ports(self) -> dict[str, int]:
@@ -68,7 +74,7 @@ def slurm_conf(options: ClusterOptions, policy_words: tuple[str, ...], *, job_su
         memory_mib = o.virtual_node_memory_mib if is_virtual else o.real_node_memory_mib
         nodes.append(
             f"NodeName={name} NodeHostname=cluster NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory={memory_mib}"
-            f"{f' Gres=gpu:{o.gpus}' if o.gpus else ''}{' Features=overspill' if is_virtual else ''} State=UNKNOWN"
+            f"{f' Gres={o.gres}' if o.gpus else ''}{' Features=overspill' if is_virtual else ''} State=UNKNOWN"
         )
     # Without time limits Slurm's start estimates lie in the year 10193; without DefMemPerCPU a job takes a whole node.
     limits = "DefaultTime=00:10:00 MaxTime=1-00:00:00 DefMemPerCPU=1000 State=UP"
