@@ -53,6 +53,7 @@ def _local_site(config: AgentConfig, local: Local) -> LocalSite:
             gpu_type=local.gpu_type.lower(),
             files=tuple(map(str, local.gpu_files)),
         ),
+        features=frozenset(local.features),
     )
 
 

@@ -143,6 +143,7 @@ python = "/usr/bin/python3"
 runner = "{self.runner}"
 private = ["/home", "/tmp", "/var/tmp", "/dev/shm"]
 shared = ["{SHARED}"]
+features = ["avx512"]
 [metrics]
 listen = "127.0.0.1:{self.metrics_port}"
 tls = {tls}

@@ -65,6 +65,13 @@ async def test_a_run_that_cannot_be_is_refused_and_leaves_nothing(
     assert len((await relay.stub.ListRuns(pb.ListRunsRequest())).runs) == before
 
 
+async def test_a_feature_that_the_site_has_is_told_and_taken(relay: Relay) -> None:
+    told = await relay.stub.Capacity(pb.CapacityRequest(slurm_cluster=CLUSTER))
+    assert (list(told.features), told.backend) == (["avx512"], "local")
+    followed = await relay.run(b"#!/bin/sh\necho ran\n", constraint="overspill&avx512")
+    assert followed.stdout == b"ran\n"
+
+
 async def test_a_cluster_cannot_speak_for_another(relay: Relay) -> None:
     request = relay.request(spec_of(b"#!/bin/sh\n"), relay.request_id(slurm_cluster="other"))
     error = await refusal(relay.stub.Submit(request))

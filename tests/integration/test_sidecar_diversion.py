@@ -96,6 +96,17 @@ def test_an_array_goes_if_all_that_may_run_at_once_fits(full_rig: Rig) -> None:
     full_rig.cluster.run(["scancel", str(all_at_once)], check=True)
 
 
+def test_an_image_that_no_site_offers_keeps_the_job_and_the_user_is_told(full_rig: Rig) -> None:
+    _wait_for_answer(full_rig, "wait_above_threshold")
+    said = full_rig.cluster.run(
+        ["sbatch", "--parsable", "--overspill-image=bench"], user="alice", stdin=_NOTHING, check=True
+    )
+    assert "overspill: --overspill-image=bench: no site offers it (there is none): this job stays here" in said.stderr
+    kept = int(said.stdout)
+    assert _partitions(full_rig, kept) == {"batch"}
+    _cancel(full_rig, kept)
+
+
 def test_the_decision_joins_what_the_sites_own_hook_says_of_the_job(full_rig: Rig) -> None:
     _wait_for_answer(full_rig, "wait_above_threshold", "--ntasks=8")
     tagged = full_rig.sbatch(_NOTHING, "--job-name=tagged")

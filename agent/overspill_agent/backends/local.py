@@ -76,6 +76,7 @@ class LocalSite:
         runner: the runner's file.
         limits: whether runs get no more CPUs and memory than they asked for.
         gpus: as many as `resources` says.
+        features: words of --constraint that runs here satisfy.
     """
 
     directory: Path
@@ -85,6 +86,7 @@ class LocalSite:
     runner: Path
     limits: Limits = Limits.BEST_EFFORT
     gpus: Gpus = field(default_factory=Gpus)
+    features: frozenset[str] = frozenset()
 
 
 class LocalBackend:
@@ -122,7 +124,8 @@ class LocalBackend:
 
     def capacity(self) -> Capacity:
         resources = self._site.resources
-        return Capacity((Slot(self._machine, resources, resources, self._site.gpus.gpu_type),))
+        slot = Slot(self._machine, resources, resources, self._site.gpus.gpu_type)
+        return Capacity((slot,), features=self._site.features)
 
     async def check(self, demand: Demand) -> None:
         """Refuse what needs more than one workstation has.
@@ -132,8 +135,9 @@ class LocalBackend:
         """
         if demand.image is not None:
             raise UnrunnableError(f"this site runs jobs on its own host, and so has no image {demand.image.name!r}")
-        if demand.constraint:
-            raise UnrunnableError(f"this site has no machine with the feature {demand.constraint!r}")
+        for feature in filter(None, demand.constraint.split("&")):
+            if feature not in self._site.features:
+                raise UnrunnableError(f"this site has no machine with the feature {feature!r}")
 
     async def start(self, launch: Launch) -> None:
         """Start the runner, unless this attempt has been started before.

@@ -18,6 +18,7 @@ class Local(Section):
         gpu_ids: as CUDA_VISIBLE_DEVICES names them; empty: "0", "1" and so on.
         gpu_type: of which type they are, all of them.
         gpu_files: device files that a run with GPUs sees; `{id}` stands for the id of each that it has.
+        features: words of --constraint that every run here satisfies.
         limits: whether runs get no more CPUs and memory than they asked for; see `backends.local.Limits`.
         private: directories of which each run has its own, empty one.
         shared: directories that are the same here as at the cluster; runs may write there.
@@ -32,6 +33,7 @@ class Local(Section):
     gpu_ids: tuple[str, ...] = ()
     gpu_type: str = ""
     gpu_files: tuple[AbsolutePath, ...] = ()
+    features: tuple[str, ...] = ()
     limits: Literal["enforced", "best-effort", "none"] = "best-effort"
     private: tuple[AbsolutePath, ...] = (Path("/home"), Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108
     shared: tuple[AbsolutePath, ...] = ()
