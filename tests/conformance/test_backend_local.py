@@ -19,6 +19,7 @@ from overspill_agent.config import DEFAULT_RUNNER
 from overspill_agent.runs import Resources
 from tests.conformance.backends.dying import Countdown, dying_at_system_call
 from tests.conformance.backends.place import Expectations, marked_processes
+from tests.conformance.backends.site import Site
 from tests.conformance.backends.suite import BackendSuite
 
 
@@ -45,13 +46,17 @@ class LocalPlace:
 
     def __init__(self, directory: Path) -> None:
         self._runs = directory / "runs"
+        self.devices = directory / "devices"
+        self.devices.mkdir(parents=True)
+        for name in ("gpu0", "gpu1", "common"):
+            (self.devices / name).touch()
         self._seen_runs: set[str] = set()
         self._cgroups = Cgroups.of_this_host()
         self._site = LocalSite(
             directory=self._runs,
             resources=Resources(cpus=8, memory_mib=1024, gpus=2),
             limits=Limits.ENFORCED,
-            gpus=Gpus(ids=("0", "1")),
+            gpus=Gpus(ids=("0", "1"), files=(f"{self.devices}/gpu{{id}}", f"{self.devices}/common")),
             roots=Roots(
                 private=(PurePosixPath("/home"), PurePosixPath("/tmp")),
                 shared=(),
@@ -103,3 +108,14 @@ class TestLocal(BackendSuite):
     @pytest.fixture
     def place(self, tmp_path: Path) -> LocalPlace:
         return LocalPlace(tmp_path / "host")
+
+    async def test_a_run_sees_the_device_files_of_its_own_gpus_and_of_no_others(
+        self, site: Site, place: LocalPlace
+    ) -> None:
+        script = f"#!/bin/bash\necho $(ls {place.devices} 2>&1) for $CUDA_VISIBLE_DEVICES\nexec sleep 600\n".encode()
+        with_gpu = Resources(cpus=1, memory_mib=128, gpus=1)
+        lives = [await site.accept(script, with_gpu), await site.accept(script, with_gpu)]
+        for live in lives:
+            await site.until_said_anything(live)
+        seen = {site.output(live) for live in lives}
+        assert seen == {b"common gpu0 for 0\n", b"common gpu1 for 1\n"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from overspill.errors import AdminError
 from overspill_agent.backends.attempt import LockDescriptors
@@ -66,6 +66,17 @@ def bwrap_argv(programs: Programs, python: Path, launch: Launch, sandbox: Sandbo
     view = [*sandbox.mounts, "--chdir", "/"]
     runner = runner_argv(str(python), launch)
     return [programs.bwrap, *isolation, *capabilities, *life, *view, "--", *become_user, *runner]
+
+
+def device_mounts(files: Iterable[str]) -> list[str]:
+    """Return the arguments that show these device files, in directories that everybody may pass through."""
+    mounts = []
+    for file in files:
+        *parents, _root = PurePosixPath(file).parents
+        for parent in reversed(parents):
+            mounts += ["--perms", "0755", "--dir", str(parent)]
+        mounts += ["--dev-bind", file, file]
+    return mounts
 
 
 def in_cgroups(programs: Programs, process_files: Iterable[Path], argv: list[str]) -> list[str]:

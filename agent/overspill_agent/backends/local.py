@@ -26,7 +26,7 @@ import structlog
 from overspill.errors import AdminError, UnavailableError, UnrunnableError
 from overspill_agent.backends import attempt as attempts
 from overspill_agent.backends.base import Demand, Launch
-from overspill_agent.backends.bwrap import Programs, bwrap_argv, in_cgroups
+from overspill_agent.backends.bwrap import Programs, bwrap_argv, device_mounts, in_cgroups
 from overspill_agent.backends.cgroups import Cgroups
 from overspill_agent.backends.devices import Devices, Gpus
 from overspill_agent.backends.host import Host
@@ -246,8 +246,7 @@ class LocalBackend:
             own.mkdir(mode=0o700)
             gpus = self._devices.give(directory, launch.attempt, launch.demand.resources.gpus)
             sandbox = self._sandbox(launch, own)
-            for file in self._site.gpus.files_of(gpus):
-                sandbox.mounts += ["--dev-bind", file, file]
+            sandbox.mounts += device_mounts(self._site.gpus.files_of(gpus))
             make_private(own / "files", sandbox.private_directories, launch.account)
             make_control(own / "control", launch, self._runner)
             argv = bwrap_argv(self._programs, self._site.python, launch, sandbox, lock)
