@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from tests.conformance.backends.place import DeathError
 
 #: What changes something outside, or may.
-_STEPS = frozenset(
+STEPS = frozenset(
     {
-        *("fcntl.flock", "subprocess.Popen", "socket.connect", "http.client.send"),
+        *("open", "fcntl.flock", "subprocess.Popen", "socket.connect", "http.client.send"),
         *("os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.link", "os.symlink", "os.truncate"),
         *("os.chmod", "os.chown", "os.utime", "os.kill", "signal.pidfd_send_signal", "shutil.rmtree"),
     }
@@ -30,6 +30,7 @@ class Countdown:
     """Steps that an agent may take still."""
 
     steps_left: int
+    steps: frozenset[str] = STEPS
     has_come: bool = False
 
     def take(self) -> None:
@@ -48,10 +49,11 @@ _countdown: ContextVar[Countdown | None] = ContextVar("countdown", default=None)
 
 
 def _on_audit(event: str, arguments: tuple[object, ...]) -> None:
-    if event in _STEPS or (event == "open" and _is_for_writing(arguments[2])):
-        countdown = _countdown.get(None)
-        if countdown is not None:
-            countdown.take()
+    countdown = _countdown.get(None)
+    if countdown is None:
+        return
+    if event in countdown.steps and (event != "open" or _is_for_writing(arguments[2])):
+        countdown.take()
 
 
 def _is_for_writing(flags: object) -> bool:
@@ -62,9 +64,9 @@ sys.addaudithook(_on_audit)  # for good: hooks cannot be taken back
 
 
 @contextmanager
-def dying_at_system_call(step: int) -> Iterator[Countdown]:
-    """Have the agent die at its system call number `step` of those that are steps."""
-    countdown = Countdown(step)
+def dying_at_system_call(step: int, steps: frozenset[str] = STEPS) -> Iterator[Countdown]:
+    """Have the agent die at its system call number `step` of those that are steps; `open` only for writing."""
+    countdown = Countdown(step, steps)
     token = _countdown.set(countdown)
     try:
         yield countdown

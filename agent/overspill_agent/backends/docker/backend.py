@@ -28,7 +28,7 @@ from overspill_agent.backends.base import Account, Demand, Launch
 from overspill_agent.backends.docker import identity, reading
 from overspill_agent.backends.docker.container import Rules, container_body, container_name
 from overspill_agent.backends.docker.engine import Engine
-from overspill_agent.backends.docker.images import Images, TriedImage
+from overspill_agent.backends.docker.images import KEPT, Images, TriedImage
 from overspill_agent.backends.docker.places import Places, places
 from overspill_agent.backends.docker.reading import EngineFacts, RefusedError
 from overspill_agent.backends.run_files import make_control, make_private, read_runner, remove_tree, start_error
@@ -125,10 +125,7 @@ class DockerBackend:
             raise AdminError(
                 f"the engine has no network {network!r}: docker network create {network}, or correct [docker] network"
             )
-        for container_id in await self._engine.containers(self._site.rules.agent):
-            container = await self._engine.inspect(container_id)
-            if container is not None and not container.run_id:
-                await self._engine.remove(container_id)
+        await self._images.open()
         self._facts = facts
 
     def capacity(self) -> Capacity:
@@ -337,7 +334,7 @@ def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[[Any], None], what
 
 
 def _directories_in(directory: Path) -> list[str]:
-    return [entry.name for entry in directory.iterdir() if entry.is_dir() and not entry.name.startswith("trial-")]
+    return [entry.name for entry in directory.iterdir() if entry.is_dir() and entry.name != KEPT]
 
 
 def _mark(path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -39,11 +40,12 @@ _LONGEST_PAUSE_S = 5.0
 class Engine:
     """One engine on this host. Methods may be called at once; each connects for itself, and again after a restart."""
 
-    def __init__(self, socket: str) -> None:
-        """Connect to nothing yet; `socket` is "unix:///path"."""
-        self._socket = socket
+    def __init__(self, socket_url: str) -> None:
+        """Connect to nothing yet; `socket_url` is "unix:///path"."""
+        self._socket = socket_url
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
         self._of_thread = threading.local()
+        self._clients: list[APIClient] = []
 
     async def facts(self) -> EngineFacts:
         return reading.engine_facts(await self._call("look at itself", lambda client: client.info()))
@@ -128,8 +130,10 @@ class Engine:
         return Followed(self._socket, agent)
 
     def close(self) -> None:
-        """Let go of the engine; calls that are under way end by themselves."""
+        """Let go of the engine; calls that are under way end by themselves, or when they next ask it something."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        for client in self._clients:
+            client.close()
 
     async def _found(self, doing: str, ask: Callable[[APIClient], Answer]) -> Answer | None:
         """Return the answer; None where the engine has no such thing."""
@@ -148,6 +152,7 @@ class Engine:
 
     def _ask(self, doing: str, ask: Callable[[APIClient], Answer]) -> Answer:
         try:
+            _knock(self._socket)
             return ask(self._client())
         except APIError as error:
             raise reading.refusal(doing, error.status_code or 0, error.explanation or str(error)) from error
@@ -158,6 +163,7 @@ class Engine:
         """Return this thread's own client: they are not made for several at once."""
         if not hasattr(self._of_thread, "client"):
             self._of_thread.client = APIClient(self._socket, version="auto", timeout=_TIMEOUT_S)
+            self._clients.append(self._of_thread.client)
         client: APIClient = self._of_thread.client
         return client
 
@@ -165,8 +171,8 @@ class Engine:
 class Followed:
     """What happens to an agent's containers, in a thread of its own that connects again for as long as it must."""
 
-    def __init__(self, socket: str, agent: str) -> None:
-        self._socket = socket
+    def __init__(self, socket_url: str, agent: str) -> None:
+        self._socket = socket_url
         self._agent = agent
         self._is_closing = threading.Event()
         self._stream: CancellableStream[dict[str, Any]] | None = None
@@ -190,37 +196,59 @@ class Followed:
     def close(self) -> None:
         """End the thread."""
         self._is_closing.set()
-        stream = self._stream
-        if stream is not None:
-            with contextlib.suppress(OSError):  # the engine has closed it already
-                stream.close()
+        self._end_stream()
         if self._thread.is_alive():
             self._thread.join(_TIMEOUT_S)
 
     def _run(self) -> None:
-        pause_s = _FIRST_PAUSE_S
+        pause_s, was_there = _FIRST_PAUSE_S, True
         while not self._is_closing.is_set():
             try:
                 self._follow()
-                pause_s = _FIRST_PAUSE_S
-            except (DockerException, requests.RequestException) as error:
-                log.warning("container engine is away", action="engine_away", socket=self._socket, reason=str(error))
+                pause_s, was_there = _FIRST_PAUSE_S, True
+            except (DockerException, requests.RequestException, UnavailableError) as error:
+                if was_there:
+                    log.warning("container engine is away", action="engine_away", reason=str(error))
             if self._is_closing.is_set():
                 return
+            was_there = False
             self._on_connection(None)
             self._is_closing.wait(pause_s)
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
 
     def _follow(self) -> None:
-        client = APIClient(self._socket, version="auto", timeout=_TIMEOUT_S)
-        with contextlib.closing(client):
-            wanted = {"type": "container", "event": ["die", "destroy"], "label": f"{AGENT_LABEL}={self._agent}"}
+        _knock(self._socket)
+        wanted = {"type": "container", "event": ["die", "destroy"], "label": f"{AGENT_LABEL}={self._agent}"}
+        with contextlib.closing(APIClient(self._socket, version="auto", timeout=_TIMEOUT_S)) as client:
             self._stream = client.events(filters=wanted, decode=True)
-            if self._is_closing.is_set():
-                return
-            self._on_connection(reading.engine_facts(client.info()))
-            for event in self._stream:
-                self._on_event(event)
+            try:
+                if not self._is_closing.is_set():
+                    self._on_connection(reading.engine_facts(client.info()))
+                    for event in self._stream:
+                        self._on_event(event)
+            finally:
+                self._end_stream()
+
+    def _end_stream(self) -> None:
+        """Break off the stream, from whichever thread; nothing happens if there is none any more."""
+        stream = self._stream
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def _knock(socket_url: str) -> None:
+    """See whether somebody listens; what the SDK says of it where nobody does no operator understands.
+
+    Raises:
+        UnavailableError: nobody does.
+    """
+    path = socket_url.removeprefix("unix://")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError as error:
+            raise UnavailableError(f"no container engine answers at {path}: {error.strerror}") from error
 
 
 def _pull(client: APIClient, reference: str, progress: Callable[[str], None]) -> None:

@@ -1,15 +1,21 @@
-"""Whether an image is there and can run the runner: tried once for each image, in a container that is thrown away."""
+"""Whether an image is there and can run the runner: tried once for each image, in a container that is thrown away.
+
+What was found out is kept in a file for each image, by what it depends on: the image's id, its Python's path,
+the runner.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import structlog
@@ -28,6 +34,10 @@ _TRIAL_TIMEOUT_S = 60.0
 _PULL_PAUSE_S = 60.0
 _PROGRESS_INTERVAL_S = 10.0
 _COMPLAINT_BYTES = 300
+#: Where findings are kept, in the back end's directory.
+KEPT = ".images"
+_TRIAL_PREFIX = "trial-"
+_NEW = ".new"
 #: What the engine says where the image does not have what it is to execute, or cannot execute it.
 _NOT_EXECUTABLE = ("no such file or directory", "executable file not found", "exec format error", "permission denied")
 #: For any Python, from 2 on. Says its version, and if that will do imports the runner and compiles it.
@@ -73,6 +83,43 @@ class TriedImage:
     group: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """What a trial has shown.
+
+    Attributes:
+        output: its standard output: JSON, if the image's Python has come that far.
+        complaint: the end of its standard error, or what the engine said.
+        is_executable: the image has the Python, and it can be executed.
+    """
+
+    output: str
+    complaint: str
+    is_executable: bool = True
+
+    def judge(self, image: Image, image_id: str) -> TriedImage:
+        """Return the image as one that can run the runner.
+
+        Raises:
+            UnrunnableError: it cannot; says why.
+        """
+        cannot = f"the image {image.name} of this site cannot run jobs"
+        if not self.is_executable:
+            raise UnrunnableError(
+                f"{cannot}: it has no {image.python} that it can execute; a Python of at least 3.8 is needed"
+            )
+        try:
+            found = json.loads(self.output)
+        except ValueError:
+            why = next(reversed(self.complaint.splitlines()), "it says nothing")
+            raise UnrunnableError(f"{cannot}: its {image.python} does not run the runner: {why}") from None
+        if "compiled" not in found:
+            version = ".".join(map(str, found["version"]))
+            raise UnrunnableError(f"{cannot}: its {image.python} is Python {version}, and at least 3.8 is needed")
+        compiled = {found["cache"]: base64.b64decode(found["compiled"])}
+        return TriedImage(image_id, compiled, passwd=found["passwd"], group=found["group"])
+
+
 class Images:
     """The images of one engine, and what has been found out about them."""
 
@@ -80,9 +127,9 @@ class Images:
         """Try nothing yet; `directory` is the back end's own, `runner` the runner's source."""
         self._engine = engine
         self._rules = rules
-        self._directory = directory
+        self._directory = directory / KEPT
         self._runner = runner
-        self._tried: dict[tuple[str, str], TriedImage | UnrunnableError] = {}
+        self._tried: dict[tuple[str, str], _Findings] = {}
         self._trying = asyncio.Lock()
         self._pulls: dict[str, asyncio.Task[None]] = {}
         self._failed_pulls: dict[str, tuple[float, str]] = {}
@@ -99,12 +146,18 @@ class Images:
             self._fetch(image)
             raise UnavailableError(f"the image {image.name} is being fetched to this site; try again in a while")
         async with self._trying:
-            tried = self._tried.get((image_id, image.python))
-            if tried is None:
-                tried = self._tried[image_id, image.python] = await self._try(image, image_id)
-        if isinstance(tried, UnrunnableError):
-            raise UnrunnableError(tried.reason)
-        return tried
+            key = (image_id, image.python)
+            if key not in self._tried:
+                self._tried[key] = await self._findings(image, image_id)
+        return self._tried[key].judge(image, image_id)
+
+    async def open(self) -> None:
+        """Remove what trials have left behind that were cut short."""
+        for container_id in await self._engine.containers(self._rules.agent):
+            container = await self._engine.inspect(container_id)
+            if container is not None and not container.run_id:
+                await self._engine.remove(container_id)
+        await asyncio.to_thread(_clean, self._directory)
 
     async def close(self) -> None:
         """Give up pulls; the engine goes on with what it has begun."""
@@ -150,7 +203,17 @@ class Images:
         finally:
             del self._pulls[reference]
 
-    async def _try(self, image: Image, image_id: str) -> TriedImage | UnrunnableError:
+    async def _findings(self, image: Image, image_id: str) -> _Findings:
+        """Return what was found out about the image before, else try it."""
+        what = "\0".join((image_id, image.python, hashlib.sha256(self._runner).hexdigest()))
+        path = self._directory / f"{hashlib.sha256(what.encode()).hexdigest()}.json"
+        kept = await asyncio.to_thread(_read, path)
+        if kept is None:
+            kept = await self._try(image, image_id)
+            await asyncio.to_thread(_write, path, kept)
+        return kept
+
+    async def _try(self, image: Image, image_id: str) -> _Findings:
         """Find out whether the image can run the runner.
 
         Raises:
@@ -158,7 +221,7 @@ class Images:
             AdminError: no container can be started here.
         """
         name = f"overspill-trial-{secrets.token_hex(8)}"
-        with tempfile.TemporaryDirectory(dir=self._directory, prefix="trial-") as directory:
+        with tempfile.TemporaryDirectory(dir=self._directory, prefix=_TRIAL_PREFIX) as directory:
             control = Path(directory)
             await asyncio.to_thread(_make_readable, control, self._runner)
             body = trial_body(image_id, [image.python, "-I", "-S", "-c", _TRIAL], self._rules, control)
@@ -173,14 +236,11 @@ class Images:
                     any(words in refused.explanation for words in _NOT_EXECUTABLE)
                     and image.python in refused.explanation
                 ):
-                    return UnrunnableError(
-                        f"the image {image.name} of this site cannot run jobs: it has no {image.python} that it could"
-                        f" execute, and a Python of at least 3.8 is needed"
-                    )
+                    return _Findings("", refused.explanation, is_executable=False)
                 raise
             finally:
                 await self._engine.remove(name)
-        return _judge(image, image_id, output, complaint.decode("utf-8", "replace").strip())
+        return _Findings(output.decode("utf-8", "replace"), complaint.decode("utf-8", "replace").strip())
 
 
 def _make_readable(control: Path, runner: bytes) -> None:
@@ -190,16 +250,23 @@ def _make_readable(control: Path, runner: bytes) -> None:
     (control / "runner.py").chmod(0o644)
 
 
-def _judge(image: Image, image_id: str, output: bytes, complaint: str) -> TriedImage | UnrunnableError:
-    """Return what the trial's output says of the image."""
-    cannot = f"the image {image.name} of this site cannot run jobs: its {image.python}"
+def _clean(directory: Path) -> None:
+    """Have the directory, without what is not finished."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for unfinished in directory.glob(f"{_TRIAL_PREFIX}*"):
+        shutil.rmtree(unfinished)
+    for unfinished in directory.glob(f"*{_NEW}"):
+        unfinished.unlink()
+
+
+def _read(path: Path) -> _Findings | None:
     try:
-        found = json.loads(output)
-    except ValueError:
-        log.warning("image cannot run the runner", action="image_unfit", image=image.reference, output=complaint)
-        return UnrunnableError(f"{cannot} does not run the runner: {complaint.splitlines()[-1:] or 'it says nothing'}")
-    if "compiled" not in found:
-        version = ".".join(map(str, found["version"]))
-        return UnrunnableError(f"{cannot} is Python {version}, and at least 3.8 is needed")
-    compiled = {found["cache"]: base64.b64decode(found["compiled"])}
-    return TriedImage(image_id, compiled, passwd=found["passwd"], group=found["group"])
+        return _Findings(**json.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        return None
+
+
+def _write(path: Path, findings: _Findings) -> None:
+    new = path.with_suffix(_NEW)
+    new.write_text(json.dumps(asdict(findings)), "utf-8")
+    new.rename(path)
