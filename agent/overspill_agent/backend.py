@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from overspill.errors import AdminError, ConfigError
 from overspill_agent.backends.base import Backend
@@ -14,6 +15,9 @@ from overspill_agent.backends.local import Limits, LocalBackend, LocalSite
 from overspill_agent.backends.sandbox import Roots
 from overspill_agent.config import DEFAULT_PATH, AgentConfig, Docker, Htcondor, Local
 from overspill_agent.runs import Resources
+
+if TYPE_CHECKING:
+    from overspill_agent.backends.docker import DockerBackend
 
 #: What a runner whose lease is over may need to kill everything.
 _KILL_MARGIN_S = 10
@@ -28,7 +32,7 @@ def backend_of(config: AgentConfig) -> Backend:
     if config.local is not None:
         return LocalBackend(_local_site(config, config.local))
     if config.docker is not None:
-        return _docker_backend(config.docker)
+        return docker_backend(config.docker)
     if config.htcondor is not None:
         return HtcondorBackend(_htcondor_site(config, config.htcondor))
     raise ConfigError("no back end is configured")
@@ -57,7 +61,8 @@ def _local_site(config: AgentConfig, local: Local) -> LocalSite:
     )
 
 
-def _docker_backend(docker: Docker) -> Backend:
+def docker_backend(docker: Docker) -> DockerBackend:
+    """Return the docker back end, as `backend_of`."""
     try:
         from overspill_agent.backends.docker import DockerBackend, DockerSite, Rules  # noqa: PLC0415  an extra of its own
     except ModuleNotFoundError as error:

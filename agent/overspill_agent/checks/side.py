@@ -13,7 +13,7 @@ from overspill.cli.finding import Finding, Side, error, ok, warning
 from overspill.errors import OverspillError
 from overspill.metrics.check import check_metrics
 from overspill_agent.backends.accounts import check_accounts, check_value
-from overspill_agent.checks import host, images
+from overspill_agent.checks import container_engine, host, images
 from overspill_agent.config import AgentConfig, configured_path, load
 
 
@@ -31,6 +31,8 @@ def look(path: Path) -> Iterator[Finding]:
     yield from host.listening(config)
     if config.local:
         yield from host.sandbox(config.local)
+    if config.docker:
+        yield from container_engine.engine(config, config.docker)
     yield from images.images(config)
     yield from check_metrics(config.metrics.listen, has_tls=config.metrics.tls is not None)
 

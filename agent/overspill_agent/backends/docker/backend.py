@@ -83,6 +83,7 @@ class DockerBackend:
             raise AdminError("the docker back end makes directories of other users: run the agent as root")
         try:
             site.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (site.directory / KEPT).mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise AdminError(f"cannot use {site.directory}: {error.strerror}; correct [docker] directory") from error
         runner = read_runner(site.runner, "docker")
@@ -106,14 +107,22 @@ class DockerBackend:
         """
         loop = asyncio.get_running_loop()
         try:
-            await self._look_at_engine()
+            facts = await self.look()
+            await self._images.open()
+            self._facts = facts
         except UnavailableError as error:
             log.warning("container engine is away", action="engine_away", socket=self._site.socket, reason=error.reason)
         self._events.start(
             lambda facts: _tell(loop, self._connected, facts), lambda event: _tell(loop, self._happened, event)
         )
 
-    async def _look_at_engine(self) -> None:
+    async def look(self) -> EngineFacts:
+        """Return what the engine is, and change nothing.
+
+        Raises:
+            AdminError: it is rootless, or does not have the network.
+            UnavailableError: it is away.
+        """
         facts = await self._engine.facts()
         if facts.is_rootless:
             raise AdminError(
@@ -125,8 +134,7 @@ class DockerBackend:
             raise AdminError(
                 f"the engine has no network {network!r}: docker network create {network}, or correct [docker] network"
             )
-        await self._images.open()
-        self._facts = facts
+        return facts
 
     def capacity(self) -> Capacity:
         if self._facts is None:

@@ -25,7 +25,7 @@ from overspill_agent.backends.base import Image
 from overspill_agent.backends.docker.container import Rules, trial_body
 from overspill_agent.backends.docker.engine import Engine
 from overspill_agent.backends.docker.reading import RefusedError
-from overspill_agent.backends.run_files import CONTROL
+from overspill_agent.backends.run_files import CONTROL, start_error
 
 log = structlog.get_logger(__name__)
 
@@ -140,6 +140,7 @@ class Images:
         Raises:
             UnrunnableError: it is not there, or cannot run the runner; a sentence for the user.
             UnavailableError: it is being fetched, or the engine does not answer.
+            ExhaustedError, AdminError: it cannot be tried on this host.
         """
         image_id = await self._engine.image_id(image.reference)
         if image_id is None:
@@ -148,14 +149,17 @@ class Images:
         async with self._trying:
             key = (image_id, image.python)
             if key not in self._tried:
-                self._tried[key] = await self._findings(image, image_id)
+                try:
+                    self._tried[key] = await self._findings(image, image_id)
+                except OSError as error:
+                    raise start_error(error) from error
         return self._tried[key].judge(image, image_id)
 
     async def open(self) -> None:
-        """Remove what trials have left behind that were cut short."""
+        """Remove what trials have left behind that were cut short, but none that another program is making."""
         for container_id in await self._engine.containers(self._rules.agent):
             container = await self._engine.inspect(container_id)
-            if container is not None and not container.run_id:
+            if container is not None and not container.run_id and not container.is_alive:
                 await self._engine.remove(container_id)
         await asyncio.to_thread(_clean, self._directory)
 
@@ -251,12 +255,10 @@ def _make_readable(control: Path, runner: bytes) -> None:
 
 
 def _clean(directory: Path) -> None:
-    """Have the directory, without what is not finished."""
-    directory.mkdir(mode=0o700, exist_ok=True)
+    """Remove directories of trials that nobody can be making any more."""
     for unfinished in directory.glob(f"{_TRIAL_PREFIX}*"):
-        shutil.rmtree(unfinished)
-    for unfinished in directory.glob(f"*{_NEW}"):
-        unfinished.unlink()
+        if time.time() - unfinished.stat().st_mtime > 2 * _TRIAL_TIMEOUT_S:
+            shutil.rmtree(unfinished)
 
 
 def _read(path: Path) -> _Findings | None:
