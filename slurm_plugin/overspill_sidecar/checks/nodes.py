@@ -90,7 +90,7 @@ def _look_at_size(site: SiteConfig, slurm: Slurm, offered_cpus: int) -> Iterator
     claimed_cpus = sum(node.cpus for node in nodes if node is not None)
     if 0 < offered_cpus < claimed_cpus:
         what = f"its virtual nodes claim {claimed_cpus} CPUs, the site gives us {offered_cpus}"
-        remedy = f"jobs that Slurm starts beyond that wait at the site: {_LINES} that fit"
+        remedy = f"jobs that Slurm starts beyond that are refused there and go home: {_LINES} that fit"
         yield warning(f"site {site.name}: size", what, remedy)
 
 
