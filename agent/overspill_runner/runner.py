@@ -100,6 +100,10 @@ LEFTOVER_S = 0.2
 #: What the site gives the runner in these is the job's: at home Slurm set them for devices of the virtual node.
 DEVICE_VARIABLES = (b"CUDA_VISIBLE_DEVICES", b"GPU_DEVICE_ORDINAL", b"ROCR_VISIBLE_DEVICES", b"ZE_AFFINITY_MASK")
 
+NO_GPU = b"10000"
+#: NVIDIA's and AMD's.
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd")
+
 EXIT_DELIVERED = 0
 EXIT_FENCED = 3
 EXIT_LEASE_LOST = 4
@@ -988,8 +992,15 @@ class Launcher:
 
 
 def with_devices(environment: List[bytes]) -> List[bytes]:
-    """Return the environment with this site's devices in place of the cluster's, as far as the runner was told any."""
+    """Return the environment with this site's devices in place of the cluster's, as far as the runner was told any.
+
+    HTCondor says "10000" to every job without GPUs, to hide those of others, also on machines that have none: where
+    there is nothing to hide, the job is told nothing, as at home.
+    Source: https://htcondor.readthedocs.io/, ENVIRONMENT_VALUE_FOR_UnAssignedGPUs.
+    """
     own = {name: os.environb[name] for name in DEVICE_VARIABLES if name in os.environb}
+    if not any(os.path.exists(path) for path in GPU_DRIVERS):
+        own = {name: value for name, value in own.items() if value != NO_GPU}
     kept = [entry for entry in environment if entry.partition(b"=")[0] not in own]
     return kept + [name + b"=" + value for name, value in own.items()]
 

@@ -89,7 +89,12 @@ class _Task:
 
 
 def play(
-    rig: Rig, cases: Collection[Case], *, way: str, sessions_at_once: int = _SESSIONS_AT_ONCE
+    rig: Rig,
+    cases: Collection[Case],
+    *,
+    way: str,
+    sessions_at_once: int = _SESSIONS_AT_ONCE,
+    is_patient: bool = False,
 ) -> dict[str, Played]:
     """Play the cases side by side; return what came of each, by its name.
 
@@ -98,9 +103,10 @@ def play(
         cases: to be played.
         way: value of sbatch's option `--overspill`.
         sessions_at_once: how many are played at the same time.
+        is_patient: whether a session's jobs end before the next begins, for sites that start jobs slowly.
     """
     with ThreadPoolExecutor(sessions_at_once) as pool:
-        sessions = list(pool.map(partial(_act, rig, way), cases))
+        sessions = list(pool.map(partial(_act_and_wait if is_patient else _act, rig, way), cases))
     wanted = {job_id for session in sessions for job_id in session.job_ids}
     seen: dict[int, _Task] = {}
 
@@ -164,6 +170,17 @@ def _act(rig: Rig, way: str, case: Case) -> _Session:
     )
     ids = dict.fromkeys(int(number) for number in re.findall(r"\d{7,}", submitted.read_text()))
     return _Session(case, f"{done.stdout}{done.stderr}exit code {done.returncode}", tuple(ids))
+
+
+def _act_and_wait(rig: Rig, way: str, case: Case) -> _Session:
+    """Play one session and wait until its jobs are over; `play` tells of those that never are."""
+    session = _act(rig, way, case)
+
+    def is_over() -> bool:
+        return all(task.state in TERMINAL_STATES for task in _queue(rig) if task.array_id in session.job_ids)
+
+    poll(is_over, timeout_s=_ALL_ENDED_TIMEOUT_S, interval_s=1.0)
+    return session
 
 
 def _make_directories(path: Path, owner: tuple[int, int]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.cases import CASES, Case, cases_for, site
 from tests.e2e.comparing import FIRST_JOB_ID, Played, differences, play
 from tests.e2e.diversion import tolerate_a_busy_machine, wait_until_diverting
-from tests.rig import ClusterOptions, Rig, site_backend
+from tests.rig import ClusterOptions, Rig, SiteBackend, site_backend
 
 _LOCAL = "never"
 _DIVERTED = "always"
@@ -60,7 +60,11 @@ def _compare(cases: list[Case], slurm: str | None, backend: str | None, *, needs
 
 def _play_diverted(rig: Rig, cases: list[Case]) -> dict[str, Played]:
     """Play the cases diverted, those again that stayed at home because the busy router's answer came too late."""
-    played = play(rig, cases, way=_DIVERTED)
+    if rig.options.backend is SiteBackend.HTCONDOR:
+        # A pool takes three seconds and more to start a job, so many that jobs wait long for others' starts.
+        played = play(rig, cases, way=_DIVERTED, sessions_at_once=6, is_patient=True)
+    else:
+        played = play(rig, cases, way=_DIVERTED)
     for _ in range(_MORE_TRIES):
         if at_home := [case for case in cases if case.is_diverted and played[case.name].partitions == {"batch"}]:
             wait_until_diverting(rig)

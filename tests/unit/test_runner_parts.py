@@ -292,3 +292,15 @@ def test_devices_that_the_site_names_take_the_place_of_the_clusters(monkeypatch:
     assert with_devices(environment) == environment
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5")
     assert with_devices(environment) == [b"A=1", b"B=2", b"CUDA_VISIBLE_DEVICES=GPU-5"]
+
+
+@pytest.mark.parametrize("has_gpus", [True, False])
+def test_gpus_of_others_are_hidden_by_a_variable_only_where_there_are_any(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, has_gpus: bool
+) -> None:
+    driver = tmp_path / "driver"
+    if has_gpus:
+        driver.touch()
+    monkeypatch.setattr("overspill_runner.runner.GPU_DRIVERS", (str(driver),))
+    monkeypatch.setenv("GPU_DEVICE_ORDINAL", "10000")
+    assert with_devices([b"A=1"]) == [b"A=1", *([b"GPU_DEVICE_ORDINAL=10000"] if has_gpus else [])]
