@@ -40,17 +40,6 @@ def test_a_job_loses_not_a_byte_while_the_agent_is_killed(pool_rig: Rig) -> None
     assert pool_rig.output(job_id) == _WHOLE
 
 
-def test_a_job_loses_not_a_byte_while_the_schedd_is_killed(pool_rig: Rig) -> None:
-    job_id = submit_diverted(pool_rig, _SCRIPT)
-    _wait_for_line(pool_rig, job_id, b"line 20\n")
-    pool_rig.pool.kill_schedd()
-    job = pool_rig.wait_for_state(job_id, ["FAILED", "COMPLETED"], timeout_s=90)
-    assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("FAILED", "5:0", "0")
-    assert pool_rig.output(job_id) == _WHOLE
-    pool_rig.pool.wait_until_ready()
-    wait_until_diverting(pool_rig)
-
-
 def test_a_job_that_the_pools_operator_removes_runs_again_at_home(pool_rig: Rig) -> None:
     job_id = submit_diverted(pool_rig, _TWICE, "--open-mode=append", "--requeue")
     _wait_for_line(pool_rig, job_id, b"attempt 0\n")
