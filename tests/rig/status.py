@@ -6,6 +6,7 @@ from tests.rig.daemons import Daemon
 from tests.rig.host import Host
 from tests.rig.overspill_conf import AGENT_PORT
 from tests.rig.rig import Rig
+from tests.rig.site_backend import SiteBackend
 
 _CONNECT = f"import socket; socket.create_connection(('site', {AGENT_PORT}), timeout=2)"
 
@@ -15,7 +16,7 @@ def report(rig: Rig) -> str:
     options = rig.options
     home = "shared" if options.has_shared_home else "not shared"
     lines = [
-        f"rig in {rig.path}, Slurm {options.slurm.name}, /home {home}",
+        f"rig in {rig.path}, back end {options.backend}, Slurm {options.slurm.name}, /home {home}",
         f"policy {' '.join(options.policy_words)}",
         "",
     ]
@@ -24,6 +25,7 @@ def report(rig: Rig) -> str:
         f"{daemon.name:12} {daemon.host.name:8} {daemon.pid or '-':>7}  {_state(daemon)}" for daemon in _daemons(rig)
     ]
     lines += ["", f"agent {'reachable' if is_agent_reachable(rig) else 'NOT reachable'} from the cluster", ""]
+    lines += [_show_pool(rig)] if options.backend is SiteBackend.HTCONDOR else []
     lines += [_show(rig.cluster, ["sinfo"]), _show(rig.cluster, ["squeue"])]
     return "\n".join(lines)
 
@@ -46,6 +48,13 @@ def _state(daemon: Daemon) -> str:
     if not daemon.is_running:
         return "NOT RUNNING"
     return "ready" if daemon.is_ready else "running, NOT READY"
+
+
+def _show_pool(rig: Rig) -> str:
+    try:
+        return rig.pool.tool("condor_status", "-any") + rig.pool.tool("condor_q", "-allusers")
+    except ChildProcessError as error:
+        return f"the HTCondor pool does not answer: {error}\n"
 
 
 def _show(host: Host, argv: list[str]) -> str:
