@@ -186,19 +186,29 @@ class Reconciler:
 
     async def _look(self, live: LiveRun) -> Sight:
         run = live.run
-        sighting = Sighting(Seen.NOTHING)
-        if run.attempt:
-            sighting = await self._backend.observe(run.run_id, run.attempt)
-            await self._registry.change(live, lambda run: runs.placed(run, sighting.remote_id, sighting.machine))
+        is_lease_over = live.uploads == 0 and live.silence_s() > self._access.lease_s + _LEASE_MARGIN_S
+        sighting = await self._observe(live, is_lease_over=is_lease_over) if run.attempt else Sighting(Seen.NOTHING)
         is_due = time.monotonic() >= live.retry_at
         return Sight(
             sighting=sighting,
             has_room=is_due and self._has_room(run),
             is_reporting=_is_reporting(live, sighting.seen),
             tries=live.tries,
-            is_lease_over=live.uploads == 0 and live.silence_s() > self._access.lease_s + _LEASE_MARGIN_S,
+            is_lease_over=is_lease_over,
             unwanted_s=_unwanted_s(live),
         )
+
+    async def _observe(self, live: LiveRun, *, is_lease_over: bool) -> Sighting:
+        """Ask the back end. One that cannot see does not keep alive what has ended by its own lease."""
+        run = live.run
+        try:
+            sighting = await self._backend.observe(run.run_id, run.attempt)
+        except TransientError:
+            if run.started_at_ms is None or not is_lease_over or run.has_ended:
+                raise
+            return Sighting(Seen.LOST)
+        await self._registry.change(live, lambda run: runs.placed(run, sighting.remote_id, sighting.machine))
+        return sighting
 
     def _has_room(self, run: Run) -> bool:
         """Tell whether the run has its place already, would find one free, or can wait for one at the backend."""

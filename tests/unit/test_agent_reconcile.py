@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from overspill.errors import ExhaustedError, UnrunnableError
+from overspill.errors import ExhaustedError, UnavailableError, UnrunnableError
 from overspill.request_id import RequestId
 from overspill.runner_protocol import FRAME_HEADER, RunnerFrame
 from overspill.states import HOME_LEASE_OVER, Outcome, RunState
@@ -444,3 +444,30 @@ async def test_a_start_that_never_will_succeed_ends_the_run_with_the_reason(agen
     assert await agent.step() is Action.END
     assert live.run.ending is not None
     assert (live.run.ending.outcome, live.run.ending.reason) == (Outcome.REJECTED, "the image is gone")
+
+
+async def test_a_script_that_its_own_lease_has_ended_is_over_even_if_the_backend_cannot_see(agent: Agent) -> None:
+    live = await agent.accept()
+    await agent.step()
+    await agent.registry.change(live, lambda run: runs.script_started(run, 7))
+    agent.world.is_in_sight = False
+    with pytest.raises(UnavailableError):
+        await agent.step()
+    live.told_at = time.monotonic() - 2 * RUNNER_LEASE_S
+    assert await agent.step() is Action.END
+    assert live.run.ending is not None
+    assert live.run.ending.outcome is Outcome.NODE_FAIL
+    with pytest.raises(UnavailableError):
+        await agent.step()
+    agent.world.is_in_sight = True
+    agent.world.alive.clear()
+    assert await agent.step() is Action.CLEAN
+
+
+async def test_what_may_still_begin_is_not_over_while_the_backend_cannot_see(agent: Agent) -> None:
+    live = await agent.accept()
+    await agent.step()
+    agent.world.is_in_sight = False
+    live.told_at = time.monotonic() - 2 * RUNNER_LEASE_S
+    with pytest.raises(UnavailableError):
+        await agent.step()
