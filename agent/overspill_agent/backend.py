@@ -105,6 +105,7 @@ def _htcondor_site(config: AgentConfig, section: Htcondor) -> HtcondorSite:
         runner=section.runner,
         requirements=section.requirements,
         rank=section.rank,
+        images_attribute=section.images_attribute,
         features={word: Meaning(feature.requirements, feature.rank) for word, feature in section.features.items()},
         image_words=frozenset(word for image in config.images.values() for word in image.features),
         gpu_types=section.gpu_types,

@@ -64,6 +64,7 @@ collector = "{condor.COLLECTOR}"
 schedd = "{condor.SCHEDD}"
 token_directory = "{condor.TOKENS}"
 name = "rig"
+images_attribute = "{condor.IMAGES_ATTRIBUTE}"
 """
 
 

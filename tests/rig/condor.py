@@ -29,6 +29,10 @@ AGENT_IDENTITY = f"agent@{DOMAIN}"
 SCHEDD = "ap@ap"
 #: In the host, and at the same path in execute points: the engine mounts jobs' directories from there.
 DIRECTORY = "/srv/condor"
+#: Of machines: the images that they have.
+IMAGES_ATTRIBUTE = "OverspillImages"
+#: One that a test may make.
+CHANGED_IMAGE = "changed:1"
 #: In the host, for the agent.
 TOKENS = f"{DIRECTORY}/tokens.d"
 #: What runs find as the agent's name wherever they are.
@@ -119,7 +123,10 @@ DOCKER_VOLUME_DIR_PASSWD = {DIRECTORY}/execute/passwd:/etc/passwd:ro
 DOCKER_VOLUME_DIR_GROUP = {DIRECTORY}/execute/group:/etc/group:ro
 DOCKER_MOUNT_VOLUMES = PASSWD, GROUP
 DOCKER_EXTRA_ARGUMENTS = --add-host={AGENT_NAME}:{HOST_ADDRESS}
+{IMAGES_ATTRIBUTE} = "{NAMESPACE}/runtime-mini:{__version__}, {CHANGED_IMAGE}"
+STARTD_ATTRS = $(STARTD_ATTRS) {IMAGES_ATTRIBUTE}
 STARTER_UPDATE_INTERVAL = 5
+use POLICY : HOLD_IF_MEMORY_EXCEEDED
 MASTER_BACKOFF_CONSTANT = 1
 """,
 }
@@ -162,6 +169,9 @@ ep)
     socket_group=$(stat -c %g /run/docker.sock)
     getent group $socket_group > /dev/null || groupadd --gid $socket_group engine
     usermod --append --groups $socket_group condor
+    # Simulated, each with a name of its own in the whole pool.
+    gpus=$(sed "s/^/CUDA$(hostname | tr -dc 0-9)/" {DIRECTORY}/config/gpus | paste -sd ,)
+    [ -z "$gpus" ] || echo "MACHINE_RESOURCE_GPUs = $gpus" > /etc/condor/config.d/70-gpus.conf
     mkdir -p {DIRECTORY}/execute/$(hostname)
     chown condor {DIRECTORY}/execute/$(hostname)
     cp /etc/passwd /etc/group {DIRECTORY}/execute/
@@ -208,8 +218,7 @@ class CondorPool:
         home = _SHARED_HOME if has_shared_home else ""
         with self._host.path(f"{DIRECTORY}/config/ep.conf").open("a") as settings:
             settings.write(f"NUM_CPUS = {cpus}\nMEMORY = {memory_mib}\n{home}")
-            if gpus:
-                settings.write(f"MACHINE_RESOURCE_GPUs = {', '.join(f'CUDA{index}' for index in range(gpus))}\n")
+        self._host.write(f"{DIRECTORY}/config/gpus", "".join(f"{index}\n" for index in range(gpus)))
         self._host.write(f"{DIRECTORY}/start.sh", _START)
         tmpfs = ["mount", "-t", "tmpfs", "-o", f"size={_SCRATCH_SIZE},mode=755", "tmpfs", _SCRATCH]
         self._host.run(tmpfs, check=True)
@@ -257,11 +266,13 @@ class CondorPool:
 
     def kill(self, machine: Machine) -> None:
         """Kill every process of HTCondor's on a machine, as a crash would; what jobs have started goes on."""
-        self.execute(machine, "pkill", "-9", "condor_")
+        # Detached: the machine ends with its condor_master, and whoever waits for the command is killed, too.
+        self._docker("exec", "--detach", machine, "pkill", "-9", "condor_")
 
     def stop(self, machine: Machine) -> None:
         """Switch a machine off: everything in it dies; containers of jobs are the engine's and go on."""
-        self._docker("kill", machine)
+        if self.is_up(machine):
+            self._docker("kill", machine)
 
     def freeze(self, machine: Machine) -> None:
         """Have a machine stand still: it answers nobody, and nobody is told."""

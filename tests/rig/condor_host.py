@@ -16,7 +16,7 @@ from overspill_images import cgroups
 from overspill_images.builder import Image
 from tests.rig import directory, engine_store
 from tests.rig.bringup import plain_umask
-from tests.rig.condor import CondorPool
+from tests.rig.condor import CHANGED_IMAGE, CondorPool
 from tests.rig.directory import RigDirectory
 from tests.rig.engine import HostEngine
 from tests.rig.host import Host
@@ -26,7 +26,6 @@ from tests.rig.systems import THIS_MACHINE
 from tests.rig.tree import build_tree, system_mounts
 
 _DIRECTORIES = {"srv/condor": ("root", 0o755)}
-_CHANGED = "changed:1"
 _CLONE_NEWNET = 0x40000000
 
 
@@ -69,9 +68,9 @@ class CondorHost:
     def image_with(self, change: str) -> str:
         """Return the reference of an image like that of runs, but for one Dockerfile instruction."""
         container = self.engine.docker("create", self.run_image).strip()
-        self.engine.docker("commit", f"--change={change}", container, _CHANGED)
+        self.engine.docker("commit", f"--change={change}", container, CHANGED_IMAGE)
         self.engine.docker("rm", container)
-        return _CHANGED
+        return CHANGED_IMAGE
 
     def down(self) -> None:
         """End every process of it and remove its directory."""

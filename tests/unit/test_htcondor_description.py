@@ -100,6 +100,13 @@ def test_a_run_with_an_image_is_in_the_sites_universe_for_them(
     assert f"{engine} =?= true" in job["requirements"]
 
 
+def test_where_machines_tell_their_images_a_run_goes_only_where_its_own_is() -> None:
+    demand = Demand(Resources(1), image=IMAGE)
+    wanted = machine_requirements(demand, replace(SITE, images_attribute="OverspillImages"))
+    assert wanted.endswith('(stringListMember("overspill/runtime-base:1", OverspillImages ?: ""))')
+    assert "OverspillImages" not in machine_requirements(demand, SITE)
+
+
 def test_a_job_is_matched_only_as_long_as_no_shadow_was_started_for_it() -> None:
     assert described()["requirements"] == '(NumShadowStarts ?: 0) == 0 && (Site == "a")'
     assert described()["max_retries"] == "0"

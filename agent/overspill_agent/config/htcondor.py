@@ -47,6 +47,9 @@ class Htcondor(Section):
         python: the interpreter on execution hosts that runs the runner in the vanilla universe, at least 3.8.
         runner: the runner's file, here.
         requirements: which machines runs may be on; as in `Feature`, and so is rank.
+        images_attribute: a machine's attribute that lists, in one string, the images that it has, as execution hosts
+            may advertise it; runs are matched only to machines that have theirs. Empty: whether a machine has an image
+            is found out there.
         features: words of --constraint.
         gpu_types: by type, in lower case, the ClassAd expression that a GPU must satisfy; `DeviceName` is one of its
             attributes. Other types are looked for in DeviceName.
@@ -70,6 +73,7 @@ class Htcondor(Section):
     runner: AbsolutePath = DEFAULT_RUNNER
     requirements: str = "true"
     rank: str = ""
+    images_attribute: str = Field(default="", pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")
     features: dict[str, Feature] = Field(default_factory=dict)
     gpu_types: dict[str, str] = Field(default_factory=dict)
     commands: dict[str, str] = Field(default_factory=dict)

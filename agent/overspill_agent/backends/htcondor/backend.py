@@ -7,6 +7,7 @@ Here nothing is kept: a restarted agent finds every run by one query.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 import time
@@ -30,6 +31,8 @@ from overspill_agent.runs import Seen, Sighting, Verdict
 
 log = structlog.get_logger(__name__)
 
+#: So long the agent waits at its start for a pool that does not answer.
+_FIRST_LOOK_S = 5.0
 #: A removal that the schedd has confirmed is not asked for again before this.
 _REMOVE_AGAIN_S = 10.0
 #: A demand that machines were found for is not looked for again before this.
@@ -69,6 +72,9 @@ class HtcondorBackend:
             raise AdminError(f"the HTCondor back end cannot work: {problem}")
         self._site.staging.mkdir(mode=0o700, parents=True, exist_ok=True)
         await asyncio.to_thread(_empty, self._site.staging)
+        with contextlib.suppress(OverspillError, TimeoutError):
+            async with asyncio.timeout(_FIRST_LOOK_S):
+                await asyncio.gather(self._look_at_machines(), self._watch.refresh())
         for what, look, pause_s in (
             ("machines", self._look_at_machines, lambda: self._site.machines_poll_s),
             ("jobs", self._watch.refresh, self._pause_s),
@@ -82,7 +88,7 @@ class HtcondorBackend:
     async def check(self, demand: Demand) -> None:
         """Refuse what no machine of the pool could take, be it in use or not.
 
-        Whether a machine has an image, only a start tells: no ad does.
+        Whether a machine has an image, only a start tells, unless the site's machines advertise what they have.
         """
         suitable = description.machine_requirements(demand, self._site)
         now = time.monotonic()
@@ -224,7 +230,7 @@ def _no_machine(demand: Demand) -> str:
     kind = f" {demand.gpu_type}" if demand.gpu_type else ""
     gpus = f", {wanted.gpus}{kind} GPUs" if wanted.gpus else ""
     constraint = f" and --constraint={demand.constraint}" if demand.constraint else ""
-    image = f" and an engine for image {demand.image.name}" if demand.image else ""
+    image = f" and can run image {demand.image.name}" if demand.image else ""
     return (
         f"no machine of this site's HTCondor pool has {wanted.cpus} CPUs, {wanted.memory_mib} MiB{gpus} in one"
         f" place{constraint}{image}"

@@ -47,9 +47,10 @@ def describe(launch: Launch, site: HtcondorSite, directory: Path) -> dict[str, s
         "requirements": f"{_ONCE} && {machine_requirements(demand, site)}",
         "leave_in_queue": _LEAVE,
         "job_lease_duration": str(limits.job_lease_s),
-        # Whoever ends the job over HTCondor ends it at once: a runner told to end could still report an end that looks
-        # like the script's own, and Slurm would not start the job again.
-        **dict.fromkeys(("kill_sig", "remove_kill_sig", "hold_kill_sig"), "SIGKILL"),
+        # Whoever ends the job over HTCondor has it killed after a second in which the runner hears nothing: told to end
+        # it could still report an end that looks like the script's own, and Slurm would not start the job again. Nor
+        # is it killed first: HTCondor finds the script's processes by their parents, of which the runner is the last.
+        **dict.fromkeys(("kill_sig", "remove_kill_sig", "hold_kill_sig"), "SIGURG"),
         "job_max_vacate_time": "1",
         "notification": "never",
         "max_retries": "0",
@@ -75,6 +76,8 @@ def machine_requirements(demand: Demand, site: HtcondorSite) -> str:
     wanted = [site.requirements, features.requirements(demand.constraint, site.features, site.image_words)]
     if demand.image is not None:
         wanted.append("HasDocker =?= true" if site.universe == "docker" else "HasContainer =?= true")
+        if site.images_attribute:
+            wanted.append(f'stringListMember({quoted(demand.image.reference)}, {site.images_attribute} ?: "")')
     return " && ".join(f"({expression})" for expression in wanted if expression != "true") or "true"
 
 

@@ -52,6 +52,7 @@ class HtcondorSite:
     runner: Path
     requirements: str = "true"
     rank: str = ""
+    images_attribute: str = ""
     features: Mapping[str, Meaning] = field(default_factory=dict)
     image_words: frozenset[str] = frozenset()
     gpu_types: Mapping[str, str] = field(default_factory=dict)
