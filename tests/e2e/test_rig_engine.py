@@ -68,13 +68,13 @@ def test_containers_outlive_the_engine(engine_rig: Rig, number: signal.Signals) 
 
 
 def test_the_images_of_the_cache_are_as_they_were_after_a_container_has_written(new_rig: Callable[..., Rig]) -> None:
+    change = "sha256sum /usr/bin/env; echo changed >/usr/bin/env"
+    seen = []
     for _ in range(2):
         rig = new_rig(without=list(Part), backend="docker")
-        change = "sha256sum /usr/bin/env; echo changed >/usr/bin/env"
-        first = HostEngine(rig.site).docker("run", "--rm", _image(rig), "bash", "-c", change)
-        again = HostEngine(rig.site).docker("run", "--rm", _image(rig), "bash", "-c", change)
-        assert first == again
+        seen += [HostEngine(rig.site).docker("run", "--rm", _image(rig), "bash", "-c", change) for _ in range(2)]
         rig.down()
+    assert seen == seen[:1] * 4
 
 
 def test_a_rig_with_an_engine_leaves_nothing_when_down(new_rig: Callable[..., Rig]) -> None:

@@ -1,11 +1,13 @@
 """agent.toml: what the design promises is accepted, and each mistake is told with file, key and what to do."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from overspill.errors import ConfigError
 from overspill_agent.config import AgentConfig, load, parse
+from tests.rig.parts import CHECKOUT
 
 GOOD = """
 [server]
@@ -40,6 +42,15 @@ def test_the_documented_configuration_is_accepted() -> None:
     assert config.accounts == {"rig": {"alice": "alice", "bob": "robert"}}
     assert config.store.spool_directory == Path("/var/lib/overspill-agent/spool")
     assert config.server_files().ca == Path("/etc/overspill/tls/ca.crt")
+
+
+@pytest.mark.parametrize("section", ["docker", "htcondor"])
+def test_the_examples_of_the_how_to_are_accepted(section: str) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (CHECKOUT / "docs/howto-site.md").read_text(), re.DOTALL)
+    (example,) = (block for block in blocks if f"[{section}]" in block)
+    config = parse('server.listen = "0.0.0.0:7443"\nstore.path = "/var/lib/agent.db"\n' + example, "howto-site.md")
+    assert config.backend == section
+    assert config.images["base"].is_default
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class Image:
 
     Attributes:
         name: in the catalogue.
-        reference: as the container engine knows it: "overspill/runtime-base:13".
+        reference: as the container engine knows it: "overspill/runtime-base:0.1.0".
         python: absolute path, in the image, of the interpreter that runs the runner.
         may_be_pulled: the engine may fetch it from its registry if it is not there.
     """

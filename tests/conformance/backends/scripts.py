@@ -92,6 +92,12 @@ echo 'the script goes on'
 exit 0
 """.encode()
 
+#: Says by how much sooner than its runner the kernel would kill it.
+EXPENDABLE = f"""{_BASH}
+#fake say 500
+echo $(($(</proc/self/oom_score_adj) - $(</proc/$PPID/oom_score_adj)))
+""".encode()
+
 #: Four processes that compute for three seconds; then, in milliseconds, how long it took.
 BURNING = f"""{_BASH}
 #fake burn 1 4
