@@ -6,10 +6,14 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 #: Those with the longest waits first.
 _TIERS = ("packaging", "e2e", "integration", "conformance", "unit")
 _HERE = Path(__file__).parent
+#: Files that play hundreds of sessions side by side: each alone keeps this machine busy.
+_CROWDED = "test_comparison"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -28,3 +32,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _tier(path: Path) -> int:
     name = path.relative_to(_HERE).parts[0]
     return _TIERS.index(name) if name in _TIERS else len(_TIERS)
+
+
+class OneCrowdAtATime(LoadFileScheduling):
+    """xdist's `--dist loadfile`, but that one worker has all crowded files, one after the other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return _CROWDED if Path(file).name.startswith(_CROWDED) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    return OneCrowdAtATime(config, log)
