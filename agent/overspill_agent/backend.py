@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from overspill.errors import AdminError, ConfigError
 from overspill_agent.backends.base import Backend
+from overspill_agent.backends.cgroups import Limits
 from overspill_agent.backends.devices import Gpus
 from overspill_agent.backends.htcondor import HtcondorBackend, HtcondorSite
 from overspill_agent.backends.htcondor.site import Limits as HtcondorLimits
 from overspill_agent.backends.htcondor.site import Meaning
-from overspill_agent.backends.local import Limits, LocalBackend, LocalSite
+from overspill_agent.backends.local import LocalBackend, LocalSite
 from overspill_agent.backends.sandbox import Roots
 from overspill_agent.config import DEFAULT_PATH, AgentConfig, Docker, Htcondor, Local
 from overspill_agent.runs import Resources

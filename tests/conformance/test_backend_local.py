@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from overspill_agent.backends.base import Account, Backend, Image
-from overspill_agent.backends.cgroups import Cgroups
+from overspill_agent.backends.cgroups import Cgroups, Limits
 from overspill_agent.backends.devices import Gpus
-from overspill_agent.backends.local import Limits, LocalBackend, LocalSite
+from overspill_agent.backends.local import LocalBackend, LocalSite
 from overspill_agent.backends.sandbox import Roots
 from overspill_agent.config import DEFAULT_RUNNER
 from overspill_agent.runs import Resources

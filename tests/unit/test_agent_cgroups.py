@@ -6,8 +6,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from overspill.errors import AdminError, UnavailableError
-from overspill_agent.backends.cgroups import Cgroups, Group, Hierarchy, groups, hierarchy
-from overspill_agent.backends.local import Limits, cgroups_of
+from overspill_agent.backends.cgroups import Cgroups, Group, Hierarchy, Limits, cgroups_of, groups, hierarchy
 from overspill_agent.runs import Resources
 
 V1 = """

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from overspill.errors import UnrunnableError
 from overspill_agent.capacity import Capacity
 from overspill_agent.runs import Resources, Sighting
 
@@ -54,6 +55,17 @@ class Demand:
     gpu_type: str = ""
     constraint: str = ""
     image: Image | None = None
+
+
+def check_features(demand: Demand, offered: frozenset[str]) -> None:
+    """Refuse a feature that is not offered, where all machines of a place offer the same.
+
+    Raises:
+        UnrunnableError: says which.
+    """
+    for feature in filter(None, demand.constraint.split("&")):
+        if feature not in offered:
+            raise UnrunnableError(f"this site has no machine with the feature {feature!r}")
 
 
 @dataclass(frozen=True, slots=True)

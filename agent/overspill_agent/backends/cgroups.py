@@ -1,4 +1,4 @@
-"""Control groups for the runs of this host: what is made and written. Pure, but for `Cgroups`.
+"""Control groups for the runs of this host: what is made and written. Pure, but for `Cgroups` and what finds them.
 
 Both versions: v1, one hierarchy per controller, and v2, one for all. A run's cgroups are the host's topmost, beside
 those of systemd's slices, as Docker's are with its cgroupfs driver: below the agent's own, v2 would allow neither the
@@ -15,10 +15,15 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
+
+import structlog
 
 from overspill.errors import AdminError, UnavailableError
 from overspill_agent.runs import Resources
+
+log = structlog.get_logger(__name__)
 
 PREFIX = "overspill-"
 #: Who writes its pid here is in the cgroup, with all its children to come.
@@ -31,6 +36,17 @@ _PERIOD_US = 100_000
 _LAST_MOMENTS_S = 1.0
 #: Not there where the kernel does not account for swap, or there is none: then there is nothing to limit.
 _OPTIONAL = frozenset({"memory.memsw.limit_in_bytes", "memory.swap.max"})
+
+
+class Limits(StrEnum):
+    """What is done about limits on CPUs and memory."""
+
+    ENFORCED = "enforced"
+    """Without cgroups the agent does not start."""
+    BEST_EFFORT = "best-effort"
+    """Without cgroups runs have no limits, and the log says so."""
+    NONE = "none"
+    """Runs have no limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +192,24 @@ def _is_removed(directory: Path, *, is_last_try: bool) -> bool:
             raise UnavailableError(f"cannot remove the cgroup {directory}: {error.strerror}") from error
         return False
     return True
+
+
+def cgroups_of(limits: Limits) -> Cgroups | None:
+    """Return what limits runs on this host; None where nothing does.
+
+    Raises:
+        AdminError: they are to be limited and cannot be.
+    """
+    if limits is Limits.NONE:
+        return None
+    try:
+        cgroups = Cgroups.of_this_host()
+        cgroups.sweep()
+        return cgroups
+    except AdminError as error:
+        if limits is Limits.ENFORCED:
+            raise AdminError(f'{error.reason}; [local] limits = "enforced" does without only as "none"') from error
+        log.warning(
+            "runs are not limited to the CPUs and memory that they asked for", action="no_limits", reason=error.reason
+        )
+        return None

@@ -18,16 +18,15 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 import structlog
 
 from overspill.errors import AdminError, UnavailableError, UnrunnableError
 from overspill_agent.backends import attempt as attempts
-from overspill_agent.backends.base import Demand, Launch
+from overspill_agent.backends.base import Demand, Launch, check_features
 from overspill_agent.backends.bwrap import Programs, bwrap_argv, device_mounts, in_cgroups
-from overspill_agent.backends.cgroups import Cgroups
+from overspill_agent.backends.cgroups import Limits, cgroups_of
 from overspill_agent.backends.devices import Devices, Gpus
 from overspill_agent.backends.host import Host
 from overspill_agent.backends.run_files import (
@@ -51,17 +50,6 @@ _COMPILE = (
 _LOG_TAIL_BYTES = 500
 #: bubblewrap's exit code where PID 1 was killed: by `stop`, most likely.
 _KILLED = 128 + signal.SIGKILL
-
-
-class Limits(StrEnum):
-    """What is done about limits on CPUs and memory."""
-
-    ENFORCED = "enforced"
-    """Without cgroups the agent does not start."""
-    BEST_EFFORT = "best-effort"
-    """Without cgroups runs have no limits, and the log says so."""
-    NONE = "none"
-    """Runs have no limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +123,7 @@ class LocalBackend:
         """
         if demand.image is not None:
             raise UnrunnableError(f"this site runs jobs on its own host, and so has no image {demand.image.name!r}")
-        for feature in filter(None, demand.constraint.split("&")):
-            if feature not in self._site.features:
-                raise UnrunnableError(f"this site has no machine with the feature {feature!r}")
+        check_features(demand, self._site.features)
 
     async def start(self, launch: Launch) -> None:
         """Start the runner, unless this attempt has been started before.
@@ -298,27 +284,6 @@ class LocalBackend:
 def _identity(directory: Path) -> tuple[int, int]:
     found = directory.stat()
     return found.st_dev, found.st_ino
-
-
-def cgroups_of(limits: Limits) -> Cgroups | None:
-    """Return what limits runs on this host; None where nothing does.
-
-    Raises:
-        AdminError: they are to be limited and cannot be.
-    """
-    if limits is Limits.NONE:
-        return None
-    try:
-        cgroups = Cgroups.of_this_host()
-        cgroups.sweep()
-        return cgroups
-    except AdminError as error:
-        if limits is Limits.ENFORCED:
-            raise AdminError(f'{error.reason}; [local] limits = "enforced" does without only as "none"') from error
-        log.warning(
-            "runs are not limited to the CPUs and memory that they asked for", action="no_limits", reason=error.reason
-        )
-        return None
 
 
 def _compiled(site: LocalSite) -> Mapping[str, bytes]:

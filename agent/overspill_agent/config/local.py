@@ -19,7 +19,7 @@ class Local(Section):
         gpu_type: of which type they are, all of them.
         gpu_files: device files that a run with GPUs sees; `{id}` stands for the id of each that it has.
         features: words of --constraint that every run here satisfies.
-        limits: whether runs get no more CPUs and memory than they asked for; see `backends.local.Limits`.
+        limits: whether runs get no more CPUs and memory than they asked for; see `backends.cgroups.Limits`.
         private: directories of which each run has its own, empty one.
         shared: directories that are the same here as at the cluster; runs may write there.
         python: the interpreter that runs the runner, at least 3.8.

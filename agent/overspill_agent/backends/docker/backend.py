@@ -16,7 +16,6 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from weakref import WeakValueDictionary
@@ -24,16 +23,17 @@ from weakref import WeakValueDictionary
 import structlog
 
 from overspill.errors import AdminError, ExhaustedError, OverspillError, UnavailableError, UnrunnableError
-from overspill_agent.backends.base import Account, Demand, Launch
+from overspill_agent.backends.base import Account, Demand, Launch, check_features
 from overspill_agent.backends.docker import identity, reading
-from overspill_agent.backends.docker.container import Rules, container_body, container_name
+from overspill_agent.backends.docker.container import container_body, container_name
 from overspill_agent.backends.docker.engine import Engine
 from overspill_agent.backends.docker.images import KEPT, Images, TriedImage
 from overspill_agent.backends.docker.places import Places, places
 from overspill_agent.backends.docker.reading import EngineFacts, RefusedError
+from overspill_agent.backends.docker.site import DockerSite
 from overspill_agent.backends.run_files import make_control, make_private, read_runner, remove_tree, start_error
 from overspill_agent.capacity import Capacity, Slot
-from overspill_agent.runs import Resources, Seen, Sighting
+from overspill_agent.runs import Seen, Sighting
 
 log = structlog.get_logger(__name__)
 
@@ -41,33 +41,6 @@ _LOG_TAIL_LINES = 10
 _LOG_TAIL_CHARACTERS = 500
 #: The runner's own exit codes that are nobody's failure, and that of a container which was killed.
 _EXPECTED_CODES = (0, 3, 4, 137)
-
-
-@dataclass(frozen=True, slots=True)
-class DockerSite:
-    """What the operator has decided.
-
-    Attributes:
-        directory: one directory per run is made here; the engine sees it at the same path.
-        resources: what all runs together may ask for.
-        gpus: devices, as the engine's driver names them; as many as `resources` has.
-        private, shared: as in `places`.
-        features: words of --constraint that runs here satisfy.
-        rules: for every container.
-        socket: the engine's.
-        runner: the runner's file.
-    """
-
-    directory: Path
-    resources: Resources
-    rules: Rules
-    socket: str
-    runner: Path
-    gpus: tuple[str, ...] = ()
-    gpu_type: str = ""
-    private: tuple[PurePosixPath, ...] = ()
-    shared: tuple[PurePosixPath, ...] = ()
-    features: frozenset[str] = frozenset()
 
 
 class DockerBackend:
@@ -150,9 +123,7 @@ class DockerBackend:
             UnrunnableError: says which.
             UnavailableError: the image is being fetched, or the engine is away.
         """
-        for feature in filter(None, demand.constraint.split("&")):
-            if feature not in self._site.features:
-                raise UnrunnableError(f"this site has no machine with the feature {feature!r}")
+        check_features(demand, self._site.features)
         await self._image_of(demand)
 
     async def start(self, launch: Launch) -> None:
