@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
@@ -76,30 +76,38 @@ def can_promise(capacity: Capacity, holdings: Collection[Holding], wanted: Holdi
     What the site's other users take is no run's of ours and comes free some day: it does not count.
     """
     slots = [replace(slot, usable=slot.size) for slot in capacity.slots]
-    return _placed(slots, [*holdings, wanted])[1] <= _placed(slots, holdings)[1]
+    free, waiting = _placed(slots, holdings)
+    return has_room(free, wanted) or _placed(slots, [*holdings, wanted])[1] <= waiting
 
 
 def _placed(slots: Iterable[Slot], holdings: Iterable[Holding]) -> tuple[tuple[Slot, ...], int]:
-    """Return what is left of the slots, and how many runs have found no place."""
+    """Return what is left of the slots, and how many runs have found no place.
+
+    Runs that are alike are placed together: this is done for each submission, with thousands of runs.
+    """
     free = {slot.name: slot for slot in slots}
-    taken: defaultdict[str, Resources] = defaultdict(Resources)
-    homeless = []
-    for holding in holdings:
+    homeless: Counter[Holding] = Counter()
+    for holding, count in Counter(holdings).items():
         if holding.machine in free:
-            taken[holding.machine] += holding.resources
+            free[holding.machine] = _without(free[holding.machine], holding.resources * count)
         else:
-            homeless.append(holding)
-    for machine, resources in taken.items():
-        free[machine] = _without(free[machine], resources)
-    waiting = 0
-    for holding in sorted(homeless, key=lambda holding: _weight(holding.resources), reverse=True):
-        fitting = [slot for slot in free.values() if slot.suits(holding) and holding.resources.fits_in(slot.usable)]
-        if fitting:
-            tightest = min(fitting, key=lambda slot: _weight(slot.usable))
-            free[tightest.name] = _without(tightest, holding.resources)
-        else:
-            waiting += 1
+            homeless[replace(holding, machine="")] += count
+    # Of two alike, the one that not every slot suits goes first.
+    largest_first = sorted(homeless, key=lambda holding: (_weight(holding.resources), holding.gpu_type), reverse=True)
+    waiting = sum(_place(free, holding, homeless[holding]) for holding in largest_first)
     return tuple(free.values()), waiting
+
+
+def _place(free: dict[str, Slot], holding: Holding, count: int) -> int:
+    """Take from `free` what so many runs need that are alike; return for how many of them there is no room."""
+    fitting = [slot for slot in free.values() if slot.suits(holding) and holding.resources.fits_in(slot.usable)]
+    for slot in sorted(fitting, key=lambda slot: _weight(slot.usable)):
+        here = min(count, slot.usable.times(holding.resources))
+        free[slot.name] = _without(slot, holding.resources * here)
+        count -= here
+        if count == 0:
+            break
+    return count
 
 
 def has_room(slots: Iterable[Slot], wanted: Holding) -> bool:

@@ -15,21 +15,17 @@ import click
 
 import overspill
 from overspill.daemon import LOG_LEVELS, set_up_logs
-from overspill.errors import OverspillError, UnavailableError
+from overspill.errors import OverspillError
 from overspill_agent import app, config
 from overspill_agent.backend import backend_of
-from overspill_agent.backends.base import Backend
 from overspill_agent.drain import Drain
-from overspill_agent.leftovers import stop_unknown
+from overspill_agent.killing import kill_runs
+from overspill_agent.leftovers import forget_unknown
 from overspill_agent.presence import presences
-from overspill_agent.runs import Run, Seen
+from overspill_agent.runs import Run
 from overspill_agent.store.reading import read_runs
 
 T = TypeVar("T")
-
-#: How often a run that is being killed is looked at.
-_POLL_S = 0.5
-_MOST_POLLS = 120
 
 _CONFIG = click.option(
     "--config",
@@ -135,55 +131,23 @@ def kill_command(config_path: Path, run_ids: tuple[str, ...], *, is_all: bool, i
         raise click.UsageError("name runs, or say --all or --unknown")
     loaded = _load(config_path)
     if is_unknown:
-        known = {run.run_id for run in _stored_runs(loaded)}
-        for run_id in _or_exit(lambda: asyncio.run(_forget_unknown(backend_of(loaded), known))):
+        for run_id in _or_exit(lambda: asyncio.run(forget_unknown(backend_of(loaded), lambda: _stored_runs(loaded)))):
             click.echo(f"forgot {run_id}")
         return
     here = {run.run_id: run for run in _stored_runs(loaded) if not run.is_cleaned}
     if unknown := [run_id for run_id in run_ids if run_id not in here]:
         _exit(f"no such run is here: {', '.join(unknown)}; overspill-agent runs lists them")
     chosen = [here[run_id] for run_id in run_ids or here]
-    for run_id, was_alive in _or_exit(lambda: asyncio.run(_kill(loaded, chosen))):
-        if was_alive:
-            click.echo(f"killed {run_id}")
+    killed = _or_exit(lambda: asyncio.run(kill_runs(backend_of(loaded), chosen)))
+    for each in killed:
+        if each.problem:
+            click.echo(f"overspill-agent: {each.run_id} may live, try again: {each.problem}", err=True)
+        elif each.was_alive:
+            click.echo(f"killed {each.run_id}")
         elif run_ids:
-            click.echo(f"nothing of {run_id} is running")
-
-
-async def _kill(loaded: config.AgentConfig, chosen: list[Run]) -> list[tuple[str, bool]]:
-    """Stop every run; return which of them were alive."""
-    backend = backend_of(loaded)
-    await backend.open()
-    try:
-        killed = []
-        for run in chosen:
-            sighting = await backend.observe(run.run_id, run.attempt)
-            await backend.stop(run.run_id, run.attempt)
-            killed.append((run.run_id, sighting.seen in {Seen.ALIVE, Seen.LOST}))
-        return killed
-    finally:
-        await backend.close()
-
-
-async def _forget_unknown(backend: Backend, known: set[str]) -> list[str]:
-    """Stop what the back end keeps of runs that are not known, wait until nothing of it lives, and forget it."""
-    await backend.open()
-    try:
-        unknown = sorted(await backend.run_ids() - known)
-        for run_id in unknown:
-            await _stop_and_wait(backend, run_id)
-            await backend.forget(run_id)
-        return unknown
-    finally:
-        await backend.close()
-
-
-async def _stop_and_wait(backend: Backend, run_id: str) -> None:
-    for _ in range(_MOST_POLLS):
-        if not await stop_unknown(backend, run_id):
-            return
-        await asyncio.sleep(_POLL_S)
-    raise UnavailableError(f"run {run_id} is being stopped, and lives; try again: overspill-agent kill --unknown")
+            click.echo(f"nothing of {each.run_id} is running")
+    if any(each.problem for each in killed):
+        sys.exit(1)
 
 
 def _load(config_path: Path) -> config.AgentConfig:

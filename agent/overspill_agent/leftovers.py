@@ -12,20 +12,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Collection
 
 import structlog
 
-from overspill.errors import OverspillError
+from overspill.errors import OverspillError, UnavailableError
 from overspill_agent import metrics
 from overspill_agent.backends.base import Backend
 from overspill_agent.registry import Registry
-from overspill_agent.runs import Seen
+from overspill_agent.runs import Run, Seen
 
 log = structlog.get_logger(__name__)
 
 _INTERVAL_S = 60.0
 #: From the end of a runner's lease until nothing of its job can be alive: it kills, and kills again.
 _MARGIN_S = 30.0
+#: How often a run that is being killed is looked at.
+_POLL_S = 0.5
+_MOST_POLLS = 120
 #: Nobody knows which attempt an unknown run is at; few come further.
 _ATTEMPTS = range(1, 21)
 
@@ -59,7 +63,15 @@ class Leftovers:
         if await self._is_store_wrong(len(unknown)):
             return []
         due = [run_id for run_id in unknown if now - self._unknown_since[run_id] >= self._grace_s]
-        return [run_id for run_id in due if await self._remove(run_id)]
+        return [run_id for run_id in due if await self._is_removed(run_id)]
+
+    async def _is_removed(self, run_id: str) -> bool:
+        """Try to remove one run. Those after it have their turn, too, if the back end does not let it go."""
+        try:
+            return await self._remove(run_id)
+        except OverspillError as error:
+            log.warning("unknown run is kept", action="leftover_failed", run_id=run_id, reason=error.reason)
+            return False
 
     async def _is_known(self, run_id: str) -> bool:
         return self._registry.find_live(run_id) is not None or await self._registry.store.find(run_id) is not None
@@ -87,6 +99,34 @@ class Leftovers:
         metrics.LEFTOVERS.inc()
         log.warning("unknown run is forgotten", action="leftover_forgotten", run_id=run_id)
         return True
+
+
+async def forget_unknown(backend: Backend, read_known: Callable[[], Collection[Run]]) -> list[str]:
+    """Stop what the back end keeps of runs that are not known, wait until nothing of it lives, and forget it.
+
+    What is known is read last: the agent may be at work, and stores a run before it starts it.
+
+    Raises:
+        UnavailableError: one of them lives on.
+    """
+    await backend.open()
+    try:
+        kept = await backend.run_ids()
+        unknown = sorted(kept - {run.run_id for run in read_known()})
+        for run_id in unknown:
+            await _stop_and_wait(backend, run_id)
+            await backend.forget(run_id)
+        return unknown
+    finally:
+        await backend.close()
+
+
+async def _stop_and_wait(backend: Backend, run_id: str) -> None:
+    for _ in range(_MOST_POLLS):
+        if not await stop_unknown(backend, run_id):
+            return
+        await asyncio.sleep(_POLL_S)
+    raise UnavailableError(f"run {run_id} is being stopped, and lives; try again: overspill-agent kill --unknown")
 
 
 async def stop_unknown(backend: Backend, run_id: str) -> bool:

@@ -207,15 +207,18 @@ class Reconciler:
             if run.started_at_ms is None or not is_lease_over or run.has_ended:
                 raise
             return Sighting(Seen.LOST)
-        await self._registry.change(live, lambda run: runs.placed(run, sighting.remote_id, sighting.machine))
+        place = sighting.remote_id, sighting.machine
+        # Each run is looked at every few seconds, and its place hardly ever changes.
+        if runs.placed(run, *place) != run:
+            await self._registry.change(live, lambda run: runs.placed(run, *place))
         return sighting
 
     def _has_room(self, run: Run) -> bool:
         """Tell whether the run has its place already, would find one free, or can wait for one at the backend."""
-        capacity = self._backend.capacity()
-        if run.attempt > 0 or capacity.has_queue:
+        if run.attempt > 0:
             return True
-        return has_room(left(capacity, self._registry.held()), holding_of(run))
+        capacity = self._backend.capacity()
+        return capacity.has_queue or has_room(left(capacity, self._registry.held()), holding_of(run))
 
     async def _start(self, live: LiveRun) -> None:
         """Write the intent down, then start. A crash between the two leaves an attempt that is seen as NOTHING."""

@@ -6,6 +6,7 @@ a state. That is how a run gets exactly one outcome and never goes back, whateve
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from signal import Signals
@@ -35,6 +36,9 @@ class Resources:
     def __add__(self, other: Resources) -> Resources:
         return Resources(self.cpus + other.cpus, self.memory_mib + other.memory_mib, self.gpus + other.gpus)
 
+    def __mul__(self, factor: int) -> Resources:
+        return Resources(self.cpus * factor, self.memory_mib * factor, self.gpus * factor)
+
     def less(self, other: Resources) -> Resources:
         """Return what is left after `other`, never below zero."""
         return Resources(
@@ -49,6 +53,11 @@ class Resources:
 
     def fits_in(self, room: Resources) -> bool:
         return self.cpus <= room.cpus and self.memory_mib <= room.memory_mib and self.gpus <= room.gpus
+
+    def times(self, wanted: Resources) -> int:
+        """Return how often it holds `wanted`; what wants nothing it holds any number of times."""
+        pairs = ((self.cpus, wanted.cpus), (self.memory_mib, wanted.memory_mib), (self.gpus, wanted.gpus))
+        return min((have // want for have, want in pairs if want), default=sys.maxsize)
 
 
 @dataclass(frozen=True, slots=True)

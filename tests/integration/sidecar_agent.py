@@ -102,6 +102,7 @@ class FakeAgent(AgentServicer):
         self.total = pb.Resources(cpus=8, memory_mib=16384)
         self.free = pb.Resources(cpus=8, memory_mib=16384)
         self.takes_no_runs = ""
+        self.images: tuple[str, ...] = ()
         self.confirmed_lease_id = 0
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
@@ -216,6 +217,7 @@ class FakeAgent(AgentServicer):
             largest_free=self.free,
             lease_id=LEASE_ID,
             takes_no_runs=self.takes_no_runs,
+            images=self.images,
         )
 
     async def Renew(self, _: pb.RenewRequest, context: _Context) -> pb.RenewResponse:  # noqa: N802

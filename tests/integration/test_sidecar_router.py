@@ -170,6 +170,15 @@ async def test_a_site_that_falls_silent_gets_no_more_jobs_and_gets_them_again_af
     assert (await desk.decide()).verdict == DIVERT
 
 
+async def test_a_sites_images_are_told_to_users_only_if_they_are_words(desk: Desk) -> None:
+    desk.agent.images = ("base", "\x1b[2J", "two\nlines", "x" * 1000)
+    await desk.site.poll("rig")
+    answer = await desk.decide(image="other")
+    assert answer.reason == "site_image"
+    assert "(there is base)" in answer.user_message
+    assert (await desk.decide(image="base")).verdict == DIVERT
+
+
 async def test_a_defect_in_the_decision_keeps_the_job_local(desk: Desk) -> None:
     desk.router._sites = [None]  # type: ignore[list-item]  # noqa: SLF001 - the defect
     answer = await desk.decide()

@@ -1,6 +1,11 @@
 """What is left of a site's slots once its runs have their places."""
 
-from overspill_agent.capacity import Capacity, Holding, Slot, grouped, has_room, largest, left
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overspill_agent.capacity import Capacity, Holding, Slot, can_promise, grouped, has_room, largest, left
 from overspill_agent.runs import Resources
 
 SMALL, LARGE = Resources(4, 4096), Resources(16, 65536)
@@ -46,3 +51,39 @@ def test_gpus_of_a_type_are_found_where_they_are() -> None:
 def test_slots_that_are_alike_are_counted_largest_first() -> None:
     slots = [Slot("a", SMALL, SMALL), Slot("b", LARGE, LARGE), Slot("c", SMALL, SMALL)]
     assert [(count, slot.size) for count, slot in grouped(slots)] == [(1, LARGE), (2, SMALL)]
+
+
+def test_a_run_that_wants_gpus_of_any_type_leaves_those_that_another_needs() -> None:
+    one = Resources(1, 1, 1)
+    site = Capacity((Slot("a", one, one, "a100"), Slot("b", one, one, "t4")))
+    assert can_promise(site, [Holding(one)], Holding(one, "a100"))
+    assert not can_promise(site, [Holding(one, "a100")], Holding(one, "a100"))
+
+
+_SIZES = st.builds(Resources, cpus=st.integers(1, 4), memory_mib=st.integers(0, 3), gpus=st.integers(0, 1))
+_ROOMS = st.builds(Resources, cpus=st.integers(0, 12), memory_mib=st.integers(0, 12), gpus=st.integers(0, 3))
+
+
+@given(
+    rooms=st.lists(_ROOMS, max_size=4),
+    holdings=st.lists(st.builds(Holding, _SIZES, machine=st.sampled_from(("", "m0", "gone"))), max_size=12),
+)
+def test_runs_that_are_alike_are_placed_as_one_after_another(
+    rooms: Sequence[Resources], holdings: Sequence[Holding]
+) -> None:
+    slots = tuple(Slot(f"m{number}", room, room) for number, room in enumerate(rooms))
+    names = {slot.name for slot in slots}
+    one_by_one = Capacity(slots)
+    placed_first = sorted(holdings, key=lambda holding: (holding.machine in names, _order(holding)), reverse=True)
+    for holding in placed_first:
+        one_by_one = Capacity(left(one_by_one, [holding]))
+    at_once = left(Capacity(slots), holdings)
+    assert sorted(map(_free, at_once)) == sorted(map(_free, one_by_one.slots))
+
+
+def _order(holding: Holding) -> tuple[int, int, int]:
+    return holding.resources.gpus, holding.resources.cpus, holding.resources.memory_mib
+
+
+def _free(slot: Slot) -> tuple[int, int, int]:
+    return slot.usable.gpus, slot.usable.cpus, slot.usable.memory_mib

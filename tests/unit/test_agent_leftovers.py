@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from overspill_agent.leftovers import Leftovers, stop_unknown
+from overspill.errors import UnavailableError
+from overspill_agent.backends.fake import FakeBackend
+from overspill_agent.leftovers import Leftovers, forget_unknown, stop_unknown
 from overspill_agent.runs import Action, Seen
 from tests.unit.test_agent_reconcile import Agent
 
@@ -101,3 +103,38 @@ async def test_stopping_an_unknown_run_tells_whether_it_lives(remains: Remains) 
     await remains.leave_behind("stranger")
     assert await stop_unknown(remains.agent.backend, "stranger")
     assert not await stop_unknown(remains.agent.backend, "stranger")
+
+
+class StubbornBackend(FakeBackend):
+    """It does not let go of one run."""
+
+    async def forget(self, run_id: str) -> None:
+        if run_id == "a-stranger":
+            raise UnavailableError("it is held by somebody")
+        await super().forget(run_id)
+
+
+async def test_a_run_that_cannot_be_forgotten_does_not_keep_the_others(remains: Remains) -> None:
+    await remains.start(1, 2)
+    await remains.leave_behind("a-stranger")
+    await remains.leave_behind("b-stranger")
+    leftovers = Leftovers(remains.agent.registry, StubbornBackend(remains.agent.world), LEASE_S)
+    for seconds in (0, GRACE_S):
+        assert await leftovers.step(seconds) == []
+    with capture_logs() as logs:
+        assert await leftovers.step(GRACE_S + 60) == ["b-stranger"]
+    assert ("leftover_failed", "a-stranger") in [(log["action"], log["run_id"]) for log in logs]
+
+
+async def test_the_operators_word_spares_a_run_that_the_agent_takes_meanwhile(remains: Remains) -> None:
+    class BusyBackend(FakeBackend):
+        async def run_ids(self) -> frozenset[str]:
+            await remains.start(2)
+            return await super().run_ids()
+
+    await remains.start(1)
+    await remains.leave_behind("stranger")
+    read_known = lambda: [live.run for live in remains.agent.registry.live()]  # noqa: E731
+    assert await forget_unknown(BusyBackend(remains.agent.world), read_known) == ["stranger"]
+    assert await remains.kept() == {"r1", "r2"}
+    assert (await remains.agent.backend.observe("r2", 1)).seen is Seen.ALIVE

@@ -101,13 +101,18 @@ def check_room(run: Run, unfinished: Collection[Run], limits: ClusterSection, ca
     Raises:
         ExhaustedError: says which.
     """
-    if any(other.request_id == run.request_id for other in unfinished):
-        return
-    cluster = run.request_id.slurm_cluster
-    if reason := why_beyond(limits, capacity.total, taken_by(cluster, unfinished), run.resources):
+    reason = _why_no_room(run, unfinished, limits, capacity)
+    if reason and all(other.request_id != run.request_id for other in unfinished):
         raise ExhaustedError(reason)
-    if not can_promise(capacity, [holding_of(other) for other in unfinished], holding_of(run)):
-        raise ExhaustedError("every slot of this site that is large enough is promised to another run")
+
+
+def _why_no_room(run: Run, unfinished: Collection[Run], limits: ClusterSection, capacity: Capacity) -> str:
+    taken = taken_by(run.request_id.slurm_cluster, unfinished)
+    if reason := why_beyond(limits, capacity.total, taken, run.resources):
+        return reason
+    if can_promise(capacity, [holding_of(other) for other in unfinished], holding_of(run)):
+        return ""
+    return "every slot of this site that is large enough is promised to another run"
 
 
 def new_run(run_id: str, request_id: RequestId, spec: pb.RunSpec, *, account: str, image: str, at_ms: int) -> Run:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -28,6 +29,10 @@ _SUBMIT_DEADLINE_S = 30.0
 _UNARY_DEADLINE_S = 10.0
 #: Of a reason that a site gives: Slurm shows it to everybody.
 _MOST_REASON_CHARACTERS = 100
+#: What users may be told of as an image or a feature; a site's word is not trusted to be one.
+_WORD = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+#: As agent.proto promises: Decide looks at each.
+_MOST_SLOT_GROUPS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +221,15 @@ def _capacity(answer: agent_pb2.CapacityResponse) -> SiteCapacity:
         largest_free=_amount(answer.largest_free),
         slots=tuple(
             SlotGroup(group.count, _amount(group.size), _amount(group.free), group.size.gpu_type.lower())
-            for group in answer.slots
+            for group in answer.slots[:_MOST_SLOT_GROUPS]
         ),
-        images=frozenset(answer.images),
-        features=frozenset(answer.features) if answer.backend else None,
+        images=_words(answer.images),
+        features=_words(answer.features) if answer.backend else None,
     )
+
+
+def _words(words: Iterable[str]) -> frozenset[str]:
+    return frozenset(word for word in words if _WORD.fullmatch(word))
 
 
 def _amount(resources: agent_pb2.Resources) -> Amount:
