@@ -17,15 +17,10 @@ from tests.e2e.diversion import (
     wait_until_diverting,
     wait_until_not_diverting,
 )
+from tests.e2e.ticking import ticked, ticking
 from tests.rig import Rig
 from tests.rig.observing import events_of
 from tests.rig.routing import would_divert
-
-_TICKS = "#!/bin/bash\necho ready\nfor i in $(seq {count}); do echo line $i; sleep 0.02; done\n"
-
-
-def _expected_ticks(count: int) -> bytes:
-    return b"ready\n" + b"".join(b"line %d\n" % i for i in range(1, count + 1))
 
 
 def _runs_locally(rig: Rig) -> float:
@@ -69,13 +64,13 @@ def test_a_hung_sidecar_delays_one_submission_and_no_other(rig: Rig) -> None:
 
 
 def test_a_killed_sidecar_is_not_missed_and_takes_up_its_jobs_again(rig: Rig) -> None:
-    job_id = submit_diverted(rig, _TICKS.format(count=300))
+    job_id = submit_diverted(rig, ticking(300))
     wait_until(lambda: b"line 20" in rig.output(job_id), timeout_s=30, what="the job to print")
     rig.cluster.daemon("sidecar").signal(signal.SIGKILL)
     _runs_locally(rig)
     rig.cluster.daemon("sidecar").start()
     rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=60)
-    assert rig.output(job_id) == _expected_ticks(300)
+    assert rig.output(job_id) == ticked(300)
     wait_until_diverting(rig)
 
 
@@ -103,7 +98,7 @@ def test_a_job_that_finds_its_agent_gone_goes_home_and_runs(rig: Rig) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_an_agent_restarted_in_mid_job_loses_not_a_byte(rig: Rig, how: signal.Signals) -> None:
-    job_id = submit_diverted(rig, _TICKS.format(count=400))
+    job_id = submit_diverted(rig, ticking(400))
     wait_until(lambda: b"line 20" in rig.output(job_id), timeout_s=30, what="the job to print")
     if how is signal.SIGKILL:
         rig.site.daemon("agent").signal(how)
@@ -111,11 +106,11 @@ def test_an_agent_restarted_in_mid_job_loses_not_a_byte(rig: Rig, how: signal.Si
         rig.site.daemon("agent").stop()
     rig.site.daemon("agent").start()
     rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=90)
-    assert rig.output(job_id) == _expected_ticks(400)
+    assert rig.output(job_id) == ticked(400)
 
 
 def test_a_network_cut_in_mid_job_loses_not_a_byte(rig: Rig) -> None:
-    job_id = submit_diverted(rig, _TICKS.format(count=400))
+    job_id = submit_diverted(rig, ticking(400))
     wait_until(lambda: b"line 20" in rig.output(job_id), timeout_s=30, what="the job to print")
     rig.network.cut()
     try:
@@ -123,7 +118,7 @@ def test_a_network_cut_in_mid_job_loses_not_a_byte(rig: Rig) -> None:
     finally:
         rig.network.heal()
     rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=90)
-    assert rig.output(job_id) == _expected_ticks(400)
+    assert rig.output(job_id) == ticked(400)
 
 
 def test_a_killed_slurmstepd_takes_the_remote_run_with_it(rig: Rig) -> None:
@@ -230,7 +225,7 @@ except ConnectionResetError:
 
 
 def test_a_foreign_uid_gets_nothing_from_the_relay(rig: Rig) -> None:
-    job_id = submit_diverted(rig, _TICKS.format(count=200))
+    job_id = submit_diverted(rig, ticking(200))
     wait_until(lambda: b"line 5" in rig.output(job_id), timeout_s=30, what="the job to print")
     stranger = rig.cluster.run(
         ["/usr/bin/python3", "-c", _STRANGER, str(job_id)],
@@ -240,4 +235,4 @@ def test_a_foreign_uid_gets_nothing_from_the_relay(rig: Rig) -> None:
     )
     assert stranger.stdout.strip() == "0"
     rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=60)
-    assert rig.output(job_id) == _expected_ticks(200)
+    assert rig.output(job_id) == ticked(200)

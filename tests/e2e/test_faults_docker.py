@@ -8,11 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.diversion import start_requeued, submit_diverted, wait_until, wait_until_diverting
+from tests.e2e.ticking import ticked, ticking
 from tests.rig import Rig
 
-_TICKS = 400
-_SCRIPT = f"#!/bin/bash\necho ready\nfor i in $(seq {_TICKS}); do echo line $i; sleep 0.02; done\nexit 5\n"
-_WHOLE = b"ready\n" + b"".join(b"line %d\n" % i for i in range(1, _TICKS + 1))
+_LINES = 400
 #: Making images takes minutes on a machine that has none yet.
 pytestmark = pytest.mark.timeout(900)
 
@@ -35,14 +34,14 @@ def _wait_for_line(rig: Rig, job_id: int, line: bytes) -> None:
 
 @pytest.mark.parametrize("daemon", ["dockerd", "agent"])
 def test_a_job_goes_on_and_loses_not_a_byte_while_what_drives_it_is_killed(docker_rig: Rig, daemon: str) -> None:
-    job_id = submit_diverted(docker_rig, _SCRIPT)
+    job_id = submit_diverted(docker_rig, ticking(_LINES, exit_code=5))
     _wait_for_line(docker_rig, job_id, b"line 20\n")
     killed = docker_rig.site.daemon(daemon)
     killed.signal(signal.SIGKILL)
     killed.start()
     job = docker_rig.wait_for_state(job_id, ["FAILED", "COMPLETED"], timeout_s=90)
     assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("FAILED", "5:0", "0")
-    assert docker_rig.output(job_id) == _WHOLE
+    assert docker_rig.output(job_id) == ticked(_LINES)
 
 
 def test_output_comes_while_the_engine_is_away(docker_rig: Rig) -> None:

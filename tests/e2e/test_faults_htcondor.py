@@ -8,11 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.diversion import start_requeued, submit_diverted, wait_until, wait_until_diverting
+from tests.e2e.ticking import ticked, ticking
 from tests.rig import Rig
 
-_TICKS = 400
-_SCRIPT = f"#!/bin/bash\necho ready\nfor i in $(seq {_TICKS}); do echo line $i; sleep 0.02; done\nexit 5\n"
-_WHOLE = b"ready\n" + b"".join(b"line %d\n" % i for i in range(1, _TICKS + 1))
+_LINES = 400
 _TWICE = '#!/bin/bash\necho attempt ${SLURM_RESTART_COUNT:-0}\n[ -n "$SLURM_RESTART_COUNT" ] || exec sleep 1000\n'
 #: Making images takes minutes on a machine that has none yet.
 pytestmark = pytest.mark.timeout(900)
@@ -30,14 +29,14 @@ def _wait_for_line(rig: Rig, job_id: int, line: bytes) -> None:
 
 
 def test_a_job_loses_not_a_byte_while_the_agent_is_killed(pool_rig: Rig) -> None:
-    job_id = submit_diverted(pool_rig, _SCRIPT)
+    job_id = submit_diverted(pool_rig, ticking(_LINES, exit_code=5))
     _wait_for_line(pool_rig, job_id, b"line 20\n")
     agent = pool_rig.site.daemon("agent")
     agent.signal(signal.SIGKILL)
     agent.start()
     job = pool_rig.wait_for_state(job_id, ["FAILED", "COMPLETED"], timeout_s=90)
     assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("FAILED", "5:0", "0")
-    assert pool_rig.output(job_id) == _WHOLE
+    assert pool_rig.output(job_id) == ticked(_LINES)
 
 
 def test_a_job_that_the_pools_operator_removes_runs_again_at_home(pool_rig: Rig) -> None:
