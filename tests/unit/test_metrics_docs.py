@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
@@ -81,6 +83,25 @@ def test_the_page_has_every_metric_with_its_type_and_meaning(tmp_path: Path) -> 
 def test_the_page_has_every_event() -> None:
     assert {action.strip("`"): meaning for action, meaning in _rows("### At the cluster")} == SIDECAR_EVENTS
     assert {action.strip("`"): meaning for action, meaning in _rows("### At the site")} == AGENT_EVENTS
+
+
+@pytest.mark.parametrize(
+    ("package", "events"),
+    [("agent/overspill_agent", AGENT_EVENTS), ("slurm_plugin/overspill_sidecar", SIDECAR_EVENTS)],
+)
+def test_whatever_is_logged_at_level_info_is_an_event(package: str, events: Mapping[str, str]) -> None:
+    logged = {action for module in (_ROOT / package).rglob("*.py") for action in _info_actions(module)}
+    assert logged
+    assert logged <= events.keys()
+
+
+def _info_actions(module: Path) -> Iterator[str]:
+    """Yield the actions that a module logs at level info, as far as they stand there as they are."""
+    for call in ast.walk(ast.parse(module.read_text())):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "info":
+            for keyword in call.keywords:
+                if keyword.arg == "action" and isinstance(keyword.value, ast.Constant):
+                    yield str(keyword.value.value)
 
 
 def _names_that_can_be_asked_for(directory: Path) -> set[str]:
