@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from overspill_agent.backends.htcondor.observing import is_orphan, is_settled, s
 from overspill_agent.backends.htcondor.pool import Door, Pool
 from overspill_agent.backends.htcondor.refusals import token_problem
 from overspill_agent.backends.htcondor.site import HtcondorSite
+from overspill_agent.backends.htcondor.staging import remove_abandoned, stage
 from overspill_agent.backends.htcondor.watch import Jobs, Key, Watch
 from overspill_agent.capacity import Capacity
 from overspill_agent.runs import Seen, Sighting, Verdict
@@ -71,7 +71,7 @@ class HtcondorBackend:
         if problem := token_problem(self._site.token_directory, time.time()):
             raise AdminError(f"the HTCondor back end cannot work: {problem}")
         self._site.staging.mkdir(mode=0o700, parents=True, exist_ok=True)
-        await asyncio.to_thread(_empty, self._site.staging)
+        await asyncio.to_thread(remove_abandoned, self._site.staging, time.time())
         with contextlib.suppress(OverspillError, TimeoutError):
             async with asyncio.timeout(_FIRST_LOOK_S):
                 await asyncio.gather(self._look_at_machines(), self._watch.refresh())
@@ -161,15 +161,12 @@ class HtcondorBackend:
 
     def _stage(self, launch: Launch) -> Path:
         """Write what the job is to have into a directory of its own."""
-        directory = Path(tempfile.mkdtemp(dir=self._site.staging))
         contents = {
             description.RUNNER: self._runner,
             description.TOKEN: launch.token.encode(),
             description.CA: launch.ca_pem,
         }
-        for name, content in contents.items():
-            (directory / name).write_bytes(content)
-        return directory
+        return stage(self._site.staging, contents)
 
     def _pause_s(self) -> float:
         is_busy = any(_is_moving(job) for job in self._watch.jobs.values())
@@ -235,9 +232,3 @@ def _no_machine(demand: Demand) -> str:
         f"no machine of this site's HTCondor pool has {wanted.cpus} CPUs, {wanted.memory_mib} MiB{gpus} in one"
         f" place{constraint}{image}"
     )
-
-
-def _empty(directory: Path) -> None:
-    """Remove what an agent has left here that died while it submitted."""
-    for path in directory.iterdir():
-        shutil.rmtree(path)
