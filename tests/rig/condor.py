@@ -322,8 +322,13 @@ class CondorPool:
         """Have next to no room left where machines make jobs' directories."""
         used = self._host.run(["df", "--output=used", "--block-size=1K", _SCRATCH], check=True).stdout.split()[-1]
         self._host.run(["mount", "-o", f"remount,size={int(used) + _LITTLE_KIB}k", _SCRATCH], check=True)
-        yield
-        self._host.run(["mount", "-o", f"remount,size={_SCRATCH_SIZE}", _SCRATCH], check=True)
+        try:
+            yield
+        finally:
+            self._host.run(["mount", "-o", f"remount,size={_SCRATCH_SIZE}", _SCRATCH], check=True)
+            # A startd that has seen a full disk offers none for a long time.
+            self.each(EXECUTE_POINTS, self.stop)
+            self.each(EXECUTE_POINTS, self.bring_back)
 
     def job_containers(self) -> list[str]:
         """Name the containers that jobs run in."""

@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 #: Slots that are not cut from another one: jobs are matched to these.
 _WHOLE_SLOTS = 'SlotType =!= "Dynamic" && Offline =!= true'
+_SESSION_REJECTED = "SECMAN:2004"
+_MOST_REPEATS = 2
 #: The schedd's own number for a reason; this project has none.
 _NO_SUBCODE = 0
 
@@ -125,17 +127,24 @@ class Pool:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, what, work)
 
     def _guarded(self, what: str, work: Callable[[], T]) -> T:
-        """Do something; once more if the schedd may only have moved: a restart gives it a new address."""
-        may_have_moved = self._location is not None
+        """Do something; again if the schedd may only have been restarted.
+
+        It then has another address, and does not know the session any more that the bindings had with it; they make a
+        new one after they were told so.
+        """
+        repeats = 0
         while True:
+            had_location = self._location is not None
             try:
                 return work()
             except self._htcondor.HTCondorException as error:
                 self._location = None
-                meaning = meaning_of(" ".join(str(error).split()), what, self._door.token_directory)
-                if not (may_have_moved and isinstance(meaning, UnavailableError)):
+                message = " ".join(str(error).split())
+                meaning = meaning_of(message, what, self._door.token_directory)
+                may_be_restarted = had_location or _SESSION_REJECTED in message
+                if repeats == _MOST_REPEATS or not (may_be_restarted and isinstance(meaning, UnavailableError)):
                     raise meaning from error
-                may_have_moved = False
+                repeats += 1
 
     def _collector(self) -> Any:
         return self._htcondor.Collector(self._door.collector)
