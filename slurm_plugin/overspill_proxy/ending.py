@@ -60,12 +60,17 @@ def end_like(end: Ending) -> NoReturn:
     code that a shell would give it.
     """
     if end.message:
-        line = "overspill: " + " ".join(end.message.split()) + "\n"
-        _write_all(2, line.encode(errors="replace"))
+        _write_all(2, line_for_user(end.message).encode(errors="replace"))
     if end.signal:
         _die_by(end.signal)
         os._exit((_SHELL_SIGNAL_BASE + end.signal) & 0xFF)
     os._exit(end.exit_code & 0xFF)
+
+
+def line_for_user(message: str) -> str:
+    """Return the message as one line. Some of its words are a site's, and must not move the reader's cursor."""
+    words = " ".join(message.split())
+    return "overspill: " + "".join(char for char in words if char.isprintable()) + "\n"
 
 
 def _die_by(number: int) -> None:

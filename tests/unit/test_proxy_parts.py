@@ -240,6 +240,12 @@ def test_lost_output_makes_a_success_a_failure_and_leaves_failures_as_they_are()
     assert ending.with_loss(ending.Ending(0), ["", ""]).exit_code == 0
 
 
+def test_what_a_site_says_of_the_end_is_one_printable_line() -> None:
+    assert (
+        ending.line_for_user("site-a: held:\n\x1b[2J\x07 no \x9b1m disk") == "overspill: site-a: held: [2J no 1m disk\n"
+    )
+
+
 def test_repeated_signals_are_kept_once_while_nobody_hears() -> None:
     kept = UnacknowledgedSignals()
     first = kept.add(10, is_connected=False)
