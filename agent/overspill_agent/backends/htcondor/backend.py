@@ -26,7 +26,7 @@ from overspill_agent.backends.htcondor.refusals import token_problem
 from overspill_agent.backends.htcondor.site import HtcondorSite
 from overspill_agent.backends.htcondor.staging import remove_abandoned, stage
 from overspill_agent.backends.htcondor.watch import Jobs, Key, Watch
-from overspill_agent.capacity import Capacity
+from overspill_agent.capacity import Capacity, Slot
 from overspill_agent.runs import Seen, Sighting, Verdict
 
 log = structlog.get_logger(__name__)
@@ -57,6 +57,8 @@ class HtcondorBackend:
             raise AdminError(f"cannot read {site.runner}: {error.strerror}; correct [htcondor] runner") from error
         self._watch = Watch(self._pool.jobs, self._tell, most_age_s=3 * site.poll_s)
         self._machines: list[MachineAd] = []
+        #: Of the last looks; None until it is asked for after one. Each submission asks, with thousands of jobs.
+        self._slots: tuple[Slot, ...] | None = None
         self._callback: Callable[[str], None] = lambda _run_id: None
         self._removed_at: dict[Key, float] = {}
         self._checked: dict[Demand, float] = {}
@@ -82,8 +84,9 @@ class HtcondorBackend:
             self._tasks.append(asyncio.create_task(_repeat(what, look, pause_s), name=f"htcondor {what}"))
 
     def capacity(self) -> Capacity:
-        slots = slots_of(self._machines, self._watch.jobs.values(), self._site.gpu_types)
-        return Capacity(slots, frozenset(self._site.features), has_queue=True)
+        if self._slots is None:
+            self._slots = slots_of(self._machines, self._watch.jobs.values(), self._site.gpu_types)
+        return Capacity(self._slots, frozenset(self._site.features), has_queue=True)
 
     async def check(self, demand: Demand) -> None:
         """Refuse what no machine of the pool could take, be it in use or not.
@@ -174,9 +177,11 @@ class HtcondorBackend:
 
     async def _look_at_machines(self) -> None:
         self._machines = await self._pool.machines(self._site.requirements)
+        self._slots = None
 
     def _tell(self, before: Jobs, after: Jobs) -> None:
         """Tell of every run that is not as it was."""
+        self._slots = None
         for key in {*before, *after}:
             if self._sight(before.get(key)) != self._sight(after.get(key)):
                 self._callback(key[0])
