@@ -26,7 +26,10 @@ def main(config_path: str, slots: str, images: str) -> None:
     sizes = [Resources(int(cpus), int(cpus) * 1024) for cpus in slots.split(",")]
     world = World(slots=tuple(Slot(f"slot{number}", size, size) for number, size in enumerate(sizes)))
     catalogue = TypeAdapter(Images).validate_python(tomllib.loads(Path(images).read_text())["images"])
-    config = load(Path(config_path)).model_copy(update={"images": catalogue, "local": None})
+    config = load(Path(config_path)).model_copy(update={"images": catalogue})
+    # The agent looks at its file system; the local back end, which would have made it, is not there.
+    assert config.local is not None
+    config.local.directory.mkdir(parents=True, exist_ok=True)
     app.run(config, lambda _config: FakeBackend(world))
 
 
