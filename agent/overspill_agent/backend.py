@@ -70,6 +70,7 @@ def docker_backend(docker: Docker) -> DockerBackend:
         raise AdminError(f"[docker] needs the Python package {error.name}: install overspill[docker]") from error
     rules = Rules(
         agent=str(docker.directory),
+        memory_mib=docker.memory_mib,
         network=docker.network,
         extra_hosts=docker.extra_hosts,
         pids_limit=docker.pids_limit,

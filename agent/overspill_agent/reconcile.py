@@ -45,6 +45,8 @@ _RETRY_S = 2.0
 _LEASE_MARGIN_S = 10.0
 #: Runners that are being started at once; more would only take the processors from each other.
 _STARTS_AT_ONCE = 8
+#: Runs whose directories are being removed at once: a job may have left millions of files, and threads are few.
+_REMOVALS_AT_ONCE = 8
 _TOKEN_BYTES = 32
 
 
@@ -87,6 +89,7 @@ class Reconciler:
         self._in_progress: set[str] = set()
         self._admission = asyncio.Lock()
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
+        self._removals = asyncio.Semaphore(_REMOVALS_AT_ONCE)
         registry.on_change(self.look_at)
         backend.on_change(self.look_at)
 
@@ -151,7 +154,8 @@ class Reconciler:
             case Action.END:
                 await self._end(live, sight.sighting)
             case Action.CLEAN:
-                await self._backend.forget(live.run.run_id)
+                async with self._removals:
+                    await self._backend.forget(live.run.run_id)
                 await self._registry.change(live, runs.cleaned)
                 self._registry.drop_if_over(live)
                 self._look_at_waiting()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -275,6 +277,61 @@ async def test_an_image_with_an_old_python_is_refused_with_its_version(
     reference = changed(engine, "old", file=(old, "/opt/python3"))
     with pytest.raises(UnrunnableError, match=r"/opt/python3 is Python 3\.6, and at least 3\.8 is needed"):
         await hand.backend.check(Demand(SMALL, image=Image("old", reference, "/opt/python3")))
+
+
+async def test_an_image_that_names_files_of_the_host_makes_none(hand: Site, engine: Engine, tmp_path: Path) -> None:
+    stolen = tmp_path / "stolen"
+    said = {"version": [3, 11], "cache": str(stolen), "compiled": "AA==", "passwd": "", "group": ""}
+    evil = tmp_path / "python3"
+    evil.write_text(f"#!/bin/sh\necho '{json.dumps(said)}'\n")
+    evil.chmod(0o755)
+    reference = changed(engine, "evil", file=(evil, "/opt/python3"))
+    with pytest.raises(UnrunnableError, match="does not run the runner"):
+        await hand.backend.check(Demand(SMALL, image=Image("evil", reference, "/opt/python3")))
+    assert not stolen.exists()
+
+
+async def test_an_image_that_takes_its_time_to_be_tried_holds_up_no_other(
+    hand: Site, engine: Engine, tmp_path: Path
+) -> None:
+    await hand.backend.check(Demand(SMALL, image=MINI))
+    slow = tmp_path / "python3"
+    slow.write_text("#!/bin/sh\nexec sleep 50\n")
+    slow.chmod(0o755)
+    image = Image("slow", changed(engine, "slow", file=(slow, "/opt/python3")), "/opt/python3")
+    trial = asyncio.create_task(hand.backend.check(Demand(SMALL, image=image)))
+
+    async def is_being_tried() -> bool:
+        return bool(docker(engine.socket, "ps", "--quiet", "--filter", "name=overspill-trial"))
+
+    await until("the slow image is being tried", is_being_tried)
+    await hand.backend.check(Demand(SMALL, image=MINI))
+    assert not trial.done()
+    trial.cancel()
+    await asyncio.wait({trial})
+
+
+async def test_what_a_loss_of_power_has_left_of_findings_is_found_out_anew(place: DockerPlace, hand: Site) -> None:
+    await hand.backend.check(Demand(SMALL, image=MINI))
+    kept = list((place.runs / ".images").glob("*.json"))
+    for file in kept:
+        file.write_text("")
+    backend = place.backend()
+    await backend.open()
+    await backend.check(Demand(SMALL, image=MINI))
+    await backend.close()
+    assert any(file.stat().st_size for file in kept)
+
+
+async def test_pulls_that_do_not_come_on_hold_up_nothing_else(hand: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as registry:
+        port = registry.getsockname()[1]
+        for number in range(10):
+            image = Image("far", f"localhost:{port}/far:{number}", "/usr/bin/python3", may_be_pulled=True)
+            with pytest.raises(UnavailableError, match="being fetched"):
+                await hand.backend.check(Demand(SMALL, image=image))
+        async with asyncio.timeout(60):
+            await hand.backend.check(Demand(SMALL, image=MINI))
 
 
 async def test_an_image_is_never_pulled_unless_that_is_allowed(hand: Site) -> None:

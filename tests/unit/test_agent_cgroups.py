@@ -7,6 +7,7 @@ import pytest
 
 from overspill.errors import AdminError, UnavailableError
 from overspill_agent.backends.cgroups import Cgroups, Group, Hierarchy, Limits, cgroups_of, groups, hierarchy
+from overspill_agent.backends.run_files import memory_limit_mib
 from overspill_agent.runs import Resources
 
 V1 = """
@@ -50,6 +51,13 @@ def test_of_version_2_one_cgroup_has_all_limits_and_no_swap() -> None:
             (("memory.max", str(100 << 20)), ("memory.swap.max", "0"), ("cpu.max", "200000 100000")),
         )
     ]
+
+
+@pytest.mark.parametrize(("wanted", "site", "limit"), [(100, 1000, 148), (0, 1000, 1048), (100, 0, 148), (0, 0, 0)])
+def test_a_run_may_use_what_it_asked_for_beside_its_runner_or_else_what_there_is(
+    wanted: int, site: int, limit: int
+) -> None:
+    assert memory_limit_mib(wanted, site) == limit
 
 
 @pytest.mark.parametrize("mounts", [V1, V2])

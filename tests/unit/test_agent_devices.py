@@ -24,6 +24,13 @@ def test_each_living_attempt_has_its_own_and_a_restarted_agent_knows(tmp_path: P
         assert Devices(tmp_path, GPUS).give(tmp_path / "c", 1, 1) == ("2",)
 
 
+def test_an_attempt_whose_start_has_failed_is_given_gpus_again(tmp_path: Path) -> None:
+    devices, run = Devices(tmp_path, GPUS), tmp_path / "a"
+    run.mkdir()
+    with claimed(lock_path(run, 1)):
+        assert devices.give(run, 1, 3) == devices.give(run, 1, 3)
+
+
 def test_who_asks_for_none_gets_none(tmp_path: Path) -> None:
     assert Devices(tmp_path, Gpus()).give(tmp_path, 1, 0) == ()
 

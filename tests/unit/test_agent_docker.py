@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path, PurePosixPath
+from socketserver import ThreadingUnixStreamServer
 from typing import Any
 
 import pytest
@@ -13,6 +17,8 @@ from overspill.states import Outcome
 from overspill_agent.backends.base import Account, Demand, Image, Launch
 from overspill_agent.backends.docker import identity, reading
 from overspill_agent.backends.docker.container import Machine, Rules, container_body, container_name, trial_body
+from overspill_agent.backends.docker.engine import Followed
+from overspill_agent.backends.docker.images import Findings
 from overspill_agent.backends.docker.places import places
 from overspill_agent.runs import Resources, Seen
 
@@ -87,6 +93,11 @@ def test_limits_are_those_of_the_request_without_swap_and_no_larger_than_the_mac
     assert body(Resources(cpus=64, memory_mib=0))["HostConfig"]["Memory"] == 0
 
 
+def test_a_job_that_asks_for_no_memory_has_no_more_than_the_site_offers() -> None:
+    host = body(Resources(cpus=1), Rules("/d", memory_mib=2000))["HostConfig"]
+    assert host["Memory"] == host["MemorySwap"] == (2000 + 48) * 2**20
+
+
 def test_the_token_is_nowhere_in_the_request() -> None:
     assert SECRET not in json.dumps(body())
 
@@ -131,7 +142,13 @@ def test_gpus_are_asked_for_by_device_and_numbered_from_zero_in_the_job() -> Non
     ]
     assert "CUDA_VISIBLE_DEVICES=0,1" in made["Env"]
     assert made["Labels"]["org.overspill.gpus"] == "GPU-b,GPU-d"
+    assert not any(entry.startswith("NVIDIA") for entry in made["Env"])
+
+
+def test_who_has_asked_for_no_gpu_sees_none_whatever_image_and_engine_do_by_default() -> None:
     assert body()["HostConfig"]["DeviceRequests"] == []
+    assert "NVIDIA_VISIBLE_DEVICES=void" in body()["Env"]
+    assert "NVIDIA_VISIBLE_DEVICES=void" in trial_body("sha256:1", ["python3"], Rules("/d"), Path("/d/trial-1"))["Env"]
 
 
 def test_only_the_runs_own_directories_and_the_shared_ones_are_mounted() -> None:
@@ -205,6 +222,16 @@ def test_a_container_is_read() -> None:
     assert not reading.container(inspected(StartedAt="0001-01-01T00:00:00Z")).was_started
 
 
+@pytest.mark.parametrize(
+    ("state", "is_alive", "is_over"),
+    [("created", False, False), ("running", True, False), ("paused", True, False), ("exited", False, True)],
+)
+def test_a_listed_container_is_read(state: str, is_alive: bool, is_over: bool) -> None:  # noqa: FBT001
+    labels = {"org.overspill.run": "0123", "org.overspill.gpus": "a,b"}
+    found = reading.listed({"Id": "f" * 64, "State": state, "Labels": labels})
+    assert (found.run_id, found.gpus, found.is_alive, found.is_over) == ("0123", ("a", "b"), is_alive, is_over)
+
+
 @pytest.mark.parametrize("state", [{"Running": True}, {"Running": True, "Paused": True}, {"Restarting": True}])
 def test_a_container_with_processes_is_alive_whatever_was_done_to_it(state: dict[str, object]) -> None:
     sighting = reading.sighting(reading.container(inspected(**state)), "vm1")
@@ -270,3 +297,75 @@ def test_the_engines_facts_are_read() -> None:
     assert facts.machine == MACHINE
     assert facts.is_rootless
     assert not facts.has_live_restore
+
+
+BASE = Image("base", "base:1", "/usr/bin/python3")
+FIT: dict[str, object] = {
+    "version": [3, 11],
+    "cache": "__pycache__/runner.cpython-311.pyc",
+    "compiled": "AA==",
+    "passwd": "root:x:0:0::/:/bin/sh\n",
+    "group": "",
+}
+
+
+def test_what_an_image_says_of_itself_is_taken() -> None:
+    tried = Findings(json.dumps(FIT), "").judge(BASE, "sha256:1")
+    assert tried.compiled == {"__pycache__/runner.cpython-311.pyc": b"\0"}
+    assert tried.passwd == FIT["passwd"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *({**FIT, "cache": name} for name in ("/etc/cron.d/x", "__pycache__/../../../x.pyc", "runner.py", "", None)),
+        {**FIT, "compiled": 1},
+        {**FIT, "passwd": ["root"]},
+        {"version": 3},
+        {},
+        [],
+        1,
+    ],
+)
+def test_an_image_that_says_anything_else_is_refused_and_no_file_is_made_of_its_words(said: object) -> None:
+    with pytest.raises(UnrunnableError, match="does not run the runner"):
+        Findings(json.dumps(said), "").judge(BASE, "sha256:1")
+
+
+class Confused(BaseHTTPRequestHandler):
+    """An engine whose first word of itself makes no sense."""
+
+    answers: Iterator[dict[str, object]]
+    protocol_version = "HTTP/1.1"
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def log_message(self, *_args: object) -> None: ...
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/version"):
+            document: dict[str, object] = {"ApiVersion": "1.41"}
+        elif self.path.endswith("/info"):
+            document = next(self.answers)
+        else:
+            document = {}
+        content = json.dumps(document).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def test_events_are_followed_again_after_an_engine_that_made_no_sense(tmp_path: Path) -> None:
+    Confused.answers = iter([{}, *[{"Name": "vm1", "NCPU": 2, "MemTotal": 2**30}] * 100])
+    socket = tmp_path / "docker.sock"
+    is_there = threading.Event()
+    with ThreadingUnixStreamServer(str(socket), Confused) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        followed = Followed(f"unix://{socket}", "/d")
+        followed.start(lambda facts: is_there.set() if facts else None, lambda _event: None)
+        assert is_there.wait(20)
+        followed.close()
+        server.shutdown()

@@ -471,3 +471,31 @@ async def test_what_may_still_begin_is_not_over_while_the_backend_cannot_see(age
     live.told_at = time.monotonic() - 2 * RUNNER_LEASE_S
     with pytest.raises(UnavailableError):
         await agent.step()
+
+
+async def test_removals_that_take_long_are_few_at_once(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job may have left millions of files, and each removal takes one of the threads that all others need, too."""
+    forget, are_all_busy, may_go_on = agent.backend.forget, asyncio.Event(), asyncio.Event()
+    removing = 0
+
+    async def forget_slowly(run_id: str) -> None:
+        nonlocal removing
+        removing += 1
+        if removing == 8:
+            are_all_busy.set()
+        await may_go_on.wait()
+        await forget(run_id)
+
+    monkeypatch.setattr(agent.backend, "forget", forget_slowly)
+    for number in range(1, 31):
+        live = await agent.accept(number)
+        await agent.registry.change(live, lambda run: runs.stop_wanted(run, "enough"))
+        assert await agent.step(number) is Action.END
+    steps = [asyncio.create_task(agent.step(number)) for number in range(1, 31)]
+    async with asyncio.timeout(20):
+        await are_all_busy.wait()
+    await asyncio.sleep(0.1)
+    assert removing == 8
+    may_go_on.set()
+    assert set(await asyncio.gather(*steps)) == {Action.CLEAN}
+    assert removing == 30

@@ -56,15 +56,16 @@ class Devices:
         if not count:
             return ()
         with self._giving:
-            taken = set(self._taken())
+            own_file = attempts.lock_path(run_directory, attempt).with_suffix(_SUFFIX)
+            taken = set(self._taken_by_others(own_file))
             free = [gpu for gpu in self._gpus.ids if gpu not in taken]
             if len(free) < count:
                 raise ExhaustedError(f"{count} GPUs are wanted and {len(free)} are free")
             own = tuple(free[:count])
-            attempts.lock_path(run_directory, attempt).with_suffix(_SUFFIX).write_text("\n".join(own), encoding="ascii")
+            own_file.write_text("\n".join(own), encoding="ascii")
         return own
 
-    def _taken(self) -> Iterator[str]:
+    def _taken_by_others(self, own_file: Path) -> Iterator[str]:
         for file in self._runs.glob(f"*/attempt-*{_SUFFIX}"):
-            if attempts.seen(file.with_suffix(".lock")) is Seen.ALIVE:
+            if file != own_file and attempts.seen(file.with_suffix(".lock")) is Seen.ALIVE:
                 yield from file.read_text(encoding="ascii").splitlines()

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import structlog
@@ -33,6 +33,7 @@ from overspill_agent.backends.run_files import (
     ENVIRONMENT,
     make_control,
     make_private,
+    memory_limit_mib,
     read_runner,
     remove_tree,
     start_error,
@@ -237,7 +238,7 @@ class LocalBackend:
             make_control(own / "control", launch, self._runner)
             argv = bwrap_argv(self._programs, self._site.python, launch, sandbox, lock)
             if self._cgroups is not None:
-                files = self._cgroups.make(f"{launch.run_id}-{launch.attempt}", launch.demand.resources)
+                files = self._cgroups.make(f"{launch.run_id}-{launch.attempt}", self._limits(launch.demand.resources))
                 argv = in_cgroups(self._programs, files, argv)
             devices = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
             with (directory / "launch.log").open("ab") as output:
@@ -252,6 +253,9 @@ class LocalBackend:
                     start_new_session=True,
                     umask=0o022,
                 )
+
+    def _limits(self, wanted: Resources) -> Resources:
+        return replace(wanted, memory_mib=memory_limit_mib(wanted.memory_mib, self._site.resources.memory_mib))
 
     def _sandbox(self, launch: Launch, own: Path) -> Sandbox:
         wanted = Wanted(

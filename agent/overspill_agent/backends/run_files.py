@@ -22,6 +22,8 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 #: Imported, not run as a program: only so does Python take what is compiled already.
 _RUN = f"import sys; sys.path.append({str(CONTROL)!r}); from runner import main; main()"
 _COMPLAINT_BYTES = 500
+#: What the runner itself may need beside the job: the interpreter, and output that waits for the agent.
+_RUNNER_MIB = 48
 _SHORTAGES = frozenset(
     {errno.EAGAIN, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC}
 )
@@ -44,6 +46,17 @@ def runner_argv(python: str, launch: Launch) -> list[str]:
     runner = [python, "-I", "-S", "-c", _RUN, "--url", launch.agent_url]
     runner += ["--run", launch.run_id, "--attempt", str(launch.attempt)]
     return [*runner, "--token-file", str(CONTROL / "token"), "--ca-file", str(CONTROL / "ca.pem")]
+
+
+def memory_limit_mib(wanted_mib: int, site_mib: int) -> int:
+    """Return what a run and its runner may use; 0 for no limit.
+
+    Args:
+        wanted_mib: what the run has asked for; one that has asked for none, 0, may have what the site offers.
+        site_mib: that; 0 if it does not say.
+    """
+    most_mib = wanted_mib or site_mib
+    return most_mib + _RUNNER_MIB if most_mib else 0
 
 
 def make_control(control: Path, launch: Launch, runner: Mapping[str, bytes]) -> None:

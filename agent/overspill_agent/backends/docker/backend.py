@@ -172,17 +172,14 @@ class DockerBackend:
         Raises:
             UnavailableError: something is left; it may go at the next try.
         """
-        for container_id in await self._engine.containers(self._site.rules.agent, run_id):
-            await self._remove(container_id)
+        for container in await self._engine.containers(self._site.rules.agent, run_id):
+            await self._remove(container.container_id)
         await asyncio.to_thread(remove_tree, self._rm, self._directory(run_id))
 
     async def run_ids(self) -> frozenset[str]:
         found = set(await asyncio.to_thread(_directories_in, self._site.directory))
-        for container_id in await self._engine.containers(self._site.rules.agent):
-            container = await self._engine.inspect(container_id)
-            if container is not None and container.run_id:
-                found.add(container.run_id)
-        return frozenset(found)
+        containers = await self._engine.containers(self._site.rules.agent)
+        return frozenset(found.union(container.run_id for container in containers if container.run_id))
 
     def on_change(self, callback: Callable[[str], None]) -> None:
         self._callback = callback
@@ -260,11 +257,8 @@ class DockerBackend:
         """
         if not count:
             return ()
-        taken: set[str] = set()
-        for container_id in await self._engine.containers(self._site.rules.agent):
-            container = await self._engine.inspect(container_id)
-            if container is not None and (container.is_alive or not container.was_started):
-                taken.update(container.gpus)
+        containers = await self._engine.containers(self._site.rules.agent)
+        taken = {gpu for container in containers if not container.is_over for gpu in container.gpus}
         free = [gpu for gpu in self._site.gpus if gpu not in taken]
         if len(free) < count:
             raise ExhaustedError(f"{count} GPUs are asked for, and {len(free)} are free")

@@ -15,7 +15,7 @@ from typing import Any
 
 from overspill_agent.backends.base import Account, Launch
 from overspill_agent.backends.docker.places import Places
-from overspill_agent.backends.run_files import CONTROL, ENVIRONMENT, runner_argv
+from overspill_agent.backends.run_files import CONTROL, ENVIRONMENT, memory_limit_mib, runner_argv
 from overspill_agent.runs import Resources
 
 #: Everything of one agent's carries its directory, which no other agent of this engine can have.
@@ -27,12 +27,13 @@ GPUS_LABEL = "org.overspill.gpus"
 
 _MIB = 1024 * 1024
 _NANO = 1_000_000_000
-#: What the runner itself may need beside the job: the interpreter, and output that waits for the agent.
-_RUNNER_MIB = 48
 _LOG_FILES = 2
 _TRIAL_MIB = 256
 _TRIAL_PIDS = 64
 _NOBODY = "65534:65534"
+#: Where NVIDIA's is the default runtime, a variable of CUDA images asks it for every GPU that there is.
+#: Source: https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/docker-specialized.html
+_NO_GPUS = {"NVIDIA_VISIBLE_DEVICES": "void"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,11 @@ class Rules:
 
     Attributes:
         agent: the agent's directory: whose containers they are.
+        memory_mib: what all runs together may ask for; 0: not said.
     """
 
     agent: str
+    memory_mib: int = 0
     network: str = "bridge"
     extra_hosts: Mapping[str, str] = field(default_factory=dict)
     pids_limit: int = 4096
@@ -99,16 +102,14 @@ def container_body(
         "Tmpfs": {"/run": "rw,nosuid,nodev,mode=755,size=16m"},
         "DeviceRequests": _device_requests(gpus, rules),
     }
-    environment = dict(ENVIRONMENT)
-    if gpus:
-        # The container sees its own devices only, numbered from 0.
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(number) for number in range(len(gpus)))
+    # The container sees its own devices only, numbered from 0.
+    devices = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(len(gpus))))} if gpus else _NO_GPUS
     return _body(
         image_id,
         runner_argv(launch.demand.image.python if launch.demand.image else "", launch),
         user=_user(launch.account),
         labels=labels | {AGENT_LABEL: rules.agent},
-        environment=environment,
+        environment=ENVIRONMENT | devices,
         host=host,
     ) | {"Hostname": machine.name}
 
@@ -130,7 +131,8 @@ def trial_body(image_id: str, argv: list[str], rules: Rules, directory: Path) ->
         "Mounts": [_bind(directory, CONTROL, read_only=True)],
         "Tmpfs": {"/tmp": "rw,nosuid,nodev,mode=1777,size=16m"},  # noqa: S108
     }
-    return _body(image_id, argv, user=_NOBODY, labels={AGENT_LABEL: rules.agent}, environment=ENVIRONMENT, host=host)
+    environment = ENVIRONMENT | _NO_GPUS
+    return _body(image_id, argv, user=_NOBODY, labels={AGENT_LABEL: rules.agent}, environment=environment, host=host)
 
 
 def _body(
@@ -184,7 +186,7 @@ def _hardened(rules: Rules) -> dict[str, Any]:
 
 def _limits(resources: Resources, rules: Rules, machine: Machine) -> dict[str, Any]:
     """Return the limits of a run; no swap beside its memory, which the engine would add by itself."""
-    memory = (resources.memory_mib + _RUNNER_MIB) * _MIB if resources.memory_mib else 0
+    memory = memory_limit_mib(resources.memory_mib, rules.memory_mib) * _MIB
     shm_mib = resources.memory_mib or machine.memory_mib // 2
     return {
         "NanoCpus": min(resources.cpus, machine.cpus) * _NANO,

@@ -25,13 +25,15 @@ from docker.utils import parse_repository_tag
 from overspill.errors import UnavailableError
 from overspill_agent.backends.docker import reading
 from overspill_agent.backends.docker.container import AGENT_LABEL, RUN_LABEL
-from overspill_agent.backends.docker.reading import Container, EngineFacts, RefusedError
+from overspill_agent.backends.docker.reading import Container, EngineFacts, Listed, RefusedError
 
 log = structlog.get_logger(__name__)
 
 Answer = TypeVar("Answer")
 
 _THREADS = 8
+#: Of their own, for a pull takes minutes, and nothing else may wait for it.
+_PULLS_AT_ONCE = 2
 _TIMEOUT_S = 60
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
@@ -44,6 +46,8 @@ class Engine:
         """Connect to nothing yet; `socket_url` is "unix:///path"."""
         self._socket = socket_url
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
+        self._pulls = ThreadPoolExecutor(_PULLS_AT_ONCE, thread_name_prefix="docker pull")
+        self._is_closing = threading.Event()
         self._of_thread = threading.local()
         self._clients: list[APIClient] = []
 
@@ -64,7 +68,7 @@ class Engine:
         Raises:
             RefusedError: it cannot be had; says why.
         """
-        await self._call("pull an image", lambda client: _pull(client, reference, progress))
+        await self._call("pull an image", lambda client: self._pull(client, reference, progress), self._pulls)
 
     async def create(self, name: str, body: Mapping[str, Any]) -> str:
         """Create a container and return its id.
@@ -117,13 +121,13 @@ class Engine:
         """
         await self._found("remove a container", lambda client: client.remove_container(name, v=True, force=True))
 
-    async def containers(self, agent: str, run_id: str | None = None) -> tuple[str, ...]:
-        """Return the ids of an agent's containers, whatever their state; of one run's if it is given."""
+    async def containers(self, agent: str, run_id: str | None = None) -> tuple[Listed, ...]:
+        """Return an agent's containers, whatever their state; one run's if it is given."""
         wanted = [f"{AGENT_LABEL}={agent}"] + ([f"{RUN_LABEL}={run_id}"] if run_id is not None else [])
         found = await self._call(
-            "list containers", lambda client: client.containers(all=True, quiet=True, filters={"label": wanted})
+            "list containers", lambda client: client.containers(all=True, filters={"label": wanted})
         )
-        return tuple(str(container["Id"]) for container in found)
+        return tuple(map(reading.listed, found))
 
     def follow(self, agent: str) -> Followed:
         """Return the events of an agent's containers, not followed yet."""
@@ -131,7 +135,9 @@ class Engine:
 
     def close(self) -> None:
         """Let go of the engine; calls that are under way end by themselves, or when they next ask it something."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._is_closing.set()
+        for threads in (self._threads, self._pulls):
+            threads.shutdown(wait=False, cancel_futures=True)
         for client in self._clients:
             client.close()
 
@@ -146,9 +152,21 @@ class Engine:
 
         return await self._call(doing, ask_for_one)
 
-    async def _call(self, doing: str, ask: Callable[[APIClient], Answer]) -> Answer:
-        context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, self._ask, doing, ask)
+    async def _call(
+        self, doing: str, ask: Callable[[APIClient], Answer], threads: ThreadPoolExecutor | None = None
+    ) -> Answer:
+        context, loop = contextvars.copy_context(), asyncio.get_running_loop()
+        return await loop.run_in_executor(threads or self._threads, context.run, self._ask, doing, ask)
+
+    def _pull(self, client: APIClient, reference: str, progress: Callable[[str], None]) -> None:
+        """Fetch an image; the engine tells of a failure in the middle of its answer, not by the answer's status."""
+        repository, tag = parse_repository_tag(reference)
+        for line in client.pull(repository, tag or "latest", stream=True, decode=True):
+            if "error" in line:
+                raise reading.refusal("pull an image", 0, str(line["error"]))
+            if self._is_closing.is_set():
+                return
+            progress(" ".join(str(line[key]) for key in ("id", "status", "progress") if line.get(key)))
 
     def _ask(self, doing: str, ask: Callable[[APIClient], Answer]) -> Answer:
         try:
@@ -209,6 +227,8 @@ class Followed:
             except (DockerException, requests.RequestException, UnavailableError) as error:
                 if was_there:
                     log.warning("container engine is away", action="engine_away", reason=str(error))
+            except Exception:
+                log.exception("events of the container engine are not understood", action="events_failed")
             if self._is_closing.is_set():
                 return
             was_there = False
@@ -233,7 +253,7 @@ class Followed:
         """Break off the stream, from whichever thread; nothing happens if there is none any more."""
         stream = self._stream
         if stream is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, AttributeError):  # the SDK finds none of its own where it has just ended
                 stream.close()
 
 
@@ -245,16 +265,8 @@ def _knock(socket_url: str) -> None:
     """
     path = socket_url.removeprefix("unix://")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_TIMEOUT_S)  # of an engine that stands still the queue is full some day
         try:
             probe.connect(path)
         except OSError as error:
-            raise UnavailableError(f"no container engine answers at {path}: {error.strerror}") from error
-
-
-def _pull(client: APIClient, reference: str, progress: Callable[[str], None]) -> None:
-    """Fetch an image; the engine tells of a failure in the middle of its answer, not by the answer's status."""
-    repository, tag = parse_repository_tag(reference)
-    for line in client.pull(repository, tag or "latest", stream=True, decode=True):
-        if "error" in line:
-            raise reading.refusal("pull an image", 0, str(line["error"]))
-        progress(" ".join(str(line[key]) for key in ("id", "status", "progress") if line.get(key)))
+            raise UnavailableError(f"no container engine answers at {path}: {error.strerror or error}") from error

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 import secrets
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -38,6 +40,8 @@ _COMPLAINT_BYTES = 300
 KEPT = ".images"
 _TRIAL_PREFIX = "trial-"
 _NEW = ".new"
+#: How Python names what it has compiled. The image says the name, and root makes a file of it: no other one will do.
+_COMPILED = re.compile(r"__pycache__/runner\.[A-Za-z0-9_-]+(\.opt-[12])?\.pyc")
 #: What the engine says where the image does not have what it is to execute, or cannot execute it.
 _NOT_EXECUTABLE = ("no such file or directory", "executable file not found", "exec format error", "permission denied")
 #: For any Python, from 2 on. Says its version, and if that will do imports the runner and compiles it.
@@ -84,7 +88,7 @@ class TriedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class _Findings:
+class Findings:
     """What a trial has shown.
 
     Attributes:
@@ -110,14 +114,33 @@ class _Findings:
             )
         try:
             found = json.loads(self.output)
-        except ValueError:
-            why = next(reversed(self.complaint.splitlines()), "it says nothing")
-            raise UnrunnableError(f"{cannot}: its {image.python} does not run the runner: {why}") from None
-        if "compiled" not in found:
             version = ".".join(map(str, found["version"]))
+            tried = _tried(image_id, found) if "compiled" in found else None
+        except (ValueError, LookupError, TypeError, AttributeError):
+            why = next(reversed(self.complaint.splitlines()), "it says nothing that the runner's trial would")
+            raise UnrunnableError(f"{cannot}: its {image.python} does not run the runner: {why}") from None
+        if tried is None:
             raise UnrunnableError(f"{cannot}: its {image.python} is Python {version}, and at least 3.8 is needed")
-        compiled = {found["cache"]: base64.b64decode(found["compiled"])}
-        return TriedImage(image_id, compiled, passwd=found["passwd"], group=found["group"])
+        return tried
+
+
+def _tried(image_id: str, found: dict[str, Any]) -> TriedImage:
+    """Return what an image that is fit has said; it may say anything.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError: it is not what the trial says.
+    """
+    cache = found["cache"]
+    if not _COMPILED.fullmatch(cache):
+        raise ValueError(f"{cache!r} is no name for a compiled runner")
+    compiled = {cache: base64.b64decode(found["compiled"])}
+    return TriedImage(image_id, compiled, passwd=_text(found["passwd"]), group=_text(found["group"]))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value.encode("utf-8", "replace").decode()
 
 
 class Images:
@@ -129,7 +152,7 @@ class Images:
         self._rules = rules
         self._directory = directory / KEPT
         self._runner = runner
-        self._tried: dict[tuple[str, str], _Findings] = {}
+        self._tried: dict[tuple[str, str], Findings] = {}
         self._trying = asyncio.Lock()
         self._pulls: dict[str, asyncio.Task[None]] = {}
         self._failed_pulls: dict[str, tuple[float, str]] = {}
@@ -146,21 +169,30 @@ class Images:
         if image_id is None:
             self._fetch(image)
             raise UnavailableError(f"the image {image.name} is being fetched to this site; try again in a while")
-        async with self._trying:
-            key = (image_id, image.python)
-            if key not in self._tried:
-                try:
-                    self._tried[key] = await self._findings(image, image_id)
-                except OSError as error:
-                    raise start_error(error) from error
+        key = (image_id, image.python)
+        if key not in self._tried:  # an image that takes its time to be tried holds up no run of another
+            async with self._trying:
+                await self._find_out(image, image_id)
         return self._tried[key].judge(image, image_id)
+
+    async def _find_out(self, image: Image, image_id: str) -> None:
+        key = (image_id, image.python)
+        if key in self._tried:
+            return
+        try:
+            self._tried[key] = await self._findings(image, image_id)
+        except OSError as error:
+            raise start_error(error) from error
 
     async def open(self) -> None:
         """Remove what trials have left behind that were cut short, but none that another program is making."""
-        for container_id in await self._engine.containers(self._rules.agent):
-            container = await self._engine.inspect(container_id)
-            if container is not None and not container.run_id and not container.is_alive:
-                await self._engine.remove(container_id)
+        for container in await self._engine.containers(self._rules.agent):
+            if not container.run_id and not container.is_alive:
+                try:
+                    await self._engine.remove(container.container_id)
+                except RefusedError as refused:
+                    if not refused.is_conflict:  # the program that has made it is removing it
+                        raise
         await asyncio.to_thread(_clean, self._directory)
 
     async def close(self) -> None:
@@ -207,7 +239,7 @@ class Images:
         finally:
             del self._pulls[reference]
 
-    async def _findings(self, image: Image, image_id: str) -> _Findings:
+    async def _findings(self, image: Image, image_id: str) -> Findings:
         """Return what was found out about the image before, else try it."""
         what = "\0".join((image_id, image.python, hashlib.sha256(self._runner).hexdigest()))
         path = self._directory / f"{hashlib.sha256(what.encode()).hexdigest()}.json"
@@ -217,7 +249,7 @@ class Images:
             await asyncio.to_thread(_write, path, kept)
         return kept
 
-    async def _try(self, image: Image, image_id: str) -> _Findings:
+    async def _try(self, image: Image, image_id: str) -> Findings:
         """Find out whether the image can run the runner.
 
         Raises:
@@ -240,11 +272,11 @@ class Images:
                     any(words in refused.explanation for words in _NOT_EXECUTABLE)
                     and image.python in refused.explanation
                 ):
-                    return _Findings("", refused.explanation, is_executable=False)
+                    return Findings("", refused.explanation, is_executable=False)
                 raise
             finally:
                 await self._engine.remove(name)
-        return _Findings(output.decode("utf-8", "replace"), complaint.decode("utf-8", "replace").strip())
+        return Findings(output.decode("utf-8", "replace"), complaint.decode("utf-8", "replace").strip())
 
 
 def _make_readable(control: Path, runner: bytes) -> None:
@@ -261,14 +293,18 @@ def _clean(directory: Path) -> None:
             shutil.rmtree(unfinished)
 
 
-def _read(path: Path) -> _Findings | None:
+def _read(path: Path) -> Findings | None:
+    """Return what was kept; None where nothing was, or nothing that can be read: a loss of power can cut it short."""
     try:
-        return _Findings(**json.loads(path.read_text("utf-8")))
+        return Findings(**json.loads(path.read_text("utf-8")))
     except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        log.warning("an image is tried again", action="findings_not_read", path=str(path), reason=str(error))
         return None
 
 
-def _write(path: Path, findings: _Findings) -> None:
+def _write(path: Path, findings: Findings) -> None:
     new = path.with_suffix(_NEW)
     new.write_text(json.dumps(asdict(findings)), "utf-8")
     new.rename(path)

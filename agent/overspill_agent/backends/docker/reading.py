@@ -21,6 +21,9 @@ _KILLED = 137
 _SHORT_ID = 12
 #: HTTP's.
 _CONFLICT = 409
+#: Words of the engine's for a container that has processes, and for one that never had any.
+_LIVING = frozenset({"running", "paused", "restarting"})
+_CREATED = "created"
 _MIB = 1024 * 1024
 
 _SHORTAGE = re.compile(
@@ -82,6 +85,23 @@ class Container:
     gpus: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a list of containers says of one of this agent's.
+
+    Attributes:
+        run_id: whose; empty for one that only tries an image.
+        is_over: it had processes, and has none any more.
+        gpus: as in `Container`.
+    """
+
+    container_id: str
+    run_id: str
+    is_alive: bool
+    is_over: bool
+    gpus: tuple[str, ...]
+
+
 def engine_facts(info: Mapping[str, Any]) -> EngineFacts:
     """Return what `GET /info` says."""
     return EngineFacts(
@@ -102,8 +122,25 @@ def container(inspected: Mapping[str, Any]) -> Container:
         was_started=not state["StartedAt"].startswith(_NEVER),
         exit_code=int(state["ExitCode"]),
         was_oom_killed=bool(state["OOMKilled"]),
-        gpus=tuple(filter(None, labels.get(GPUS_LABEL, "").split(","))),
+        gpus=_gpus(labels),
     )
+
+
+def listed(entry: Mapping[str, Any]) -> Listed:
+    """Return what `GET /containers/json` says of one."""
+    state, labels = entry["State"], entry["Labels"] or {}
+    is_alive = state in _LIVING
+    return Listed(
+        container_id=entry["Id"],
+        run_id=labels.get(RUN_LABEL, ""),
+        is_alive=is_alive,
+        is_over=not is_alive and state != _CREATED,
+        gpus=_gpus(labels),
+    )
+
+
+def _gpus(labels: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(filter(None, labels.get(GPUS_LABEL, "").split(",")))
 
 
 def sighting(seen: Container, machine: str) -> Sighting:
