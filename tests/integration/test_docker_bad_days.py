@@ -20,6 +20,8 @@ from overspill.errors import AdminError, ExhaustedError, UnavailableError, Unrun
 from overspill.states import Outcome
 from overspill_agent.backends.base import Demand, Image
 from overspill_agent.backends.docker import Rules
+from overspill_agent.backends.docker import engine as docker_api
+from overspill_agent.backends.docker.reading import RefusedError
 from overspill_agent.checks import container_engine
 from overspill_agent.config import parse
 from overspill_agent.registry import LiveRun
@@ -77,6 +79,20 @@ async def ready(site: Site, script: bytes = scripts.WAITING) -> LiveRun:
     live = await site.accept(script)
     await site.until_said(live, "ready")
     return live
+
+
+async def test_a_start_that_comes_after_all_is_not_undone_as_one_that_never_was(
+    place: DockerPlace, hand: Site, engine: Engine
+) -> None:
+    """An agent that has died may have asked the engine for a start that comes only while the next one looks."""
+    live = await hand.accept(scripts.WAITING)
+    await hand.backend.start(await hand.prepare(live))
+    api = docker_api.Engine(place.site.socket)
+    with pytest.raises(RefusedError, match="running container") as refused:
+        await api.remove(name_of(live), even_alive=False)
+    assert refused.value.is_conflict
+    assert (await hand.backend.observe(live.run.run_id, 1)).seen is Seen.ALIVE
+    api.close()
 
 
 # What others do

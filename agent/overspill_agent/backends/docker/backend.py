@@ -209,16 +209,22 @@ class DockerBackend:
         return container.was_started
 
     async def _remove_unstarted(self, run_id: str, attempt: int) -> None:
-        """Remove a container, then the mark that it might have been started: a crash between leaves it marked."""
-        await self._remove(container_name(run_id, attempt))
+        """Remove a container, then the mark that it might have been started: a crash between leaves it marked.
+
+        Raises:
+            UnavailableError: it is being started after all, as somebody has asked who is dead; or it is being removed.
+        """
+        await self._remove(container_name(run_id, attempt), even_alive=False)
         await asyncio.to_thread(self._mark_of(run_id, attempt).unlink, missing_ok=True)
 
-    async def _remove(self, name: str) -> None:
+    async def _remove(self, name: str, *, even_alive: bool = True) -> None:
         try:
-            await self._engine.remove(name)
+            await self._engine.remove(name, even_alive=even_alive)
         except RefusedError as refused:
             if refused.is_conflict:
-                raise UnavailableError(f"the container {name} is still being removed") from refused
+                raise UnavailableError(
+                    f"the container {name} cannot be removed yet: {refused.explanation}"
+                ) from refused
             raise
 
     async def _create(self, launch: Launch, image: TriedImage) -> None:

@@ -113,13 +113,13 @@ class Engine:
             if not refused.is_conflict:
                 raise
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, *, even_alive: bool = True) -> None:
         """Kill and remove a container, with volumes that its image has declared; nothing happens where there is none.
 
         Raises:
-            RefusedError: `is_conflict` while somebody else is removing it.
+            RefusedError: `is_conflict` while somebody else is removing it, or if it lives and may not be killed.
         """
-        await self._found("remove a container", lambda client: client.remove_container(name, v=True, force=True))
+        await self._found("remove a container", lambda client: client.remove_container(name, v=True, force=even_alive))
 
     async def containers(self, agent: str, run_id: str | None = None) -> tuple[Listed, ...]:
         """Return an agent's containers, whatever their state; one run's if it is given."""
