@@ -124,7 +124,22 @@ def test_the_labels_say_whose_it_is() -> None:
         "org.overspill.run": "0123",
         "org.overspill.attempt": "2",
         "org.overspill.job": "rig/12.0",
+        "org.overspill.gpus": "",
     }
+
+
+def test_labels_of_an_image_count_for_none_of_its_containers() -> None:
+    """A container has its image's labels but for those that it has itself."""
+    labels = trial_body("sha256:1", ["python3"], Rules("/d"), Path("/d/trial-1"))["Labels"]
+    assert labels.keys() == body()["Labels"].keys()
+    assert labels["org.overspill.run"] == ""
+
+
+@pytest.mark.parametrize("label", ["../../../home", "/home", "..", ".images", ""])
+def test_a_label_that_names_a_path_is_no_run(label: str) -> None:
+    labels = {"org.overspill.agent": "/d", "org.overspill.run": label}
+    assert reading.listed({"Id": "f", "State": "exited", "Labels": labels}).run_id == ""
+    assert reading.run_of_event({"Action": "die", "Actor": {"ID": "f", "Attributes": labels}}, "/d") == ""
 
 
 def test_the_network_is_the_configured_one() -> None:
@@ -170,7 +185,6 @@ def test_an_image_is_tried_without_network_and_as_nobody() -> None:
     made = trial_body("sha256:1", ["python3"], Rules("/d"), Path("/d/trial-1"))
     assert made["HostConfig"]["NetworkMode"] == "none"
     assert made["User"] == "65534:65534"
-    assert "org.overspill.run" not in made["Labels"]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ RUN_LABEL = "org.overspill.run"
 ATTEMPT_LABEL = "org.overspill.attempt"
 JOB_LABEL = "org.overspill.job"
 GPUS_LABEL = "org.overspill.gpus"
+#: An image has labels, too, and its containers inherit what they do not have themselves.
+_NO_LABELS = {RUN_LABEL: "", ATTEMPT_LABEL: "0", JOB_LABEL: "", GPUS_LABEL: ""}
 
 _MIB = 1024 * 1024
 _NANO = 1_000_000_000
@@ -153,7 +155,7 @@ def _body(
         "WorkingDir": "/",
         "User": user,
         "Env": [f"{name}={value}" for name, value in environment.items()],
-        "Labels": dict(labels),
+        "Labels": {**_NO_LABELS, **labels},
         # Who stops a container by hand, or the engine, takes the machine away from the job: it has not ended by itself.
         "StopSignal": "SIGKILL",
         "HostConfig": dict(host),

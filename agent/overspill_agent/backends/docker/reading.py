@@ -19,6 +19,8 @@ from overspill_agent.runs import Seen, Sighting, Verdict
 _NEVER = "0001-01-01"
 _KILLED = 137
 _SHORT_ID = 12
+#: A run's id becomes a path here, and labels may be anybody's: an image can have them, and whoever runs it by hand.
+_RUN_ID = re.compile(r"[0-9A-Za-z_-]+")
 #: HTTP's.
 _CONFLICT = 409
 #: Words of the engine's for a container that has processes, and for one that never had any.
@@ -116,7 +118,7 @@ def container(inspected: Mapping[str, Any]) -> Container:
     state, labels = inspected["State"], inspected["Config"]["Labels"] or {}
     return Container(
         container_id=inspected["Id"],
-        run_id=labels.get(RUN_LABEL, ""),
+        run_id=_run_id(labels),
         attempt=int(labels.get(ATTEMPT_LABEL, 0)),
         is_alive=bool(state["Running"] or state["Paused"] or state["Restarting"]),
         was_started=not state["StartedAt"].startswith(_NEVER),
@@ -132,11 +134,16 @@ def listed(entry: Mapping[str, Any]) -> Listed:
     is_alive = state in _LIVING
     return Listed(
         container_id=entry["Id"],
-        run_id=labels.get(RUN_LABEL, ""),
+        run_id=_run_id(labels),
         is_alive=is_alive,
         is_over=not is_alive and state != _CREATED,
         gpus=_gpus(labels),
     )
+
+
+def _run_id(labels: Mapping[str, str]) -> str:
+    run_id = labels.get(RUN_LABEL, "")
+    return run_id if _RUN_ID.fullmatch(run_id) else ""
 
 
 def _gpus(labels: Mapping[str, str]) -> tuple[str, ...]:
@@ -174,8 +181,7 @@ def _verdict(ended: Container) -> Verdict | None:
 def run_of_event(event: Mapping[str, Any], agent: str) -> str:
     """Return whose container an event of `GET /events` is about; empty if it is none of this agent's runs."""
     labels = (event.get("Actor") or {}).get("Attributes") or {}
-    run_id: str = labels.get(RUN_LABEL, "") if labels.get(AGENT_LABEL) == agent else ""
-    return run_id
+    return _run_id(labels) if labels.get(AGENT_LABEL) == agent else ""
 
 
 def exit_code_of_event(event: Mapping[str, Any]) -> int | None:
