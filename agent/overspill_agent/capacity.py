@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from overspill_agent.runs import Resources
@@ -65,27 +65,9 @@ def left(capacity: Capacity, holdings: Iterable[Holding]) -> tuple[Slot, ...]:
     """Return the slots with what is free in each, after every run has its place: its own, or else one that suits.
 
     Those without a place of their own are placed largest first, each where it leaves least. What fits nowhere waits and
-    takes nothing.
+    takes nothing. Runs that are alike are placed together: this is done for each submission, with thousands of runs.
     """
-    return _placed(capacity.slots, holdings)[0]
-
-
-def can_promise(capacity: Capacity, holdings: Collection[Holding], wanted: Holding) -> bool:
-    """Tell whether one more run finds its place without another losing its own.
-
-    What the site's other users take is no run's of ours and comes free some day: it does not count.
-    """
-    slots = [replace(slot, usable=slot.size) for slot in capacity.slots]
-    free, waiting = _placed(slots, holdings)
-    return has_room(free, wanted) or _placed(slots, [*holdings, wanted])[1] <= waiting
-
-
-def _placed(slots: Iterable[Slot], holdings: Iterable[Holding]) -> tuple[tuple[Slot, ...], int]:
-    """Return what is left of the slots, and how many runs have found no place.
-
-    Runs that are alike are placed together: this is done for each submission, with thousands of runs.
-    """
-    free = {slot.name: slot for slot in slots}
+    free = {slot.name: slot for slot in capacity.slots}
     homeless: Counter[Holding] = Counter()
     for holding, count in Counter(holdings).items():
         if holding.machine in free:
@@ -93,21 +75,21 @@ def _placed(slots: Iterable[Slot], holdings: Iterable[Holding]) -> tuple[tuple[S
         else:
             homeless[replace(holding, machine="")] += count
     # Of two alike, the one that not every slot suits goes first.
-    largest_first = sorted(homeless, key=lambda holding: (_weight(holding.resources), holding.gpu_type), reverse=True)
-    waiting = sum(_place(free, holding, homeless[holding]) for holding in largest_first)
-    return tuple(free.values()), waiting
+    by_need = sorted(homeless, key=lambda holding: (_weight(holding.resources), holding.gpu_type), reverse=True)
+    for holding in by_need:
+        _place(free, holding, homeless[holding])
+    return tuple(free.values())
 
 
-def _place(free: dict[str, Slot], holding: Holding, count: int) -> int:
-    """Take from `free` what so many runs need that are alike; return for how many of them there is no room."""
+def _place(free: dict[str, Slot], holding: Holding, count: int) -> None:
+    """Take from `free` what so many runs need that are alike, for as many of them as there is room."""
     fitting = [slot for slot in free.values() if slot.suits(holding) and holding.resources.fits_in(slot.usable)]
     for slot in sorted(fitting, key=lambda slot: _weight(slot.usable)):
         here = min(count, slot.usable.times(holding.resources))
         free[slot.name] = _without(slot, holding.resources * here)
         count -= here
         if count == 0:
-            break
-    return count
+            return
 
 
 def has_room(slots: Iterable[Slot], wanted: Holding) -> bool:

@@ -38,14 +38,18 @@ def why_beyond(limits: ClusterSection, total: Resources, taken: Iterable[Resourc
     runs = list(taken)
     if len(runs) >= limits.max_runs:
         return f"the cluster has {len(runs)} unfinished runs here, and may have {limits.max_runs}"
-    most = most_of(limits, total)
     would_have = sum(runs, wanted)
-    if would_have.fits_in(most):
+    if not _is_bounded(limits) or would_have.fits_in(most := most_of(limits, total)):
         return ""
     return (
         f"the cluster's runs would have {would_have.cpus} CPUs, {would_have.memory_mib} MiB and {would_have.gpus} GPUs"
         f" here, and may have {most.cpus}, {most.memory_mib} MiB and {most.gpus}"
     )
+
+
+def _is_bounded(limits: ClusterSection) -> bool:
+    """Tell whether the operator has decided anything: the whole site is no limit of a cluster's."""
+    return limits.share < 1 or (limits.max_cpus, limits.max_memory_mib, limits.max_gpus) != (None, None, None)
 
 
 def is_spec_too_large(limits: ClusterSection, spec_bytes: int) -> bool:

@@ -160,7 +160,7 @@ class Reconciler:
                 self._registry.drop_if_over(live)
                 self._look_at_waiting()
             case Action.WAIT:
-                pass
+                await self._mind_patience(live, sight)
         if sight.may_live and live.unwanted_since is not None:
             self._look_again(live.run.run_id, _UNWANTED_TICK_S)
         return action
@@ -252,6 +252,14 @@ class Reconciler:
             live.start_error = error.reason
             raise
         log.info("runner started", action="runner_started", run_id=run.run_id, attempt=run.attempt)
+
+    async def _mind_patience(self, live: LiveRun, sight: Sight) -> None:
+        """Give a run back that has found no room for too long: its cluster has room, too."""
+        run = live.run
+        waits_s = (now_ms() - run.state_at_ms) / 1000
+        if run.attempt or not run.is_ready or run.has_ended or sight.has_room or waits_s <= self._shortage_s:
+            return
+        await self._give_up(live, Verdict(Outcome.REJECTED, f"no slot of the site became free for {waits_s:.0f} s"))
 
     async def _put_off(self, live: LiveRun, error: TransientError) -> None:
         """Have a start that the site is too short of something for tried again, later each time; tell it once.

@@ -92,7 +92,7 @@ def test_no_label_names_a_job_a_run_or_a_user(rig: Rig) -> None:
     labels = {label for _, has, _ in scrape(rig).samples for label in has}
     assert labels <= {
         *("site", "verdict", "reason", "command", "stream", "outcome", "how", "what", "amount", "state", "le"),
-        *("cluster", "result", "version", "path"),
+        *("backend", "cluster", "result", "version", "path"),
     }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overspill_agent.capacity import Capacity, Holding, Slot, can_promise, grouped, has_room, largest, left
+from overspill_agent.capacity import Capacity, Holding, Slot, grouped, has_room, largest, left
 from overspill_agent.runs import Resources
 
 SMALL, LARGE = Resources(4, 4096), Resources(16, 65536)
@@ -56,8 +56,8 @@ def test_slots_that_are_alike_are_counted_largest_first() -> None:
 def test_a_run_that_wants_gpus_of_any_type_leaves_those_that_another_needs() -> None:
     one = Resources(1, 1, 1)
     site = Capacity((Slot("a", one, one, "a100"), Slot("b", one, one, "t4")))
-    assert can_promise(site, [Holding(one)], Holding(one, "a100"))
-    assert not can_promise(site, [Holding(one, "a100")], Holding(one, "a100"))
+    assert [slot.usable.gpus for slot in left(site, [Holding(one), Holding(one, "a100")])] == [0, 0]
+    assert not has_room(left(site, [Holding(one, "a100")]), Holding(one, "a100"))
 
 
 _SIZES = st.builds(Resources, cpus=st.integers(1, 4), memory_mib=st.integers(0, 3), gpus=st.integers(0, 1))

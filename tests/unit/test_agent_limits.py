@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from overspill.errors import ConfigError, ExhaustedError, UnrunnableError
 from overspill.request_id import RequestId
 from overspill.v1 import agent_pb2 as pb
-from overspill_agent.capacity import Capacity, Holding, Slot, can_promise, left
+from overspill_agent.capacity import Capacity, Holding, Slot, has_room, left
 from overspill_agent.config import ClusterSection, parse
 from overspill_agent.limits import most_of, why_beyond, within
 from overspill_agent.runs import Resources, Run
@@ -88,20 +88,12 @@ def test_a_run_that_is_larger_than_its_cluster_may_ever_have_is_refused_for_good
     check_size(Holding(Resources(10, 1)), SITE, HALF)
 
 
-def test_a_run_for_which_every_slot_is_promised_to_others_waits() -> None:
-    with pytest.raises(ExhaustedError, match="every slot of this site that is large enough is promised"):
-        check_room(_run(2, 5), [_run(1, 12, "other")], FREE, SITE)
-    check_room(_run(2, 4), [_run(1, 12, "other")], FREE, SITE)
+def test_a_run_for_which_every_slot_is_promised_to_others_is_taken_and_waits() -> None:
+    check_room(_run(2, 5), [_run(1, 16, "other"), _run(3, 4)], FREE, SITE)
 
 
 def test_a_repeated_request_has_its_room_already() -> None:
     check_room(_run(1, 16), [_run(1, 16)], ClusterSection(max_runs=1), SITE)
-
-
-def test_what_the_pools_other_users_take_is_waited_for() -> None:
-    busy = Capacity((_slot("a", 4, usable=0),))
-    assert can_promise(busy, [], Holding(Resources(4, 1)))
-    assert not can_promise(busy, [Holding(Resources(1, 1))], Holding(Resources(4, 1)))
 
 
 def test_a_spec_beyond_its_limit_is_refused() -> None:
@@ -126,7 +118,7 @@ def test_clusters_that_ask_one_after_the_other_are_never_promised_the_same_slot(
     promised: list[Holding] = []
     for cpus in asked:
         wanted = Holding(Resources(cpus, cpus * 1000))
-        if can_promise(capacity, promised, wanted):
+        if has_room(left(capacity, promised), wanted):
             promised.append(wanted)
     free = sum((slot.usable for slot in left(capacity, promised)), Resources())
     had = sum((holding.resources for holding in promised), Resources())

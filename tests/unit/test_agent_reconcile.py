@@ -22,7 +22,7 @@ from overspill_agent.backends.fake import FakeBackend, World
 from overspill_agent.catalogue import Catalogue
 from overspill_agent.config import ImageSection
 from overspill_agent.reconcile import SHORTAGE_S, TICK_S, Reconciler, RunnerAccess
-from overspill_agent.registry import LiveRun, Registry
+from overspill_agent.registry import LiveRun, Registry, now_ms
 from overspill_agent.runs import Action, Resources, Run, Seen, Verdict
 from overspill_agent.service.attach import Attachment
 from overspill_agent.service.upload import Upload
@@ -80,7 +80,7 @@ class Agent:
             has_stdin=has_stdin,
             image=image,
             accepted_at_ms=number,
-            state_at_ms=number,
+            state_at_ms=now_ms(),
         )
         await self.registry.accept(run, SPEC)
         return await self.registry.get(run.run_id)
@@ -499,3 +499,16 @@ async def test_removals_that_take_long_are_few_at_once(agent: Agent, monkeypatch
     may_go_on.set()
     assert set(await asyncio.gather(*steps)) == {Action.CLEAN}
     assert removing == 30
+
+
+async def test_a_run_that_finds_no_room_for_too_long_goes_home(agent: Agent) -> None:
+    await agent.accept(1, cpus=6)
+    assert await agent.step(1) is Action.START
+    waiting = await agent.accept(2, cpus=6)
+    assert await agent.step(2) is Action.WAIT
+    await agent.registry.change(waiting, lambda run: replace(run, state_at_ms=now_ms() - 1000 * int(SHORTAGE_S + 1)))
+    assert await agent.step(2) is Action.WAIT
+    assert await agent.step(2) is Action.END
+    assert waiting.run.ending is not None
+    assert waiting.run.ending.outcome is Outcome.REJECTED
+    assert "no slot of the site became free" in waiting.run.ending.reason

@@ -51,8 +51,8 @@ class Reconcile(Section):
     """How long the agent tries.
 
     Attributes:
-        shortage_s: a run that cannot be started for so long, because the site is too short of something or its queue
-            does not answer, is given back to its cluster.
+        shortage_s: a run that cannot be started for so long, because no slot becomes free, the site is too short of
+            something or its queue does not answer, is given back to its cluster.
     """
 
     shortage_s: int = Field(default=600, ge=0)

@@ -8,11 +8,10 @@ from overspill.errors import ExhaustedError, InvalidRequestError, NotPermittedEr
 from overspill.request_id import RequestId
 from overspill.v1 import agent_pb2 as pb
 from overspill_agent import runs
-from overspill_agent.capacity import Capacity, Holding, can_promise
+from overspill_agent.capacity import Capacity, Holding
 from overspill_agent.config import ClusterSection
 from overspill_agent.launches import is_closed, is_plain_absolute
 from overspill_agent.limits import is_spec_too_large, most_of, taken_by, why_beyond
-from overspill_agent.registry import holding_of
 from overspill_agent.runs import Run
 from overspill_agent.service.wire import resources_of
 
@@ -94,25 +93,17 @@ def check_spec_size(spec: pb.RunSpec, limits: ClusterSection) -> None:
 
 
 def check_room(run: Run, unfinished: Collection[Run], limits: ClusterSection, capacity: Capacity) -> None:
-    """Refuse a run for which there is no room now: its cluster has what it may have, or other runs are promised it.
+    """Refuse a run whose cluster has what it may have. One whose request has made a run already has its room.
 
-    One whose request has made a run already has its room.
+    A run for which no slot is left is taken all the same: it waits, and goes home if that takes too long.
 
     Raises:
-        ExhaustedError: says which.
+        ExhaustedError: says which limit.
     """
-    reason = _why_no_room(run, unfinished, limits, capacity)
+    taken = taken_by(run.request_id.slurm_cluster, unfinished)
+    reason = why_beyond(limits, capacity.total, taken, run.resources)
     if reason and all(other.request_id != run.request_id for other in unfinished):
         raise ExhaustedError(reason)
-
-
-def _why_no_room(run: Run, unfinished: Collection[Run], limits: ClusterSection, capacity: Capacity) -> str:
-    taken = taken_by(run.request_id.slurm_cluster, unfinished)
-    if reason := why_beyond(limits, capacity.total, taken, run.resources):
-        return reason
-    if can_promise(capacity, [holding_of(other) for other in unfinished], holding_of(run)):
-        return ""
-    return "every slot of this site that is large enough is promised to another run"
 
 
 def new_run(run_id: str, request_id: RequestId, spec: pb.RunSpec, *, account: str, image: str, at_ms: int) -> Run:
