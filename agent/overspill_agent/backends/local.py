@@ -40,7 +40,7 @@ from overspill_agent.backends.run_files import (
 )
 from overspill_agent.backends.sandbox import Roots, Sandbox, Wanted, build
 from overspill_agent.capacity import Capacity, Slot
-from overspill_agent.runs import Resources, Sighting
+from overspill_agent.runs import Resources, Seen, Sighting
 
 log = structlog.get_logger(__name__)
 
@@ -105,6 +105,8 @@ class LocalBackend:
         self._machine = socket.gethostname()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._identity = _identity(site.directory)
+        #: Attempts whose start found no directory to begin in.
+        self._never_begun: set[tuple[str, int]] = set()
         self._cgroups = cgroups_of(site.limits)
         self._devices = Devices(site.directory, site.gpus)
 
@@ -158,6 +160,8 @@ class LocalBackend:
         Raises:
             UnavailableError: its directory cannot be seen.
         """
+        if (run_id, attempt) in self._never_begun:
+            return Sighting(Seen.NOTHING)
         with self._seeing():
             return Sighting(attempts.seen(self._lock(run_id, attempt)), machine=self._machine)
 
@@ -168,6 +172,7 @@ class LocalBackend:
             UnavailableError: something is left; it may go at the next try.
         """
         await asyncio.to_thread(self._forget, run_id)
+        self._never_begun = {key for key in self._never_begun if key[0] != run_id}
 
     def _forget(self, run_id: str) -> None:
         if self._cgroups is not None:
@@ -220,9 +225,15 @@ class LocalBackend:
             raise UnavailableError(f"cannot look at {error.filename or 'runs'}: {error.strerror}") from error
 
     def _start(self, launch: Launch) -> subprocess.Popen[bytes] | None:
-        with self._seeing():
-            directory = self._directory(launch.run_id)
-            directory.mkdir(mode=0o700, exist_ok=True)
+        directory = self._directory(launch.run_id)
+        try:
+            with self._seeing():
+                pass
+        except UnavailableError as error:
+            # Nothing of it is anywhere, and no retry mends that: where it could not be told, it would wait for ever.
+            self._never_begun.add((launch.run_id, launch.attempt))
+            raise AdminError(f"cannot start a run: {error.reason}") from error
+        directory.mkdir(mode=0o700, exist_ok=True)
         with attempts.claimed(self._lock(launch.run_id, launch.attempt)) as lock:
             if lock is None:
                 return None
