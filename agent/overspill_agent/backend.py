@@ -15,13 +15,10 @@ from overspill_agent.backends.htcondor.site import Meaning
 from overspill_agent.backends.local import LocalBackend, LocalSite
 from overspill_agent.backends.sandbox import Roots
 from overspill_agent.config import DEFAULT_PATH, AgentConfig, Docker, Htcondor, Local
-from overspill_agent.runs import Resources
+from overspill_agent.runs import LEASE_MARGIN_S, Resources
 
 if TYPE_CHECKING:
     from overspill_agent.backends.docker import DockerBackend
-
-#: What a runner whose lease is over may need to kill everything.
-_KILL_MARGIN_S = 10
 
 
 def backend_of(config: AgentConfig) -> Backend:
@@ -118,7 +115,7 @@ def _htcondor_site(config: AgentConfig, section: Htcondor) -> HtcondorSite:
             held_within_s=section.held_within_s,
             job_lease_s=section.job_lease_s,
             overrun_s=section.overrun_s,
-            fence_s=config.runner_channel.lease_s + _KILL_MARGIN_S,
+            fence_s=config.runner_channel.lease_s + LEASE_MARGIN_S,
         ),
         poll_s=section.poll_s,
         busy_poll_s=section.busy_poll_s,

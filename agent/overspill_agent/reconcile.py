@@ -26,7 +26,7 @@ from overspill_agent.catalogue import Catalogue
 from overspill_agent.homes import name_of
 from overspill_agent.launches import launch_of
 from overspill_agent.registry import LiveRun, Registry, holding_of, now_ms
-from overspill_agent.runs import Action, Run, Seen, Sight, Sighting, Verdict
+from overspill_agent.runs import LEASE_MARGIN_S, Action, Run, Seen, Sight, Sighting, Verdict
 from overspill_agent.spool import Stream
 
 log = structlog.get_logger(__name__)
@@ -41,8 +41,6 @@ _UNWANTED_TICK_S = 0.25
 _LAST_WORDS_S = 10.0
 #: Before a start is tried again.
 _RETRY_S = 2.0
-#: From the end of a runner's lease until nothing of its job can be alive: it kills, and kills again.
-_LEASE_MARGIN_S = 10.0
 #: Runners that are being started at once; more would only take the processors from each other.
 _STARTS_AT_ONCE = 8
 #: Runs whose directories are being removed at once: a job may have left millions of files, and threads are few.
@@ -190,7 +188,7 @@ class Reconciler:
 
     async def _look(self, live: LiveRun) -> Sight:
         run = live.run
-        is_lease_over = live.uploads == 0 and live.silence_s() > self._access.lease_s + _LEASE_MARGIN_S
+        is_lease_over = live.uploads == 0 and live.silence_s() > self._access.lease_s + LEASE_MARGIN_S
         sighting = await self._observe(live, is_lease_over=is_lease_over) if run.attempt else Sighting(Seen.NOTHING)
         is_due = time.monotonic() >= live.retry_at
         return Sight(
@@ -203,13 +201,22 @@ class Reconciler:
         )
 
     async def _observe(self, live: LiveRun, *, is_lease_over: bool) -> Sighting:
-        """Ask the back end. One that cannot see does not keep alive what has ended by its own lease."""
+        """Ask the back end. One that cannot see does not keep alive what has ended by its own lease.
+
+        Nor does it keep for ever what it was to start: that is given back like any start that does not succeed.
+        """
         run = live.run
         try:
             sighting = await self._backend.observe(run.run_id, run.attempt)
-        except TransientError:
-            if run.started_at_ms is None or not is_lease_over or run.has_ended:
+        except TransientError as error:
+            is_start_due = run.started_at_ms is None and _waited_s(run) <= self._shortage_s
+            if is_start_due or not is_lease_over or run.has_ended:
                 raise
+            if run.started_at_ms is None and not run.is_stop_wanted:
+                # From here on a runner that comes after all is given no script; one may have come just before.
+                await self._give_up(live, _not_started(run, error))
+                if live.spec_given_to == run.attempt:
+                    raise
             return Sighting(Seen.LOST)
         place = sighting.remote_id, sighting.machine
         # Each run is looked at every few seconds, and its place hardly ever changes.
@@ -256,10 +263,10 @@ class Reconciler:
     async def _mind_patience(self, live: LiveRun, sight: Sight) -> None:
         """Give a run back that has found no room for too long: its cluster has room, too."""
         run = live.run
-        waits_s = (now_ms() - run.state_at_ms) / 1000
-        if run.attempt or not run.is_ready or run.has_ended or sight.has_room or waits_s <= self._shortage_s:
+        waited_s = _waited_s(run)
+        if run.attempt or not run.is_ready or run.has_ended or sight.has_room or waited_s <= self._shortage_s:
             return
-        await self._give_up(live, Verdict(Outcome.REJECTED, f"no slot of the site became free for {waits_s:.0f} s"))
+        await self._give_up(live, Verdict(Outcome.REJECTED, f"no slot of the site became free for {waited_s:.0f} s"))
 
     async def _put_off(self, live: LiveRun, error: TransientError) -> None:
         """Have a start that the site is too short of something for tried again, later each time; tell it once.
@@ -267,10 +274,8 @@ class Reconciler:
         After too long the run is given back: its cluster has room, too. It may be that the start came through unheard,
         and so what is left of the attempt is stopped first.
         """
-        queued_s = (now_ms() - live.run.state_at_ms) / 1000
-        if queued_s > self._shortage_s:
-            reason = f"the site could not start the job for {queued_s:.0f} s: {error.reason}"
-            await self._give_up(live, Verdict(Outcome.REJECTED, reason))
+        if _waited_s(live.run) > self._shortage_s:
+            await self._give_up(live, _not_started(live.run, error))
             return
         live.tries -= 1
         live.shortages += 1
@@ -323,6 +328,16 @@ class Reconciler:
             return runs.ended(run, ending, now_ms())
 
         await self._registry.end(live, change)
+
+
+def _waited_s(run: Run) -> float:
+    """Return for how long the run has been in its state."""
+    return (now_ms() - run.state_at_ms) / 1000
+
+
+def _not_started(run: Run, error: TransientError) -> Verdict:
+    """Return what becomes of a run that could not be started for too long, and why."""
+    return Verdict(Outcome.REJECTED, f"the site could not start the job for {_waited_s(run):.0f} s: {error.reason}")
 
 
 def _is_reporting(live: LiveRun, seen: Seen) -> bool:

@@ -23,6 +23,8 @@ _LONGEST_PAUSE_S = 60.0
 #: How long a runner that is not wanted any more may take to send its processes' last output and end by itself, before
 #: the backend kills it.
 STOP_GRACE_S = 3.0
+#: From the end of a runner's lease until nothing of its job can be alive: it kills, and kills again.
+LEASE_MARGIN_S = 10
 
 
 @dataclass(frozen=True, slots=True)

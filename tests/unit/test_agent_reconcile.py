@@ -512,3 +512,15 @@ async def test_a_run_that_finds_no_room_for_too_long_goes_home(agent: Agent) -> 
     assert waiting.run.ending is not None
     assert waiting.run.ending.outcome is Outcome.REJECTED
     assert "no slot of the site became free" in waiting.run.ending.reason
+
+
+async def test_a_start_that_the_backend_cannot_see_is_given_back_like_any_that_does_not_succeed(agent: Agent) -> None:
+    live = await agent.accept()
+    await agent.step()
+    agent.world.is_in_sight = False
+    live.told_at = time.monotonic() - 2 * RUNNER_LEASE_S
+    await agent.registry.change(live, lambda run: replace(run, state_at_ms=now_ms() - 1000 * int(SHORTAGE_S + 1)))
+    assert await agent.step() is Action.END
+    assert live.run.ending is not None
+    assert live.run.ending.outcome is Outcome.REJECTED
+    assert "could not start the job" in live.run.ending.reason

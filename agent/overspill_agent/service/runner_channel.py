@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -79,6 +80,7 @@ class RunnerChannel:
             if live.run.is_stop_wanted and live.run.started_at_ms is None:
                 raise HTTPException(409, "the run is to be stopped")
             live.spec_given_to = attempt
+            live.told_at = time.monotonic()
         return JSONResponse(document)
 
     async def get_script(self, request: Request) -> Response:
