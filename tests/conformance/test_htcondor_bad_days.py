@@ -21,6 +21,7 @@ from overspill_agent.runs import Resources, Seen
 from tests.conformance.backends import scripts
 from tests.conformance.backends.condor_place import CondorPlace
 from tests.conformance.backends.site import SMALL, Site, site_of, until
+from tests.conformance.backends.verbs import started, until_seen
 from tests.rig.condor import CPUS, Machine, clock_environment
 from tests.rig.condor_host import CondorHost
 
@@ -101,9 +102,7 @@ class TestTheOperator:
         self, sites: Sites, condor_host: CondorHost
     ) -> None:
         async with sites(has_loop=False) as site:
-            live = await site.accept(scripts.WAITING)
-            await site.backend.start(await site.prepare(live))
-            await site.until_said(live, "ready")
+            live = await started(site)
             sighting = await site.backend.observe(live.run.run_id, 1)
             condor_host.pool.tool("condor_hold", sighting.remote_id)
             await until_seen(site, live, Seen.GONE)
@@ -225,9 +224,7 @@ class TestMachines:
         self, sites: Sites, condor_host: CondorHost
     ) -> None:
         async with sites(has_loop=False) as site:
-            live = await site.accept(scripts.WAITING)
-            await site.backend.start(await site.prepare(live))
-            await site.until_said(live, "ready")
+            live = await started(site)
             machine = await machine_of(site, live)
             condor_host.pool.kill(machine)
             await until_seen(site, live, Seen.LOST)
@@ -339,13 +336,6 @@ async def machine_of(site: Site, live: LiveRun) -> Machine:
 
     await until("the run's machine is known", is_known)
     return Machine((await site.backend.observe(live.run.run_id, 1)).machine.partition("@")[2])
-
-
-async def until_seen(site: Site, live: LiveRun, seen: Seen) -> None:
-    async def is_seen() -> bool:
-        return (await site.backend.observe(live.run.run_id, 1)).seen is seen
-
-    await until(f"the run is {seen}", is_seen)
 
 
 async def until_status(host: CondorHost, job: str, status: str) -> None:

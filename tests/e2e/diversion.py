@@ -74,6 +74,26 @@ def submit_diverted(rig: Rig, script: str, *options: str, user: str = "alice") -
     return job_id
 
 
+def wait_for_line(rig: Rig, job_id: int, line: bytes, *, timeout_s: float = 60) -> None:
+    """Wait until the job's output file has the line."""
+    wait_until(lambda: line in rig.output(job_id), timeout_s=timeout_s, what=f"the job to print {line!r}")
+
+
+#: Says at each start which it is, and ends only if it is not the first.
+SECOND_TIME_LUCKY = (
+    '#!/bin/bash\necho attempt ${SLURM_RESTART_COUNT:-0}\n[ -n "$SLURM_RESTART_COUNT" ] || exec sleep 1000\n'
+)
+
+
+def expect_second_attempt_at_home(rig: Rig, job_id: int, *, timeout_s: float = 60) -> None:
+    """Wait until a job of `SECOND_TIME_LUCKY`, submitted with --open-mode=append, has run again at home."""
+    wait_until(lambda: rig.job(job_id)["Restarts"] == "1", timeout_s=timeout_s, what="the job to be requeued")
+    start_requeued(rig, job_id)
+    job = rig.wait_for_state(job_id, "COMPLETED", timeout_s=60)
+    assert job["Partition"] == "batch"
+    assert rig.output(job_id).splitlines()[-1] == b"attempt 1"
+
+
 def start_requeued(rig: Rig, job_id: int) -> None:
     """Spare a requeued job the two minutes that Slurm lets it wait.
 

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.diversion import start_requeued, submit_diverted, wait_until, wait_until_diverting
+from tests.e2e.diversion import (
+    SECOND_TIME_LUCKY,
+    expect_second_attempt_at_home,
+    submit_diverted,
+    wait_for_line,
+    wait_until,
+    wait_until_diverting,
+)
 from tests.e2e.ticking import ticked, ticking
 from tests.rig import Rig
 
@@ -28,14 +35,10 @@ def _containers(rig: Rig) -> list[str]:
     return rig.engine.docker("ps", "--quiet", "--filter=label=org.overspill.run").split()
 
 
-def _wait_for_line(rig: Rig, job_id: int, line: bytes) -> None:
-    wait_until(lambda: line in rig.output(job_id), timeout_s=60, what=f"the job to print {line!r}")
-
-
 @pytest.mark.parametrize("daemon", ["dockerd", "agent"])
 def test_a_job_goes_on_and_loses_not_a_byte_while_what_drives_it_is_killed(docker_rig: Rig, daemon: str) -> None:
     job_id = submit_diverted(docker_rig, ticking(_LINES, exit_code=5))
-    _wait_for_line(docker_rig, job_id, b"line 20\n")
+    wait_for_line(docker_rig, job_id, b"line 20\n")
     killed = docker_rig.site.daemon(daemon)
     killed.signal(signal.SIGKILL)
     killed.start()
@@ -46,11 +49,11 @@ def test_a_job_goes_on_and_loses_not_a_byte_while_what_drives_it_is_killed(docke
 
 def test_output_comes_while_the_engine_is_away(docker_rig: Rig) -> None:
     job_id = submit_diverted(docker_rig, "#!/bin/bash\necho ready\nsleep 3\necho still here\n")
-    _wait_for_line(docker_rig, job_id, b"ready\n")
+    wait_for_line(docker_rig, job_id, b"ready\n")
     dockerd = docker_rig.site.daemon("dockerd")
     dockerd.signal(signal.SIGKILL)
     try:
-        _wait_for_line(docker_rig, job_id, b"still here\n")
+        wait_for_line(docker_rig, job_id, b"still here\n")
     finally:
         dockerd.start()
     docker_rig.wait_for_state(job_id, "COMPLETED", timeout_s=60)
@@ -58,22 +61,17 @@ def test_output_comes_while_the_engine_is_away(docker_rig: Rig) -> None:
 
 
 def test_a_job_whose_container_is_removed_by_hand_runs_again_at_home(docker_rig: Rig) -> None:
-    script = '#!/bin/bash\necho attempt ${SLURM_RESTART_COUNT:-0}\n[ -n "$SLURM_RESTART_COUNT" ] || exec sleep 1000\n'
-    job_id = submit_diverted(docker_rig, script, "--open-mode=append", "--requeue")
-    _wait_for_line(docker_rig, job_id, b"attempt 0\n")
+    job_id = submit_diverted(docker_rig, SECOND_TIME_LUCKY, "--open-mode=append", "--requeue")
+    wait_for_line(docker_rig, job_id, b"attempt 0\n")
     for container in _containers(docker_rig):
         docker_rig.engine.docker("rm", "--force", container)
-    wait_until(lambda: docker_rig.job(job_id)["Restarts"] == "1", timeout_s=60, what="the job to be requeued")
-    start_requeued(docker_rig, job_id)
-    job = docker_rig.wait_for_state(job_id, "COMPLETED", timeout_s=60)
-    assert job["Partition"] == "batch"
-    assert docker_rig.output(job_id).splitlines()[-1] == b"attempt 1"
+    expect_second_attempt_at_home(docker_rig, job_id)
 
 
 def test_nothing_of_a_cancelled_tree_is_left(docker_rig: Rig) -> None:
     script = "#!/bin/bash\ntrap '' TERM\nsetsid bash -c \"trap '' TERM; sleep 4714\" &\necho ready\nsleep 4714\nwait\n"
     job_id = submit_diverted(docker_rig, script)
-    _wait_for_line(docker_rig, job_id, b"ready\n")
+    wait_for_line(docker_rig, job_id, b"ready\n")
     docker_rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
     docker_rig.wait_for_state(job_id, "CANCELLED", timeout_s=60)
     wait_until(lambda: not _containers(docker_rig), timeout_s=30, what="the container to be gone")

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.diversion import start_requeued, submit_diverted, wait_until, wait_until_diverting
+from tests.e2e.diversion import (
+    SECOND_TIME_LUCKY,
+    expect_second_attempt_at_home,
+    submit_diverted,
+    wait_for_line,
+    wait_until_diverting,
+)
 from tests.e2e.ticking import ticked, ticking
 from tests.rig import Rig
 
 _LINES = 400
-_TWICE = '#!/bin/bash\necho attempt ${SLURM_RESTART_COUNT:-0}\n[ -n "$SLURM_RESTART_COUNT" ] || exec sleep 1000\n'
 #: Making images takes minutes on a machine that has none yet.
 pytestmark = pytest.mark.timeout(900)
 
@@ -24,13 +29,9 @@ def pool_rig() -> Iterator[Rig]:
         yield running
 
 
-def _wait_for_line(rig: Rig, job_id: int, line: bytes) -> None:
-    wait_until(lambda: line in rig.output(job_id), timeout_s=90, what=f"the job to print {line!r}")
-
-
 def test_a_job_loses_not_a_byte_while_the_agent_is_killed(pool_rig: Rig) -> None:
     job_id = submit_diverted(pool_rig, ticking(_LINES, exit_code=5))
-    _wait_for_line(pool_rig, job_id, b"line 20\n")
+    wait_for_line(pool_rig, job_id, b"line 20\n", timeout_s=90)
     agent = pool_rig.site.daemon("agent")
     agent.signal(signal.SIGKILL)
     agent.start()
@@ -40,11 +41,7 @@ def test_a_job_loses_not_a_byte_while_the_agent_is_killed(pool_rig: Rig) -> None
 
 
 def test_a_job_that_the_pools_operator_removes_runs_again_at_home(pool_rig: Rig) -> None:
-    job_id = submit_diverted(pool_rig, _TWICE, "--open-mode=append", "--requeue")
-    _wait_for_line(pool_rig, job_id, b"attempt 0\n")
+    job_id = submit_diverted(pool_rig, SECOND_TIME_LUCKY, "--open-mode=append", "--requeue")
+    wait_for_line(pool_rig, job_id, b"attempt 0\n", timeout_s=90)
     pool_rig.pool.tool("condor_rm", "-all")
-    wait_until(lambda: pool_rig.job(job_id)["Restarts"] == "1", timeout_s=90, what="the job to be requeued")
-    start_requeued(pool_rig, job_id)
-    job = pool_rig.wait_for_state(job_id, "COMPLETED", timeout_s=60)
-    assert job["Partition"] == "batch"
-    assert pool_rig.output(job_id).splitlines()[-1] == b"attempt 1"
+    expect_second_attempt_at_home(pool_rig, job_id, timeout_s=90)

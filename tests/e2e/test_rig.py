@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -39,13 +40,23 @@ def plain() -> Iterator[Rig]:
 def _namespaces() -> set[str]:
     """Return the names of the PID and network namespaces of all processes that can be looked into."""
     found = set()
-    for link in Path("/proc").glob("[0-9]*/ns/*"):
-        if link.name in {"pid", "net"}:
-            try:
-                found.add(str(link.readlink()))
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                found |= {str((process / "ns" / kind).readlink()) for kind in ("pid", "net")}
     return found
+
+
+@contextmanager
+def _held_namespaces(rig: Rig) -> Iterator[set[str]]:
+    """Return the names of a rig's PID and network namespaces, and keep other rigs' from getting the same names."""
+    with ExitStack() as stack:
+        links = [
+            Path(f"/proc/{host.init_pid}/ns") / kind for host in (rig.cluster, rig.site) for kind in ("pid", "net")
+        ]
+        for link in links:
+            stack.enter_context(link.open("rb"))
+        yield {str(link.readlink()) for link in links}
 
 
 def _this_machine() -> dict[str, str]:
@@ -200,12 +211,11 @@ def test_a_rig_changes_nothing_of_the_machine_and_leaves_nothing_when_down(new_r
     job_id = rig.sbatch("#!/bin/bash\nsetsid sleep 4713 &\nsleep 4713\n")
     rig.wait_for_state(job_id, "RUNNING")
     assert _this_machine() == before
-    inside = {host.pid_namespace for host in (rig.cluster, rig.site)}
-    inside |= {str(Path(f"/proc/{host.init_pid}/ns/net").readlink()) for host in (rig.cluster, rig.site)}
-    assert inside <= _namespaces()
-    rig.down()
-    assert _this_machine() == before
-    assert not inside & _namespaces()
+    with _held_namespaces(rig) as inside:
+        assert inside <= _namespaces()
+        rig.down()
+        assert _this_machine() == before
+        assert not inside & _namespaces()
     assert not rig.path.exists()
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     assert not [line for line in commands if str(rig.path).encode() in line]
@@ -224,14 +234,15 @@ def test_the_hosts_die_with_the_program_and_the_next_rig_removes_their_files(new
     program = subprocess.Popen(
         [sys.executable, "-c", _BRING_UP_AND_WAIT], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
     )
-    with program:
+    with program, ExitStack() as stack:
+        stack.callback(program.kill)
         assert program.stdout is not None
         left = Path(program.stdout.readline().strip())
-        namespaces = {host.pid_namespace for host in (Rig.attach(left).cluster, Rig.attach(left).site)}
+        namespaces = stack.enter_context(_held_namespaces(Rig.attach(left)))
         assert namespaces <= _namespaces()
         program.kill()
-    assert poll(lambda: not is_alive(left), timeout_s=30)
-    assert not namespaces & _namespaces()
+        assert poll(lambda: not is_alive(left), timeout_s=30)
+        assert not namespaces & _namespaces()
     assert left.exists()
     new_rig(without=list(Part))
     assert not left.exists()

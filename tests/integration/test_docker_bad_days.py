@@ -31,6 +31,7 @@ from overspill_images.engine import Engine, docker
 from tests.conformance.backends import scripts
 from tests.conformance.backends.docker_place import MINI, DockerPlace
 from tests.conformance.backends.site import SMALL, Site, site_of, until
+from tests.conformance.backends.verbs import started
 from tests.container_engine import engine_with
 
 _WITH_GPU = Resources(cpus=1, memory_mib=128, gpus=1)
@@ -118,9 +119,7 @@ async def test_a_container_that_somebody_ends_is_a_node_that_failed(
 
 
 async def test_a_container_that_somebody_pauses_is_alive_and_can_be_stopped(hand: Site, engine: Engine) -> None:
-    live = await hand.accept(scripts.WAITING)
-    await hand.backend.start(await hand.prepare(live))
-    await hand.until_said(live, "ready")
+    live = await started(hand)
     docker(engine.socket, "pause", name_of(live))
     assert (await hand.backend.observe(live.run.run_id, 1)).seen is Seen.ALIVE
     await hand.backend.stop(live.run.run_id, 1)

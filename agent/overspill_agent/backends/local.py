@@ -104,6 +104,7 @@ class LocalBackend:
         self._callback: Callable[[str], None] = lambda _run_id: None
         self._machine = socket.gethostname()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._starts: set[asyncio.Task[None]] = set()
         self._identity = _identity(site.directory)
         #: Attempts whose start found no directory to begin in.
         self._never_begun: set[tuple[str, int]] = set()
@@ -135,6 +136,13 @@ class LocalBackend:
             ExhaustedError: the host is short of disk, memory or processes; nothing was started.
             AdminError: something on it is missing or closed to the agent; likewise.
         """
+        # It goes on if its caller is cancelled: what it starts by then is a child to be let go of.
+        task = asyncio.create_task(self._start_and_watch(launch), name="start")
+        self._starts.add(task)
+        task.add_done_callback(self._starts.discard)
+        await asyncio.shield(task)
+
+    async def _start_and_watch(self, launch: Launch) -> None:
         try:
             process = await asyncio.to_thread(self._start, launch)
         except OSError as error:
@@ -196,6 +204,7 @@ class LocalBackend:
 
     async def close(self) -> None:
         """Let go of the children; they live on and are found again by their locks."""
+        await asyncio.gather(*self._starts, return_exceptions=True)
         loop = asyncio.get_running_loop()
         for descriptor, process in self._children.items():
             loop.remove_reader(descriptor)

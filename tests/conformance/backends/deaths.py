@@ -113,6 +113,19 @@ class Deaths:
         await until_seen(hand, live, Seen.GONE)
         assert hand.place.processes(live.run.run_id) == 0
 
+    async def test_a_start_in_whose_midst_the_agent_is_stopped_is_done_or_can_be_done_again(self, hand: Site) -> None:
+        live = await hand.accept(scripts.WAITING)
+        launch = await hand.prepare(live)
+        starting = asyncio.create_task(hand.backend.start(launch))
+        await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait([starting])
+        await hand.restart()
+        live = await hand.find(live)
+        await hand.backend.start(launch)
+        await hand.until_said(live, "ready")
+        assert hand.starts_of(live) == 1
+
     async def test_a_second_runner_of_an_attempt_runs_nothing_and_disturbs_nothing(
         self, hand: Site, tmp_path: Path
     ) -> None:
