@@ -93,9 +93,11 @@ packages: setup ## Build dist/*.deb and dist/*.rpm for this machine's Slurm: mak
 images: setup ## What jobs run in: make images [IMAGE="runtime-mini htcondor"] [BASE=debian:trixie] [CA=FILE] [FRESH=1] [LOCK=1]
 	@$(PY) -m overspill_images $(if $(BASE),--base $(BASE)) $(if $(CA),--ca $(CA)) $(if $(FRESH),--fresh) $(if $(LOCK),--lock) $(IMAGE)
 
-# packaging/requirements.lock is what the packages bring along: the same versions without the tools for development.
+# packaging/requirements.lock is what the packages bring along: the same versions without the tools for development, and
+# without the extra `trees`, which is bigger than all the rest.
+lock: PACKAGED := sidecar agent docker htcondor
 lock: .venv/.ready ## Resolve the dependencies anew into requirements.lock (hashes, no host names)
 	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
-	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --constraint requirements.lock --universal --python-version 3.11 \
+	$(VENV)/bin/uv pip compile pyproject.toml $(PACKAGED:%=--extra %) --constraint requirements.lock --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file packaging/requirements.lock
