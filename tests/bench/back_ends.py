@@ -1,4 +1,4 @@
-"""A back end against what it drives, in the same run: `docker run`, `condor_submit`."""
+"""A back end against what it drives, in the same run: `docker run`, `condor_submit`, `htcondor2`."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ MEASUREMENTS: Mapping[str, tuple[SiteBackend, Callable[[Bench], Iterator[Figure]
         partial(first_line, peer=peers.condor_first_line_s, against="condor_submit", budget="<= 1.1x"),
     ),
     "condor-latency": (SiteBackend.HTCONDOR, latency),
-    "condor-burst": (SiteBackend.HTCONDOR, partial(burst, peer=peers.condor_runs_per_s, against="condor_submit")),
+    "condor-burst": (SiteBackend.HTCONDOR, partial(burst, peer=peers.condor_runs_per_s, against="raw htcondor2")),
 }

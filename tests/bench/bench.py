@@ -65,17 +65,19 @@ class Bench:
         self.rig = rig
         self.say = say
 
-    def run_inside(self, program: str, *arguments: str, stdin: object = None, user: str = "alice") -> object:
-        """Run a program of `inside/` in the cluster and return the JSON that it prints."""
-        script = "/srv/" + program
-        self.rig.cluster.write(script, (_INSIDE / program).read_bytes())
-        ran = self.rig.cluster.run(
+    def run_inside(
+        self, program: str, *arguments: str, stdin: object = None, user: str = "alice", host: Host | None = None
+    ) -> object:
+        """Run a program of `inside/` in a host, by default the cluster, and return the JSON that it prints."""
+        script, host = "/srv/" + program, host or self.rig.cluster
+        host.write(script, (_INSIDE / program).read_bytes())
+        ran = host.run(
             ["/opt/overspill/venv/bin/python", script, *arguments],
             user=user,
             cwd="/home/alice" if user == "alice" else "/",
             env={"PYTHONPATH": "/opt/overspill/lib"},
             stdin=json.dumps(stdin),
-            timeout=180.0,
+            timeout=300.0,
             check=True,
         )
         return cast("object", json.loads(ran.stdout))

@@ -1,4 +1,4 @@
-"""What a back end drives, without Overspill: `docker run` and `condor_submit` of the same scripts."""
+"""What a back end drives, without Overspill: `docker run`, `condor_submit` and `htcondor2` with the same scripts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.bench.bench import Bench, BenchError
 from tests.bench.follower import POLL_S
-from tests.rig.condor import DIRECTORY, Machine
+from tests.rig.condor import COLLECTOR, DIRECTORY, SCHEDD, TOKENS, Machine
 from tests.rig.waiting import poll
 
 _AT_ONCE = 16
@@ -39,7 +39,7 @@ def docker_runs_per_s(bench: Bench, script: str, runs: int) -> float:
 
 def condor_first_line_s(bench: Bench, script: str) -> float:
     """Return the seconds from the start of `condor_submit` on the access point to the first line in the job's file."""
-    output = _describe(bench, script, runs=1)
+    output = _describe(bench, script)
     began = time.monotonic()
     _condor_submit(bench)
     if not poll(lambda: _size(output) > 0, timeout_s=60, interval_s=POLL_S):
@@ -48,21 +48,41 @@ def condor_first_line_s(bench: Bench, script: str) -> float:
 
 
 def condor_runs_per_s(bench: Bench, script: str, runs: int) -> float:
-    """Return how many jobs of one `condor_submit` complete in a second."""
-    _describe(bench, script, runs=runs)
+    """Return how many jobs complete in a second that `htcondor2` submits one by one, files and all, as the agent."""
+    bench.rig.site.write(f"{_SUBMIT}.sh", f"#!/bin/bash\n{script}\n", mode=0o755)
+    order = {
+        "collector": COLLECTOR,
+        "schedd": SCHEDD,
+        "token_directory": TOKENS,
+        "jobs": runs,
+        "description": _as_ours(bench),
+    }
     began = time.monotonic()
-    _condor_submit(bench)
-    left = (
-        "condor_q",
-        "-allusers",
-        "-constraint",
-        f'Owner == "{_OWNER}" && JobBatchName == "bench"',
-        "-af",
-        "ClusterId",
-    )
+    bench.run_inside("submit_to_pool.py", stdin=order, user="root", host=bench.rig.site)
+    left = ("condor_q", "-allusers", "-constraint", 'JobBatchName == "bench" && JobStatus != 4', "-af", "ClusterId")
     if not poll(lambda: not bench.rig.pool.tool(*left).split(), timeout_s=_ENDED_TIMEOUT_S, interval_s=0.2):
-        raise BenchError(f"the jobs of condor_submit did not end within {_ENDED_TIMEOUT_S:.0f} s")
+        raise BenchError(f"the jobs of htcondor2 did not end within {_ENDED_TIMEOUT_S:.0f} s")
     return runs / (time.monotonic() - began)
+
+
+def _as_ours(bench: Bench) -> dict[str, str]:
+    """Return the submit description of a job of the size and universe of ours."""
+    return {
+        "universe": "docker",
+        "docker_image": _image(bench),
+        "initialdir": str(Path(_SUBMIT).parent),
+        "executable": "/bin/bash",
+        "transfer_executable": "false",
+        "arguments": Path(f"{_SUBMIT}.sh").name,
+        "transfer_input_files": Path(f"{_SUBMIT}.sh").name,
+        "should_transfer_files": "yes",
+        "request_cpus": "1",
+        "request_memory": "64",
+        "request_disk": "1024",
+        "batch_name": "bench",
+        "leave_in_queue": "true",
+        "+Owner": f'"{_OWNER}"',
+    }
 
 
 def _docker_run(bench: Bench) -> list[str]:
@@ -75,12 +95,12 @@ def _image(bench: Bench) -> str:
     return shown.split()[0]
 
 
-def _describe(bench: Bench, script: str, *, runs: int) -> Path:
-    """Write what `condor_submit` reads, of jobs as ours are, and return where the first one's output will be."""
+def _describe(bench: Bench, script: str) -> Path:
+    """Write what `condor_submit` reads, of a job as ours are, and return where its output will be."""
     directory = bench.rig.site.path(_SUBMIT)
     directory.mkdir(exist_ok=True)
     directory.chmod(0o1777)
-    output = directory / "0.out"
+    output = directory / "out"
     output.unlink(missing_ok=True)
     bench.rig.site.write(f"{_SUBMIT}/job.sh", f"#!/bin/bash\n{script}\n", mode=0o755)
     bench.rig.site.write(
@@ -93,14 +113,14 @@ executable = /bin/bash
 transfer_executable = false
 arguments = job.sh
 transfer_input_files = job.sh
-output = $(Process).out
+output = out
 stream_output = true
 should_transfer_files = yes
 request_cpus = 1
 request_memory = 64
 request_disk = 1024
 batch_name = bench
-queue {runs}
+queue
 """,
     )
     return output
