@@ -163,6 +163,8 @@ def _shown(key: WordKey, value: object) -> str:
     """Return the value as slurm.conf would have it; a bare number of time would be minutes there."""
     if isinstance(value, tuple):
         return "+".join(map(str, value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if key.key in _TIMES and isinstance(value, int):
         return f"{value // 3600:02}:{value // 60 % 60:02}:{value % 60:02}"
     return str(value)

@@ -55,6 +55,8 @@ class Trail:
     unfenced_at: str = ""
     #: The site's image that the user has named; empty if none.
     image: str = ""
+    #: What the job is charged to; empty if nobody knew, or there is none.
+    account: str = ""
 
     @property
     def own_partition(self) -> str:
@@ -114,6 +116,8 @@ class Job:
     trail: Trail | None
     #: Options of sbatch that keep a job local and that no submit hook sees, so that only the started job shows them.
     hidden_options: tuple[str, ...] = ()
+    #: Array tasks that this record stands for, whether they may run at once or not; 1 for all other jobs.
+    all_tasks: int = 1
 
     @property
     def name(self) -> str:
@@ -135,6 +139,14 @@ class Job:
     def has_attempt(self) -> bool:
         """Whether this attempt goes on: it is active, and Slurm is not ending it for whatever reason."""
         return self.state in _STARTED_STATES
+
+    @property
+    def is_diverted(self) -> bool:
+        """Whether Overspill has sent it to a site, or let it go there, and it is not over."""
+        if self.trail is None or self.state in _ENDED_STATES:
+            return False
+        own = self.trail.partition.split(",")
+        return any(name not in own for name in self.partitions)
 
     @property
     def is_competing(self) -> bool:

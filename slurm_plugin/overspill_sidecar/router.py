@@ -15,9 +15,11 @@ from google.protobuf.message import DecodeError
 from overspill.errors import InvalidRequestError
 from overspill.v1 import router_pb2
 from overspill_sidecar import metrics
+from overspill_sidecar.decision.budget import use_of
 from overspill_sidecar.decision.capacity import Amount, amount_of
-from overspill_sidecar.decision.decide import Decision, Situation, Verdict, decide
+from overspill_sidecar.decision.decide import Decision, Verdict, decide
 from overspill_sidecar.decision.promises import Promise, Promises
+from overspill_sidecar.decision.situation import Situation
 from overspill_sidecar.probe import CHECK, RouterHealth
 from overspill_sidecar.records.ledger import Entry, Ledger
 from overspill_sidecar.records.record import Record, message_of
@@ -108,14 +110,17 @@ class Router:
 
     def promised(self) -> Mapping[str, Amount]:
         """Return what is promised of each site now to jobs that no snapshot shows yet; any thread may ask."""
-        return self._promises.open_at(time.monotonic())
+        picture = self._watch.picture
+        if picture is None:
+            return {}
+        return self._promises.unsettled(picture.seen_decisions, picture.snapshot.asked_at)
 
     def _current_picture(self, now: float) -> Picture | None:
         """Return the fresh picture; when it is a new one, bring promises and model up to this moment."""
         picture = self._watch.fresh(now)
         if picture is not None and picture is not self._picture:
             self._picture = picture
-            self._promises.drop_seen(picture.seen_decisions)
+            self._promises.settle(picture.seen_decisions, picture.snapshot.asked_at)
             for record in self._since(picture.snapshot.asked_at):
                 _observe(picture.model, record.decision)
         return picture
@@ -132,8 +137,9 @@ class Router:
             policy=self._watch.policy,
             queue=picture.queue if picture else None,
             sites=[site.view(now) for site in self._sites],
-            promised=self._promises.by_site(now),
-            promised_jobs=self._promises.jobs_by_site(now),
+            promised=self._promises.by_site,
+            promised_jobs=self._promises.jobs_by_site,
+            promised_use=self._promises.use_by_account,
             user_ids=self._watch.user_ids,
             predict=picture.model.predict if picture else _knows_nothing,
             unix_time_s=time.time(),
@@ -146,9 +152,10 @@ class Router:
         if self._ledger is not None:
             self._ledger.add(_entry(record))
         if decision.verdict is Verdict.DIVERT and decision.shape is not None:
-            amount, slots = amount_of(decision.shape), decision.shape.slots
-            promise = Promise(record.decision_id, decision.site, amount * slots, slots, record.decided_at)
-            self._promises.add(promise)
+            amount, use = amount_of(decision.shape) * decision.shape.slots, use_of(decision.shape)
+            self._promises.add(
+                Promise(record.decision_id, decision.site, amount, use, decision.account, record.decided_at)
+            )
         if picture is not None:
             _observe(picture.model, decision)
         _log.debug(

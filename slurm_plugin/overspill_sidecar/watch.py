@@ -12,8 +12,9 @@ import structlog
 from overspill.errors import OverspillError
 from overspill_sidecar import metrics
 from overspill_sidecar.cluster import ClusterConfig, Snapshot
+from overspill_sidecar.decision.budget import claims
 from overspill_sidecar.decision.capacity import rooms_in
-from overspill_sidecar.decision.decide import Queue
+from overspill_sidecar.decision.situation import Queue
 from overspill_sidecar.policy import Policy, Problem, parse_policy, unknown_partitions, unknown_users, with_last_good
 from overspill_sidecar.slurm import ClusterView
 from overspill_sidecar.users import user_ids
@@ -156,6 +157,7 @@ def _prepare(snapshot: Snapshot) -> Picture:
             rooms_in(snapshot),
             snapshot.accounting,
             snapshot.is_federated,
+            claims(snapshot.jobs),
         ),
         model=PlanModel(snapshot),
         seen_decisions=frozenset(job.trail.decision_id for job in snapshot.jobs if job.trail),

@@ -161,10 +161,17 @@ def plugstack_conf() -> str:
 
 
 def policy_words(text: str) -> tuple[str, ...]:
-    """Split the policy at commas or blanks; add the rig's `from` and `to` if it has none."""
+    """Split the policy at commas or blanks; add the rig's `from` and `to` if it has none.
+
+    Nor does a job stay at random in a test that does not ask for it.
+    """
     words = tuple(text.replace(",", " ").split())
     keys = {word.partition("=")[0] for word in words}
-    defaults = {"overspill_from": REAL_NODES_PARTITION, "overspill_to": OVERSPILL_PARTITION}
+    defaults = {
+        "overspill_from": REAL_NODES_PARTITION,
+        "overspill_to": OVERSPILL_PARTITION,
+        "overspill_explore": "0",
+    }
     return words + tuple(f"{key}={value}" for key, value in defaults.items() if key not in keys)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from overspill_sidecar.cluster import ClusterConfig, Job, Node, Partition, Snapshot
 from overspill_sidecar.decision.capacity import Amount, SiteCapacity, SiteView, rooms_in
-from overspill_sidecar.decision.decide import Queue
+from overspill_sidecar.decision.situation import Queue
 
 NOW_S = 1_800_000_000
 CONFIG = ClusterConfig(
@@ -16,7 +16,10 @@ CONFIG = ClusterConfig(
     manages_memory=True,
     memory_per_cpu_mib=100,
     memory_per_node_mib=None,
-    parameters=("overspill_mode=on,overspill_wait=00:01:00,overspill_from=batch+long,overspill_to=overspill", ""),
+    parameters=(
+        "overspill_mode=on,overspill_wait=00:01:00,overspill_from=batch+long,overspill_to=overspill,overspill_explore=0",
+        "",
+    ),
 )
 TOTAL = Amount(8, 16384)
 IDLE_SITE = SiteView("site-a", "overspill", is_reachable=True, capacity=SiteCapacity(TOTAL, TOTAL, TOTAL))

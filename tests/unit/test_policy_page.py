@@ -7,7 +7,12 @@ from pathlib import Path
 from overspill_sidecar.policy import WORDS, Scope, Word
 
 _PAGE = Path(__file__).parents[2] / "docs/policy.md"
-_AFTER_AT = {Scope.NONE: "", Scope.OWN: "the job's own partition", Scope.OVERSPILL: "an overspill partition"}
+_AFTER_AT = {
+    Scope.NONE: "",
+    Scope.OWN: "the job's own partition",
+    Scope.OVERSPILL: "an overspill partition",
+    Scope.ACCOUNT: "an account",
+}
 
 
 def row(word: Word) -> str:

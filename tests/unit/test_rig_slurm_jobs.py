@@ -44,6 +44,7 @@ def test_policy_words_may_be_separated_either_way_and_keep_their_own_targets() -
         "overspill_mode=on",
         "overspill_to=b",
         "overspill_from=batch",
+        "overspill_explore=0",
     )
 
 
@@ -54,6 +55,9 @@ def test_slurm_conf_has_a_line_per_node_and_the_policy() -> None:
         "NodeName=c2",
         "NodeName=ovs1",
     ]
-    assert "SlurmctldParameters=overspill_mode=off,overspill_from=batch,overspill_to=overspill\n" in text
+    assert (
+        "SlurmctldParameters=overspill_mode=off,overspill_from=batch,overspill_to=overspill,overspill_explore=0\n"
+        in text
+    )
     assert "JobSubmitPlugins=lua\n" in text
     assert "PlugStackConfig" not in text

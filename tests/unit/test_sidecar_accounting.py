@@ -125,7 +125,7 @@ def test_what_accounting_says_of_a_job_in_the_target(
     accounting: Accounting, reason: str | None, user: int, job: dict[str, Any], target: dict[str, Any]
 ) -> None:
     request = DecideRequest(user_id=user, **job)
-    shape = Shape(cpus=5, memory_mib=100, time_limit_s=600, slots=1, pins=Pins())
+    shape = Shape(cpus=5, memory_mib=100, time_limit_s=600, slots=1, pins=Pins(), tasks=40 if "array" in job else 1)
     target_partition = replace(OVERSPILL, **target)
     assert why_target_refuses(request, shape, [partition()], target_partition, ENFORCING, accounting) == reason
 

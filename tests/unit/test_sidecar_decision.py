@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overspill.v1.router_pb2 import DecideRequest
-from overspill_sidecar.cluster import Snapshot
+from overspill_sidecar.cluster import Job, Snapshot, Trail
+from overspill_sidecar.decision.budget import AccountUse, claims
 from overspill_sidecar.decision.capacity import Amount, SiteCapacity, SiteView, SlotGroup
-from overspill_sidecar.decision.decide import Decision, Situation, Verdict, decide
+from overspill_sidecar.decision.decide import Decision, Verdict, decide
 from overspill_sidecar.decision.shape import Pins
+from overspill_sidecar.decision.situation import Situation
 from overspill_sidecar.policy import Mode, parse_policy
 from overspill_sidecar.wait import QueuedJob, WaitEstimate
 from tests.unit.sidecar_cluster import (
@@ -33,7 +35,9 @@ from tests.unit.sidecar_cluster import (
     snapshot,
 )
 
-_WORDS = "overspill_mode={mode},overspill_wait=00:01:00,overspill_from=batch+long,overspill_to=overspill"
+_WORDS = (
+    "overspill_mode={mode},overspill_wait=00:01:00,overspill_from=batch+long,overspill_to=overspill,overspill_explore=0"
+)
 
 
 def _ask(**fields: Any) -> DecideRequest:
@@ -518,7 +522,7 @@ def test_a_begin_time_that_has_passed_holds_nothing_back() -> None:
 def test_sites_are_taken_in_the_policys_order() -> None:
     other = replace(IDLE_SITE, name="site-b", partition="ovs-b")
     of = snapshot(*full_batch(), partitions=(partition(), OVERSPILL, partition("ovs-b", ("ovs1",), max_time_s=None)))
-    words = "overspill_wait=1,overspill_from=batch,overspill_to=ovs-b+overspill"
+    words = "overspill_wait=1,overspill_from=batch,overspill_to=ovs-b+overspill,overspill_explore=0"
     situation = replace(_situation(of=of), policy=parse_policy([words])[0], sites=[IDLE_SITE, other])
     assert _decide(situation).site == "site-b"
     situation = replace(situation, sites=[IDLE_SITE, replace(other, is_reachable=False)])
@@ -642,3 +646,148 @@ def test_where_the_first_site_cannot_take_a_job_the_next_does(reason: str, chang
     two["of"] = replace(two["of"], nodes={**nodes, "ovs1": replace(nodes["ovs1"], **change)})
     assert _decide(_with("overspill_to@batch=overspill+ovs-b", **two)).site == "site-b"
     assert _decide(_with("overspill_to@batch=overspill", **two)).reason == reason
+
+
+def test_a_share_of_would_be_diversions_stays_at_random_and_always_the_same_ones() -> None:
+    situation = _with("overspill_explore@batch=0.1")
+    ids = [f"{number:016x}" for number in range(2000)]
+    kept = [name for name in ids if decide(_ask(), situation, name).reason == "explore"]
+    assert 150 < len(kept) < 250
+    assert kept == [name for name in ids if decide(_ask(), situation, name).verdict is Verdict.LOCAL]
+    decision = decide(_ask(), situation, kept[0])
+    assert (decision.would_be, decision.site, decision.partition) == (Verdict.DIVERT, "site-a", "")
+
+
+@pytest.mark.parametrize("mode", ["on", "always", "shadow"])
+def test_nothing_is_kept_to_explore_that_is_sent_by_a_word_or_stays_anyhow(mode: str) -> None:
+    words = f"{_WORDS.format(mode=mode)},overspill_explore@batch=1"
+    situation = replace(_situation(), policy=parse_policy([words])[0])
+    assert _decide(situation, overspill_option="always").reason.endswith("option_always")
+    assert _decide(situation, overspill_option="site-a").reason.endswith("option_site")
+    reasons = {"on": "explore", "always": "mode_always", "shadow": "shadow_wait_above_threshold"}
+    assert _decide(situation).reason == reasons[mode]
+    assert _decide(replace(situation, predict=lambda _: None)).reason != "explore"
+
+
+def _ranked(sites: dict[str, dict[str, Any]], words: str = "overspill_choose=best") -> Decision:
+    """Decide between idle sites that differ as given."""
+    two = _two_sites()
+    two["sites"] = [replace(site, **sites.get(site.name[-1], {})) for site in two["sites"]]
+    return _decide(_with(f"overspill_to@batch=overspill+ovs-b,{words}", **two))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "why_not_the_other", "sites"),
+    [
+        ("site-a", "later_in_order", {}),
+        ("site-b", "starts_later", {"a": {"delay_s": 90.0}, "b": {"delay_s": 29.0}}),
+        ("site-a", "later_in_order", {"a": {"delay_s": 90.0}, "b": {"delay_s": 31.0}}),
+        ("site-a", "later_in_order", {"a": {"delay_s": 900.0}}),
+        ("site-b", "dearer", {"a": {"price": 0.2}, "b": {"price": 0.1}}),
+        ("site-b", "dearer", {"a": {"price": 0.2, "delay_s": 1.0}, "b": {"delay_s": 50.0}}),
+        ("site-a", "starts_later", {"a": {"price": 0.2, "delay_s": 1.0}, "b": {"delay_s": 70.0}}),
+    ],
+)
+def test_of_sites_that_can_start_a_job_the_soonest_the_cheapest_the_first_is_chosen(
+    chosen: str, why_not_the_other: str, sites: dict[str, dict[str, Any]]
+) -> None:
+    decision = _ranked(sites)
+    (other,) = {"site-a", "site-b"} - {chosen}
+    assert (decision.site, decision.refusals) == (chosen, {other: why_not_the_other})
+
+
+def test_the_admin_may_insist_on_the_order() -> None:
+    sites = {"a": {"delay_s": 900.0, "price": 9.0}, "b": {"delay_s": 1.0}}
+    assert _ranked(sites, "overspill_choose=order").site == "site-a"
+
+
+def test_a_job_that_is_sent_goes_where_it_can_start_and_else_where_it_has_to_wait() -> None:
+    two = _two_sites()
+    nodes = two["of"].nodes
+    full = {"ovs1": replace(nodes["ovs1"], cpus_allocated=8)}
+    situation = _with(
+        "overspill_to@batch=overspill+ovs-b", **{**two, "of": replace(two["of"], nodes={**nodes, **full})}
+    )
+    decision = _decide(situation, overspill_option="always")
+    assert (decision.site, decision.refusals) == ("site-b", {"site-a": "no_free_slot"})
+    full["ovs2"] = replace(nodes["ovs2"], cpus_allocated=8)
+    situation = _with(
+        "overspill_to@batch=overspill+ovs-b", **{**two, "of": replace(two["of"], nodes={**nodes, **full})}
+    )
+    assert _decide(situation, overspill_option="always").site == "site-a"
+
+
+@pytest.mark.parametrize("option", ["", "always", "site-a"])
+def test_a_site_that_could_not_take_a_job_does_not_get_it_again(option: str) -> None:
+    situation = _with("overspill_to@batch=overspill+ovs-b", **_two_sites())
+    decision = decide(_ask(overspill_option=option), situation, "d-1", refused_by=["site-a"])
+    assert decision.refusals["site-a"] == "came_back"
+    assert decision.site == ("" if option == "site-a" else "site-b")
+    assert decide(_ask(), situation, "d-1", refused_by=["site-a", "site-b"]).reason == "came_back"
+
+
+def _diverted(slurm_job_id: int, account: str = "physics", **changes: Any) -> Job:
+    trail = Trail("d", "site-a", "batch", account=account)
+    return job(slurm_job_id, **{"partitions": ("batch", "overspill"), "trail": trail, "cpus": 2, **changes})
+
+
+@pytest.mark.parametrize(
+    ("words", "fields", "reason"),
+    [
+        ("overspill_max_jobs_per_account=3", {"account": "physics"}, "max_jobs_per_account"),
+        ("overspill_max_jobs_per_account=4", {"account": "physics"}, ""),
+        ("overspill_max_jobs_per_account=0,overspill_max_jobs_per_account@physics=4", {"account": "physics"}, ""),
+        ("overspill_max_jobs_per_account@chem=0", {"account": "physics"}, ""),
+        ("overspill_max_jobs_per_account=3", {"account": "chem", "array": "1-4"}, "max_jobs_per_account"),
+        ("overspill_max_jobs_per_account=3", {"account": "chem", "array": "1-4%3"}, ""),
+        # 2 h of the pending job, 10 h of the array's tasks, and 1 h of a promise.
+        ("overspill_max_cpu_hours=14", {"account": "physics", "time_limit_min": 60}, ""),
+        ("overspill_max_cpu_hours=13", {"account": "physics", "time_limit_min": 60}, "max_cpu_hours"),
+        ("overspill_max_cpu_hours=14", {"account": "physics", "time_limit_min": 61}, "max_cpu_hours"),
+        ("overspill_max_cpu_hours=3", {"account": "chem", "time_limit_min": 60, "array": "1-4%2"}, "max_cpu_hours"),
+        ("overspill_max_cpu_hours=4", {"account": "chem", "time_limit_min": 60, "array": "1-4%2"}, ""),
+        ("overspill_max_cpu_hours=999999999", {"account": "chem", "time_limit_min": 0xFFFFFFFF}, "max_cpu_hours"),
+        ("overspill_max_cpu_hours@physics=0", {"account": "chem", "time_limit_min": 0xFFFFFFFF}, "target_time_default"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["on", "always"])
+def test_an_account_gets_no_more_than_it_is_allowed(words: str, fields: dict[str, Any], reason: str, mode: str) -> None:
+    of = snapshot(
+        *full_batch(),
+        _diverted(7),
+        _diverted(8, cpus=1, tasks=1, all_tasks=10, time_limit_s=3600),
+        _diverted(9, "chem", state="COMPLETED"),
+        _diverted(10, partitions=("batch",)),
+        job(11, cpus=1000),
+    )
+    target = {"overspill": replace(OVERSPILL, default_time_s=60), "batch": partition()}
+    of = replace(of, partitions=target)
+    policy = parse_policy([f"{_WORDS.format(mode=mode)},{words}"])[0]
+    known = replace(queue(of), used=claims(of.jobs))
+    situation = _situation(policy=policy, queue=known, promised_use={"physics": AccountUse(1, 3600)})
+    decision = _decide(situation, **fields)
+    assert (decision.verdict, decision.reason if reason else "") == (
+        (Verdict.LOCAL, reason) if reason else (Verdict.DIVERT, "")
+    )
+
+
+def test_where_accounts_are_limited_and_nobody_knows_the_account_or_its_use_a_job_stays() -> None:
+    of = snapshot(*full_batch())
+    dbd = replace(CONFIG, has_slurmdbd=True)
+    limited = {"words": "overspill_max_jobs_per_account=9"}
+    known = replace(queue(of), used={})
+    assert _decide(_with(**limited, queue=known)).verdict is Verdict.DIVERT
+    assert _decide(_with(**limited, queue=replace(known, config=dbd))).reason == "account_unknown"
+    assert _decide(_with(**limited, queue=replace(known, used=None))).reason == "use_unknown"
+    assert _decide(_situation(queue=replace(known, config=dbd, used=None))).verdict is Verdict.DIVERT
+
+
+def test_a_diverted_job_carries_its_account() -> None:
+    assert json.loads(_decide(account="physics").admin_comment)["account"] == "physics"
+
+
+def test_jobs_with_more_gpus_than_the_admin_allows_stay() -> None:
+    gpus = {"tres": ["gres:gpu:2"], "tres_scopes": ["job"]}
+    assert _decide(_with("overspill_gpus=1"), **gpus).reason == "policy_gpus"
+    assert _decide(_with("overspill_gpus=2"), **gpus).reason != "policy_gpus"
+    assert _decide(_with("overspill_gpus=0")).verdict is Verdict.DIVERT

@@ -10,8 +10,9 @@ import pytest
 from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.cluster import ClusterConfig, GpuDefaults, Partition
 from overspill_sidecar.decision.capacity import Amount, SiteCapacity, SlotGroup
-from overspill_sidecar.decision.decide import Decision, Situation, Verdict, decide
+from overspill_sidecar.decision.decide import Decision, Verdict, decide
 from overspill_sidecar.decision.shape import Pins
+from overspill_sidecar.decision.situation import Situation
 from overspill_sidecar.policy import parse_policy
 from overspill_sidecar.wait import WaitEstimate
 from tests.unit.sidecar_cluster import CONFIG, IDLE_SITE, NOW_S, OVERSPILL, full_batch, partition, queue, snapshot

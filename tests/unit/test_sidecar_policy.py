@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from overspill_sidecar.policy import (
     WORDS,
+    Choice,
     Mode,
     Policy,
     parse_policy,
+    unknown_accounts,
     unknown_partitions,
     unknown_users,
     with_last_good,
@@ -66,6 +68,13 @@ def test_a_partition_that_nobody_named_is_never_diverted_from_and_the_admin_hear
         ("overspill_max_jobs=-1", "'-1' is no count: write a whole number from 0 to 1000000000"),
         ("overspill_max_jobs=9999999999", "'9999999999' is no count: write a whole number from 0 to 1000000000"),
         ("overspill_max_nodes=0", "no job has 0 nodes: write 1 or more, or overspill_mode=off"),
+        ("overspill_choose=cheapest", "'cheapest' is no way to choose: write best or order"),
+        ("overspill_explore=3%", "'3%' is no share: write a number from 0 to 1, as 0.03"),
+        ("overspill_explore=1.1", "'1.1' is no share: write a number from 0 to 1, as 0.03"),
+        ("overspill_explore=nan", "'nan' is no share: write a number from 0 to 1, as 0.03"),
+        ("overspill_max_cpu_hours@a b=1", "'a b' is no account"),
+        ("overspill_max_cpu_hours=0.5", "'0.5' is no count: write a whole number from 0 to 1000000000"),
+        ("overspill_wait@a b=1", "'a b' is no partition"),
         ("overspill_notify=perhaps", "'perhaps' is neither: write on or off"),
         ("overspill_allow_users=ann+", "'ann+' is no list of users: write names joined by +"),
         ("overspill_from@long=batch", "takes no @partition"),
@@ -101,6 +110,21 @@ def test_every_word_says_what_it_means() -> None:
     assert not policy.maps_feature("ib", "batch")
 
 
+def test_a_word_for_one_account_takes_the_place_of_the_word_for_each() -> None:
+    policy = _policy("overspill_max_jobs_per_account=5,overspill_max_cpu_hours=100,overspill_max_cpu_hours@physics=0")
+    assert (policy.max_account_jobs("physics"), policy.max_account_jobs("")) == (5, 5)
+    assert (policy.max_cpu_hours("physics"), policy.max_cpu_hours("chem"), policy.max_cpu_hours("")) == (0, 100, 100)
+    assert policy.has_budgets
+    assert not _policy("overspill_max_jobs=5").has_budgets
+
+
+def test_a_share_stays_to_explore_and_the_best_site_is_chosen_unless_a_word_says_otherwise() -> None:
+    policy = _policy("overspill_explore@long=0,overspill_choose@long=order,overspill_gpus@long=0")
+    assert [policy.explore(name) for name in ("batch", "long")] == [0.03, 0.0]
+    assert [policy.choice(name) for name in ("batch", "long")] == [Choice.BEST, Choice.ORDER]
+    assert [policy.max_gpus(name) for name in ("batch", "long")] == [None, 0]
+
+
 def test_users_are_compared_by_the_ids_they_have() -> None:
     ids = {"ann": 1, "bob": 2}
     policy = _policy("overspill_allow_users=ann+bob+gone,overspill_deny_users=bob,overspill_deny_users@long=ann")
@@ -133,6 +157,16 @@ def test_partitions_that_the_cluster_does_not_have_are_named() -> None:
         f"overspill_max_jobs@ovs: slurmctld knows no partition ovs: {advice}",
     ]
     assert unknown_partitions(policy, {"batch", "lnog", "ovs-x", "ovs"}) == ()
+
+
+def test_accounts_that_slurm_does_not_have_are_named_and_are_no_partitions() -> None:
+    policy = _policy("overspill_from=batch,overspill_max_cpu_hours@phsyics=5,overspill_deny_accounts=meg+chem")
+    advice = "correct the word, or see sacctmgr show account"
+    assert [str(problem) for problem in unknown_accounts(policy, {"physics", "chem"})] == [
+        f"overspill_max_cpu_hours@phsyics: Slurm's accounting knows no account phsyics: {advice}",
+        f"overspill_deny_accounts: Slurm's accounting knows no account meg: {advice}",
+    ]
+    assert unknown_partitions(policy, {"batch"}) == ()
 
 
 def test_a_list_with_an_unknown_partition_says_what_it_last_said() -> None:

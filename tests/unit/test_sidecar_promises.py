@@ -3,37 +3,53 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overspill_sidecar.decision.budget import AccountUse
 from overspill_sidecar.decision.capacity import Amount
 from overspill_sidecar.decision.promises import Promise, Promises
 
 
+def _promise(name: str, made_at: float = 0, cpus: int = 2, jobs: int = 1, site: str = "site-a") -> Promise:
+    return Promise(name, site, Amount(cpus, 100), AccountUse(jobs, cpus * 3600), "physics", made_at)
+
+
 def test_a_promise_counts_until_its_job_is_seen() -> None:
     promises = Promises(30)
-    promises.add(Promise("d-1", "site-a", Amount(2, 100), jobs=1, made_at=0))
-    promises.add(Promise("d-2", "site-a", Amount(3, 200), jobs=4, made_at=1))
-    assert promises.by_site(2) == {"site-a": Amount(5, 300)}
-    assert promises.jobs_by_site(2) == {"site-a": 5}
-    promises.drop_seen({"d-1", "d-of-somebody-else"})
-    assert promises.by_site(2) == {"site-a": Amount(3, 200)}
-    assert promises.jobs_by_site(2) == {"site-a": 4}
+    promises.add(_promise("d-1"))
+    promises.add(_promise("d-2", made_at=1, cpus=3, jobs=4))
+    assert promises.by_site == {"site-a": Amount(5, 200)}
+    assert promises.jobs_by_site == {"site-a": 5}
+    assert promises.use_by_account == {"physics": AccountUse(5, 5 * 3600)}
+    assert promises.unsettled({"d-1"}, asked_at=2) == {"site-a": Amount(3, 100)}
+    promises.settle({"d-1", "d-of-somebody-else"}, asked_at=2)
+    assert promises.by_site == {"site-a": Amount(3, 100)}
+    assert promises.jobs_by_site == {"site-a": 4}
+    assert promises.use_by_account == {"physics": AccountUse(4, 3 * 3600)}
 
 
-def test_a_promise_to_a_job_that_never_appears_lapses() -> None:
+def test_a_promise_to_a_job_that_never_appears_lapses_with_a_snapshot_that_should_have_shown_it() -> None:
     promises = Promises(30)
-    promises.add(Promise("d-1", "site-a", Amount(2, 100), jobs=1, made_at=0))
-    assert promises.by_site(29.9)
-    assert promises.jobs_by_site(30) == {"site-a": 0}
-    assert promises.by_site(30) == {"site-a": Amount()}
+    promises.add(_promise("d-1"))
+    promises.settle((), asked_at=29.9)
+    assert promises.by_site == {"site-a": Amount(2, 100)}
+    assert promises.unsettled((), asked_at=30) == {}
+    promises.settle((), asked_at=30)
+    assert promises.by_site == {"site-a": Amount()}
+    assert promises.jobs_by_site == {"site-a": 0}
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 64), st.floats(0, 100))), st.floats(0, 200))
 def test_what_is_promised_is_what_was_given_within_the_time_to_live(
-    given_away: list[tuple[str, int, float]], now: float
+    given_away: list[tuple[str, int, float]], asked_at: float
 ) -> None:
     promises = Promises(30)
     for number, (site, cpus, made_at) in enumerate(sorted(given_away, key=lambda promise: promise[2])):
-        promises.add(Promise(str(number), site, Amount(cpus, 0), 2, made_at))
+        promises.add(_promise(str(number), made_at, cpus, site=site))
+    alive = {
+        site: sum(cpus for name, cpus, made_at in given_away if name == site and made_at + 30 > asked_at)
+        for site in "ab"
+    }
     for site in "ab":
-        alive = sum(cpus for name, cpus, made_at in given_away if name == site and made_at + 30 > now)
-        assert promises.open_at(now).get(site, Amount()).cpus == alive
-        assert promises.by_site(now).get(site, Amount()).cpus == alive
+        assert promises.unsettled((), asked_at).get(site, Amount()).cpus == alive[site]
+    promises.settle((), asked_at)
+    for site in "ab":
+        assert promises.by_site.get(site, Amount()).cpus == alive[site]

@@ -101,6 +101,10 @@ class SiteView:
     is_reachable: bool
     #: None until the agent has told.
     capacity: SiteCapacity | None
+    #: How long a job that Slurm starts has lately had to wait there for its script to start, seconds; None: not known.
+    delay_s: float | None = None
+    #: Of a CPU-hour, in whatever unit the admin counts.
+    price: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from overspill.v1.router_pb2 import DecideRequest
-from overspill_sidecar.accounting import Accounting
-from overspill_sidecar.cluster import ClusterConfig, Partition
-from overspill_sidecar.decision.capacity import Amount, Room, SiteView, can_start_now, why_never_fits
-from overspill_sidecar.decision.eligibility import features_of, why_never_diverted, why_policy_keeps
+from overspill_sidecar.cluster import Partition
+from overspill_sidecar.decision.budget import AccountUse, Budget, budget_of
+from overspill_sidecar.decision.capacity import Amount, SiteView
+from overspill_sidecar.decision.choice import Submission, are_too_many, choose_site
+from overspill_sidecar.decision.eligibility import LEFT_TO_US, SITE_CHOICES, why_never_diverted, why_policy_keeps
 from overspill_sidecar.decision.shape import Pins, Shape, StaysLocal, shape_of
-from overspill_sidecar.decision.target import why_target_refuses
+from overspill_sidecar.decision.situation import Queue, Situation
 from overspill_sidecar.policy import Mode, Policy
-from overspill_sidecar.slurm_text import names_host
 from overspill_sidecar.wait import QueuedJob, WaitEstimate
-
-#: Values of `--overspill` that leave it to the router whether the job goes, and all that are no site's name.
-_LEFT_TO_US = frozenset({"", "auto"})
-#: Virtual nodes have it beside the site's own.
-_VIRTUAL_NODES_FEATURE = "overspill"
-_CHOICES = _LEFT_TO_US | {"never", "always"}
 
 
 class Verdict(StrEnum):
@@ -33,40 +28,11 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
-    """What a fresh snapshot of Slurm comes down to for a decision."""
-
-    config: ClusterConfig
-    default_partition: str
-    rooms: Mapping[str, Room]
-    #: None where there is none, or where Slurm does not tell.
-    accounting: Accounting | None = None
-    is_federated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """Everything a decision rests on besides the request."""
-
-    policy: Policy
-    #: None while Slurm has never answered, or not for too long: then nothing is diverted.
-    queue: Queue | None
-    sites: Sequence[SiteView]
-    #: By site: what decisions promised whose jobs no snapshot shows yet.
-    promised: Mapping[str, Amount]
-    predict: Callable[[QueuedJob], WaitEstimate | None]
-    unix_time_s: float
-    #: By site: how many jobs and array tasks these promises are for.
-    promised_jobs: Mapping[str, int] = field(default_factory=dict)
-    #: Of the users whom the policy names.
-    user_ids: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Decision:
     """An answer and why.
 
-    `reason` is one stable word. With LOCAL and mode shadow, `would_be` is what mode on would have answered.
+    `reason` is one stable word. With LOCAL, `would_be` is what the answer would have been but for mode shadow or
+    `overspill_explore`.
     """
 
     verdict: Verdict
@@ -80,12 +46,23 @@ class Decision:
     own_partitions: tuple[str, ...] = ()
     estimate: WaitEstimate | None = None
     would_be: Verdict | None = None
-    #: By site: why it did not take the job, one stable word each. Sites after the chosen one were not asked.
+    #: By site: why it does not get the job, one stable word each.
     refusals: Mapping[str, str] = field(default_factory=dict)
+    #: Which the job will be charged to; empty if nobody knows, or there is none.
+    account: str = ""
+    #: Where a word limits the account.
+    budget: Budget | None = None
 
 
-def decide(job: DecideRequest, situation: Situation, decision_id: str) -> Decision:
-    """Return where `job` goes. In doubt it stays where the user sent it."""
+def decide(job: DecideRequest, situation: Situation, decision_id: str, *, refused_by: Sequence[str] = ()) -> Decision:
+    """Return where `job` goes. In doubt it stays where the user sent it.
+
+    Args:
+        job: the request.
+        situation: what is known at this moment.
+        decision_id: names the answer, and is the chance by which `overspill_explore` keeps a job.
+        refused_by: sites that could not take the job before, and do not get it again.
+    """
     named = tuple(dict.fromkeys(name for name in job.partition.split(",") if name))
     overspill = {site.partition: site.name for site in situation.sites}
     aimed_at = [name for name in named if name in overspill]
@@ -93,56 +70,125 @@ def decide(job: DecideRequest, situation: Situation, decision_id: str) -> Decisi
         return Decision(Verdict.REFUSE, "interactive_in_overspill", user_message=_refusal(aimed_at[0]))
     if aimed_at:
         return Decision(Verdict.LOCAL, "overspill_partition_named")
-    if job.overspill_option not in {*_CHOICES, *overspill.values()}:
+    if job.overspill_option not in {*SITE_CHOICES, *overspill.values()}:
         return Decision(Verdict.LOCAL, "option_unknown", user_message=_no_such_site(job.overspill_option, overspill))
     try:
-        return _decide_batch_job(job, named, situation, decision_id)
+        return _decide_batch_job(job, named, situation, decision_id, refused_by)
     except StaysLocal as answer:
         return Decision(Verdict.LOCAL, answer.reason)
 
 
-def _decide_batch_job(job: DecideRequest, named: tuple[str, ...], situation: Situation, decision_id: str) -> Decision:
-    policy, queue = situation.policy, situation.queue
-    if policy.mode is Mode.OFF:
-        raise StaysLocal("mode_off")
-    if reason := why_never_diverted(job, situation.unix_time_s):
-        raise StaysLocal(reason)
-    if queue is None:
-        raise StaysLocal("queue_unknown")
-    if queue.is_federated:
-        raise StaysLocal("federated")
+def _decide_batch_job(
+    job: DecideRequest, named: tuple[str, ...], situation: Situation, decision_id: str, refused_by: Sequence[str]
+) -> Decision:
+    policy, queue = situation.policy, _queue(job, situation)
     own = _own_partitions(named, policy, queue)
     shape = shape_of(job, own, queue.config)
-    names = tuple(partition.name for partition in own)
-    account = queue.accounting.account_of(job.user_id, job.account) if queue.accounting else job.account
-    if reason := why_policy_keeps(job, shape, names, policy, account, situation.user_ids):
-        raise StaysLocal(reason)
-    estimate = _estimate(shape, names, situation)
-    local = Decision(Verdict.LOCAL, "", shape=shape, own_partitions=names, estimate=estimate)
-    is_forced = policy.mode is Mode.ALWAYS or job.overspill_option not in _LEFT_TO_US
-    if not is_forced and (reason := _why_wait_is_borne(shape, names, situation)):
+    local = _staying(job, shape, own, queue, situation)
+    submission = Submission(job, shape, own, refused_by)
+    is_forced = submission.is_forced(policy)
+    if not is_forced and (reason := _why_wait_is_borne(shape, local.own_partitions, situation)):
         return replace(local, reason=reason)
-    if _are_too_many(shape, "", situation.sites, situation):
-        return replace(local, reason="max_jobs")
-    site, refusals = _choose_site(job, shape, own, situation, is_forced=is_forced)
+    if reason := _why_too_much(local, queue, situation):
+        return replace(local, reason=reason)
+    site, refusals = choose_site(submission, situation)
     local = replace(local, refusals=refusals)
     if site is None:
         is_nowhere = bool(refusals) and set(refusals.values()) == {"site_image"}
         message = _no_such_image(job.image, situation.sites) if is_nowhere else ""
         return replace(local, reason=next(iter(refusals.values()), "no_site"), user_message=message)
-    diverted = replace(
+    going = _diverted(local, job, site, policy, decision_id, is_forced=is_forced)
+    if policy.mode is Mode.SHADOW:
+        return replace(local, reason=f"shadow_{going.reason}", site=site.name, would_be=Verdict.DIVERT)
+    if not is_forced and _is_explored(decision_id, min(policy.explore(name) for name in local.own_partitions)):
+        return replace(local, reason="explore", site=site.name, would_be=Verdict.DIVERT)
+    return going
+
+
+def _queue(job: DecideRequest, situation: Situation) -> Queue:
+    """Return the queue that a job may be looked at in.
+
+    Raises:
+        StaysLocal: if there is none, or if the job stays whatever is in it.
+    """
+    if situation.policy.mode is Mode.OFF:
+        raise StaysLocal("mode_off")
+    if reason := why_never_diverted(job, situation.unix_time_s):
+        raise StaysLocal(reason)
+    if situation.queue is None:
+        raise StaysLocal("queue_unknown")
+    if situation.queue.is_federated:
+        raise StaysLocal("federated")
+    return situation.queue
+
+
+def _staying(
+    job: DecideRequest, shape: Shape, own: Sequence[Partition], queue: Queue, situation: Situation
+) -> Decision:
+    """Return what a decision rests on, with the verdict LOCAL and no reason yet.
+
+    Raises:
+        StaysLocal: if the admin's words keep the job.
+    """
+    names = tuple(partition.name for partition in own)
+    account = queue.accounting.account_of(job.user_id, job.account) if queue.accounting else job.account
+    if reason := why_policy_keeps(job, shape, names, situation.policy, account, situation.user_ids):
+        raise StaysLocal(reason)
+    return Decision(
+        Verdict.LOCAL,
+        "",
+        shape=shape,
+        own_partitions=names,
+        estimate=_estimate(shape, names, situation),
+        account=account,
+        budget=_budget(account, shape, queue, situation),
+    )
+
+
+def _diverted(
+    local: Decision, job: DecideRequest, site: SiteView, policy: Policy, decision_id: str, *, is_forced: bool
+) -> Decision:
+    names = local.own_partitions
+    return replace(
         local,
         verdict=Verdict.DIVERT,
         reason=_why_diverted(job, policy),
         site=site.name,
         partition=site.partition if is_forced else ",".join((*names, site.partition)),
-        pins=shape.pins,
-        admin_comment=_admin_comment(decision_id, site.name, ",".join(names), estimate, job.image),
+        pins=local.shape.pins if local.shape else Pins(),
+        admin_comment=_admin_comment(decision_id, site.name, local, job.image),
         user_message=_notice(site) if any(policy.is_notifying(name) for name in names) else "",
     )
-    if policy.mode is Mode.SHADOW:
-        return replace(local, reason=f"shadow_{diverted.reason}", site=site.name, would_be=Verdict.DIVERT)
-    return diverted
+
+
+def _budget(account: str, shape: Shape, queue: Queue, situation: Situation) -> Budget | None:
+    """Return the budget of the job's account, None where no word limits it or its use is not known."""
+    if not situation.policy.has_budgets or queue.used is None:
+        return None
+    used = queue.used.get(account, AccountUse()) + situation.promised_use.get(account, AccountUse())
+    budget = budget_of(account, shape, situation.policy, used)
+    return None if budget.max_jobs is None and budget.max_cpu_hours is None else budget
+
+
+def _why_too_much(local: Decision, queue: Queue, situation: Situation) -> str | None:
+    """Return why no more jobs are diverted, or none of the job's account; None if this one may be."""
+    policy, shape = situation.policy, local.shape
+    if shape is not None and are_too_many(shape, "", situation.sites, situation):
+        return "max_jobs"
+    if not policy.has_budgets:
+        return None
+    if not local.account and queue.config.has_slurmdbd:
+        # Slurm will give it one, and which nobody knows.
+        return "account_unknown"
+    if queue.used is None:
+        return "use_unknown"
+    return local.budget.reason if local.budget else None
+
+
+def _is_explored(decision_id: str, share: float) -> bool:
+    """Tell whether this is one of the decisions that keep the job: a share of all ids, always the same ones."""
+    drawn = int.from_bytes(hashlib.sha256(decision_id.encode()).digest()[:8], "big")
+    return drawn < share * 2**64
 
 
 def _own_partitions(named: tuple[str, ...], policy: Policy, queue: Queue) -> tuple[Partition, ...]:
@@ -186,107 +232,22 @@ def _why_wait_is_borne(shape: Shape, names: tuple[str, ...], situation: Situatio
     return None
 
 
-def _choose_site(
-    job: DecideRequest, shape: Shape, own: Sequence[Partition], situation: Situation, *, is_forced: bool
-) -> tuple[SiteView | None, Mapping[str, str]]:
-    """Return the first site in the policy's order that takes the job, and why those before it do not."""
-    by_partition = {site.partition: site for site in situation.sites}
-    refusals: dict[str, str] = {}
-    for partition in _wanted(own, by_partition, situation.policy):
-        site = by_partition.get(partition)
-        if site is not None and job.overspill_option not in {*_CHOICES, site.name}:
-            continue
-        reason = "no_such_site" if site is None else _why_not(site, job, shape, own, situation, is_forced=is_forced)
-        if reason is None:
-            return site, refusals
-        refusals[site.name if site else partition] = reason
-    return None, refusals
-
-
-def _wanted(own: Sequence[Partition], configured: Iterable[str], policy: Policy) -> Sequence[str]:
-    """Return the overspill partitions to try, in order: of several own partitions, those that each may go to."""
-    orders = [policy.to_partitions(partition.name) or tuple(configured) for partition in own]
-    return [name for name in orders[0] if all(name in order for order in orders)]
-
-
-def _why_not(  # noqa: PLR0911 - one return for each reason
-    site: SiteView,
-    job: DecideRequest,
-    shape: Shape,
-    own: Sequence[Partition],
-    situation: Situation,
-    *,
-    is_forced: bool,
-) -> str | None:
-    queue = situation.queue
-    room = queue.rooms.get(site.partition) if queue else None
-    if not site.is_reachable:
-        return "site_unreachable"
-    if queue is None or room is None:
-        return "target_unknown"
-    if _excludes(job.excluded_nodes, room.partition):
-        return "node_list"
-    if not (features_of(job) or frozenset()) <= room.features:
-        return "target_feature"
-    if reason := _why_not_offered(job, site):
-        return reason
-    if _are_too_many(shape, site.partition, [site], situation):
-        return "max_jobs"
-    target = room.partition
-    if reason := why_target_refuses(job, shape, own, target, queue.config, queue.accounting):
-        return reason
-    if reason := why_never_fits(shape, site, room):
-        return reason
-    promised = situation.promised.get(site.name, Amount())
-    return None if is_forced or can_start_now(shape, site, room, promised) else "no_free_slot"
-
-
-def _why_not_offered(job: DecideRequest, site: SiteView) -> str | None:
-    """Return why the site has not what the job names: an image, or a feature beside that of virtual nodes."""
-    if site.capacity is None:
-        return "capacity_unknown"
-    if job.image and job.image not in site.capacity.images:
-        return "site_image"
-    features = (features_of(job) or frozenset()) - {_VIRTUAL_NODES_FEATURE}
-    if site.capacity.features is not None and not features <= site.capacity.features:
-        return "site_feature"
-    return None
-
-
-def _are_too_many(shape: Shape, partition: str, sites: Iterable[SiteView], situation: Situation) -> bool:
-    """Tell whether the job would be one too many for `overspill_max_jobs`, in `partition` or (empty) in all."""
-    most = situation.policy.max_jobs(partition)
-    if most is None or situation.queue is None:
-        return False
-    rooms = situation.queue.rooms
-    diverted = sum(
-        situation.promised_jobs.get(site.name, 0) + (rooms[site.partition].jobs if site.partition in rooms else 0)
-        for site in sites
-    )
-    return diverted + shape.slots > most
-
-
-def _excludes(excluded: str, partition: Partition) -> bool:
-    """Tell whether `--exclude` may name a node of the partition; an unreadable list may name any."""
-    try:
-        return any(names_host(excluded, node) for node in partition.nodes)
-    except ValueError:
-        return True
-
-
 def _why_diverted(job: DecideRequest, policy: Policy) -> str:
-    if job.overspill_option not in _LEFT_TO_US:
+    if job.overspill_option not in LEFT_TO_US:
         return "option_always" if job.overspill_option == "always" else "option_site"
     return "mode_always" if policy.mode is Mode.ALWAYS else "wait_above_threshold"
 
 
-def _admin_comment(decision_id: str, site: str, partition: str, estimate: WaitEstimate | None, image: str) -> str:
+def _admin_comment(decision_id: str, site: str, decided: Decision, image: str) -> str:
     """Return the JSON that the job carries: what `explain`, the relay and a person need to know later."""
+    estimate, partition = decided.estimate, ",".join(decided.own_partitions)
     trail: dict[str, object] = {"decision": decision_id, "site": site, "partition": partition}
     if estimate is not None:
         is_endless = math.isinf(estimate.median_s)
         trail["wait_s"] = None if is_endless else round(estimate.median_s)
         trail["wait_is_upper_bound"] = estimate.is_upper_bound
+    if decided.account:
+        trail["account"] = decided.account
     if image:
         trail["image"] = image
     return json.dumps(trail, separators=(",", ":"))

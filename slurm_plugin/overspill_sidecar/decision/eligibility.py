@@ -9,6 +9,9 @@ from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.decision.shape import Shape, nodes_of
 from overspill_sidecar.policy import Policy
 
+#: Values of `--overspill` that leave it to the router whether the job goes, and all that are no site's name.
+LEFT_TO_US = frozenset({"", "auto"})
+SITE_CHOICES = LEFT_TO_US | {"never", "always"}
 #: Features that a job wants all of. What else --constraint can say (or, counts, groups) is not for one node to answer.
 _ALL_OF = re.compile(r"[\w.:-]+(?:[&,][\w.:-]+)*")
 
@@ -65,17 +68,24 @@ def why_policy_keeps(
         account: the account it will have; empty if nobody knows.
         user_ids: of the users whom words name.
     """
+    features = features_of(job)
     for partition in own:
-        if nodes_of(job) > policy.max_nodes(partition):
-            return "several_nodes"
-        if not policy.allows_user(job.user_id, partition, user_ids):
-            return "policy_user"
-        if not policy.allows_account(account, partition):
-            return "policy_account"
-        max_time_s = policy.max_time_s(partition)
-        if max_time_s is not None and (shape.time_limit_s is None or shape.time_limit_s > max_time_s):
-            return "policy_time"
-        features = features_of(job)
-        if features is None or not all(policy.maps_feature(feature, partition) for feature in features):
-            return "feature"
+        refusals = (
+            ("several_nodes", nodes_of(job) > policy.max_nodes(partition)),
+            ("policy_user", not policy.allows_user(job.user_id, partition, user_ids)),
+            ("policy_account", not policy.allows_account(account, partition)),
+            ("policy_gpus", _exceeds(shape.gpus, policy.max_gpus(partition))),
+            ("policy_time", _exceeds(shape.time_limit_s, policy.max_time_s(partition))),
+            (
+                "feature",
+                features is None or not all(policy.maps_feature(feature, partition) for feature in features),
+            ),
+        )
+        if reason := next((reason for reason, holds in refusals if holds), None):
+            return reason
     return None
+
+
+def _exceeds(wanted: int | None, most: int | None) -> bool:
+    """Tell whether it is over the limit; None is unlimited."""
+    return most is not None and (wanted is None or wanted > most)

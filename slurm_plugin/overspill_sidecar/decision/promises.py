@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from overspill_sidecar.decision.budget import AccountUse
 from overspill_sidecar.decision.capacity import Amount
 
 
@@ -14,59 +15,78 @@ class Promise:
     decision_id: str
     site: str
     amount: Amount
-    #: Jobs and array tasks that it is for.
-    jobs: int
+    #: Jobs and array tasks that it is for, and their CPU time at most.
+    use: AccountUse
+    account: str
     #: On the monotonic clock.
     made_at: float
 
 
 class Promises:
-    """Keeps each promise until its job is seen in a snapshot or its time to live is over.
+    """Keeps each promise until its job is seen in a snapshot, or one that should show it does not.
 
-    A submission that Slurm rejects after the decision, or that was `sbatch --test-only`, never shows a job.
+    A submission that Slurm rejects after the decision, or that was `sbatch --test-only`, never shows a job. Whether one
+    is still to come, only a snapshot can tell that was asked for long enough after the decision: while Slurm does not
+    answer, nothing lapses.
     """
 
     def __init__(self, time_to_live_s: float) -> None:
         self._time_to_live_s = time_to_live_s
         #: In the order in which they were made, so in that in which they lapse.
         self._open: dict[str, Promise] = {}
-        self._sums: dict[str, Amount] = {}
+        self._amounts: dict[str, Amount] = {}
         self._jobs: Counter[str] = Counter()
+        self._uses: dict[str, AccountUse] = {}
 
     def add(self, promise: Promise) -> None:
         self._open[promise.decision_id] = promise
-        self._sums[promise.site] = self._sums.get(promise.site, Amount()) + promise.amount
-        self._jobs[promise.site] += promise.jobs
+        self._amounts[promise.site] = self._amounts.get(promise.site, Amount()) + promise.amount
+        self._jobs[promise.site] += promise.use.jobs
+        self._uses[promise.account] = self._uses.get(promise.account, AccountUse()) + promise.use
 
-    def drop_seen(self, decision_ids: Collection[str]) -> None:
-        """Forget the promises of decisions whose jobs count by themselves now."""
+    def settle(self, decision_ids: Collection[str], asked_at: float) -> None:
+        """Forget the promises that a snapshot has settled: their jobs count by themselves now, or do not come.
+
+        Args:
+            decision_ids: those whose jobs it shows.
+            asked_at: when it was asked for, on the monotonic clock.
+        """
         for decision_id in decision_ids:
             self._drop(decision_id)
-
-    def by_site(self, now: float) -> Mapping[str, Amount]:
-        """Return what is promised of each site; what has lapsed is forgotten."""
         while self._open:
             oldest = next(iter(self._open.values()))
-            if oldest.made_at + self._time_to_live_s > now:
+            if not self._has_lapsed(oldest, asked_at):
                 break
             self._drop(oldest.decision_id)
-        return self._sums
 
-    def open_at(self, now: float) -> Mapping[str, Amount]:
-        """Return what is promised of each site without changing anything: any thread may ask."""
+    def unsettled(self, decision_ids: Collection[str], asked_at: float) -> Mapping[str, Amount]:
+        """Return what would be promised of each site after `settle`. Changes nothing: any thread may ask."""
         sums: dict[str, Amount] = {}
         for promise in list(self._open.values()):
-            if promise.made_at + self._time_to_live_s > now:
+            if promise.decision_id not in decision_ids and not self._has_lapsed(promise, asked_at):
                 sums[promise.site] = sums.get(promise.site, Amount()) + promise.amount
         return sums
 
-    def jobs_by_site(self, now: float) -> Mapping[str, int]:
-        """Return how many jobs and array tasks are promised a place at each site; what has lapsed is forgotten."""
-        self.by_site(now)
+    @property
+    def by_site(self) -> Mapping[str, Amount]:
+        """What is promised of each site."""
+        return self._amounts
+
+    @property
+    def jobs_by_site(self) -> Mapping[str, int]:
+        """How many jobs and array tasks are promised a place at each site."""
         return self._jobs
+
+    @property
+    def use_by_account(self) -> Mapping[str, AccountUse]:
+        return self._uses
+
+    def _has_lapsed(self, promise: Promise, asked_at: float) -> bool:
+        return promise.made_at + self._time_to_live_s <= asked_at
 
     def _drop(self, decision_id: str) -> None:
         promise = self._open.pop(decision_id, None)
         if promise is not None:
-            self._sums[promise.site] -= promise.amount
-            self._jobs[promise.site] -= promise.jobs
+            self._amounts[promise.site] -= promise.amount
+            self._jobs[promise.site] -= promise.use.jobs
+            self._uses[promise.account] -= promise.use

@@ -51,6 +51,8 @@ class Shape:
     nodes: int = 1
     #: In lower case; empty: any.
     gpu_type: str = ""
+    #: Array tasks in all; 1 for a plain job.
+    tasks: int = 1
 
 
 def nodes_of(job: DecideRequest) -> int:
@@ -78,7 +80,9 @@ def shape_of(job: DecideRequest, own: Sequence[Partition], config: ClusterConfig
         memory_mib, per_cpu_pin, per_node_pin = _memory(job, own, config, cpus, nodes)
         pins = Pins(memory_per_cpu_mib=per_cpu_pin, memory_per_node_mib=per_node_pin)
     pins = replace(pins, time_limit_min=time_pin_min, cpus_per_gpu=cpus_per_gpu_pin)
-    return Shape(cpus, memory_mib, time_limit_s, _slots(job.array), pins, gpus, nodes, gpu_type(job) if gpus else "")
+    slots, all_tasks = _slots(job.array), _slots(job.array.partition("%")[0])
+    wanted_type = gpu_type(job) if gpus else ""
+    return Shape(cpus, memory_mib, time_limit_s, slots, pins, gpus, nodes, wanted_type, all_tasks)
 
 
 def _tasks(job: DecideRequest) -> int:

@@ -20,7 +20,6 @@ from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.accounting import Accounting, Demand
 from overspill_sidecar.cluster import ClusterConfig, Partition
 from overspill_sidecar.decision.shape import Shape
-from overspill_sidecar.slurm_text import count_array_tasks
 
 _MINUTE_S = 60
 
@@ -77,15 +76,15 @@ def _why_accounting_refuses(
         return "no_association"
     qos = (job.qos, *([target.qos] if target.qos else []))
     is_limited = not config.enforced.isdisjoint({"limits", "qos"})
-    if is_limited and accounting.is_limit_reached(_demand(job, shape), job.user_id, account, target.name, qos):
+    if is_limited and accounting.is_limit_reached(_demand(shape), job.user_id, account, target.name, qos):
         return "limit_reached"
     return None
 
 
-def _demand(job: DecideRequest, shape: Shape) -> Demand:
+def _demand(shape: Shape) -> Demand:
     return Demand(
         slots=shape.slots,
-        tasks=max(shape.slots, count_array_tasks(job.array.partition("%")[0]) if job.array else 1),
+        tasks=shape.tasks,
         tres={
             "cpu": shape.cpus,
             "mem": shape.memory_mib,

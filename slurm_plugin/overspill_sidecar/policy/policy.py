@@ -7,19 +7,21 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-from overspill_sidecar.policy.words import PREFIX, Mode, Value
+from overspill_sidecar.policy.words import PREFIX, Choice, Mode, Value
 
 _DEFAULT_WAIT_S = 30 * 60
+_DEFAULT_EXPLORE = 0.03
 
 
 class WordKey(NamedTuple):
     """What a word sets: `wait`, or `wait` for one partition. A tuple: each decision looks up some 25 of them."""
 
     key: str
-    partition: str = ""
+    #: What stands after the `@`: a partition or an account, as the word's scope has it.
+    at: str = ""
 
     def __str__(self) -> str:
-        return f"{PREFIX}{self.key}" + (f"@{self.partition}" if self.partition else "")
+        return f"{PREFIX}{self.key}" + (f"@{self.at}" if self.at else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Policy:
     """The words in force.
 
     Without any word the mode is off. `overspill_from` has no default: a partition that the admin never named is never
-    diverted from. A word for one partition takes the place of the word for all.
+    diverted from. A word for one partition or account takes the place of the word for all.
     """
 
     words: Mapping[WordKey, Value] = field(default_factory=lambda: MappingProxyType({}))
@@ -65,11 +67,37 @@ class Policy:
         value = self.words.get(WordKey("max_jobs", overspill_partition))
         return value if isinstance(value, int) else None
 
+    def max_account_jobs(self, account: str) -> int | None:
+        """Return how many jobs of an account may be diverted at once; None is unlimited."""
+        return self._number("max_jobs_per_account", account)
+
+    def max_cpu_hours(self, account: str) -> int | None:
+        """Return how many CPU-hours a day jobs of an account may take at the sites; None is unlimited."""
+        return self._number("max_cpu_hours", account)
+
+    @property
+    def has_budgets(self) -> bool:
+        """Whether a word limits any account."""
+        return any(key.key in {"max_jobs_per_account", "max_cpu_hours"} for key in self.words)
+
     def max_nodes(self, partition: str) -> int:
         return self._number("max_nodes", partition) or 1
 
     def max_time_s(self, partition: str) -> int | None:
         return self._number("max_time", partition)
+
+    def max_gpus(self, partition: str) -> int | None:
+        return self._number("gpus", partition)
+
+    def choice(self, partition: str) -> Choice:
+        """Return how jobs of `partition` choose between sites."""
+        value = self._value("choose", partition)
+        return value if isinstance(value, Choice) else Choice.BEST
+
+    def explore(self, partition: str) -> float:
+        """Return the share of would-be diversions from `partition` that stay local."""
+        value = self._value("explore", partition)
+        return value if isinstance(value, float) else _DEFAULT_EXPLORE
 
     def is_notifying(self, partition: str) -> bool:
         return self._value("notify", partition) is True
@@ -102,14 +130,14 @@ class Policy:
         allowed, denied = self._names("allow_features", partition), self._names("deny_features", partition)
         return feature not in denied and (feature in allowed if allowed else bool(denied))
 
-    def _value(self, key: str, partition: str) -> Value | None:
-        value = self.words.get(WordKey(key, partition)) if partition else None
+    def _value(self, key: str, at: str) -> Value | None:
+        value = self.words.get(WordKey(key, at)) if at else None
         return self.words.get(WordKey(key)) if value is None else value
 
     def _names(self, key: str, partition: str = "") -> tuple[str, ...]:
         value = self._value(key, partition)
         return value if isinstance(value, tuple) else ()
 
-    def _number(self, key: str, partition: str) -> int | None:
-        value = self._value(key, partition)
+    def _number(self, key: str, at: str) -> int | None:
+        value = self._value(key, at)
         return value if isinstance(value, int) else None

@@ -1,8 +1,8 @@
 """From the texts in slurm.conf to a policy, and what is wrong with them. Pure.
 
-Words stand in SlurmctldParameters or SchedulerParameters, `overspill_<key>[@<partition>]=<value>`, lists joined by `+`.
-Slurm takes words that it does not know, shows them in `scontrol show config`, and takes new ones on
-`scontrol reconfigure`. A wrong word is reported and ignored, and what it said when it was last right lives on.
+Words stand in SlurmctldParameters or SchedulerParameters, `overspill_<key>[@<partition or account>]=<value>`,
+lists joined by `+`. Slurm takes words that it does not know, shows them in `scontrol show config`, and takes new ones
+on `scontrol reconfigure`. A wrong word is reported and ignored, and what it said when it was last right lives on.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def parse_policy(parameters: Iterable[str], previous: Policy | None = None) -> t
     words: dict[WordKey, Value] = {}
     problems: list[Problem] = []
     for word in _overspill_words(parameters):
-        key, partition, text = _split(word)
+        key, at, text = _split(word)
         try:
-            value = _parse_value(key, partition, text)
-            if words.setdefault(WordKey(key, partition), value) != value:
+            value = _parse_value(key, at, text)
+            if words.setdefault(WordKey(key, at), value) != value:
                 problems.append(Problem(word, "said twice, and differently: the first is taken"))
         except ValueError as error:
             problems.append(Problem(word, str(error)))
-            if previous and (last_good := previous.words.get(WordKey(key, partition))) is not None:
-                words.setdefault(WordKey(key, partition), last_good)
+            if previous and (last_good := previous.words.get(WordKey(key, at))) is not None:
+                words.setdefault(WordKey(key, at), last_good)
     policy = Policy(MappingProxyType(words))
     return policy, (*problems, *_gaps(policy))
 
@@ -78,6 +78,21 @@ def with_last_good(policy: Policy, partitions: Collection[str], previous: Policy
     return Policy(MappingProxyType(words))
 
 
+def unknown_accounts(policy: Policy, accounts: Collection[str]) -> tuple[Problem, ...]:
+    """Return a problem for each account that a word names and that is not among `accounts`, all that Slurm has."""
+    names = {"allow_accounts", "deny_accounts"}
+    named: list[tuple[WordKey, tuple[str, ...]]] = [
+        (key, (key.at,)) for key in policy.words if key.at and WORDS[key.key].scope is Scope.ACCOUNT
+    ]
+    named += [(key, value) for key, value in policy.words.items() if key.key in names and isinstance(value, tuple)]
+    return tuple(
+        Problem(str(key), f"Slurm's accounting knows no account {name}: correct the word, or see sacctmgr show account")
+        for key, value in named
+        for name in value
+        if name not in accounts
+    )
+
+
 def unknown_users(policy: Policy, users: Collection[str]) -> tuple[Problem, ...]:
     """Return a problem for each user whom a word names and who is not among `users`, those whom this host knows."""
     meaning = {"allow_users": "", "deny_users": ", who may be anybody, so the word keeps all jobs here"}
@@ -95,8 +110,8 @@ def unknown_users(policy: Policy, users: Collection[str]) -> tuple[Problem, ...]
 
 def _named_partitions(policy: Policy) -> Iterator[tuple[str, str]]:
     for key, value in policy.words.items():
-        if key.partition:
-            yield str(key), key.partition
+        if key.at and WORDS[key.key].scope is not Scope.ACCOUNT:
+            yield str(key), key.at
         if WORDS[key.key].names_partitions and isinstance(value, tuple):
             yield from ((str(key), name) for name in value)
 
@@ -113,14 +128,14 @@ def _split(word: str) -> tuple[str, str, str | None]:
     return match[1].lower(), match[2] or "", match[3]
 
 
-def _parse_value(key: str, partition: str, text: str | None) -> Value:
+def _parse_value(key: str, at: str, text: str | None) -> Value:
     word = WORDS.get(key)
     if word is None:
         raise ValueError(f"no such word: there are {', '.join(known.name for known in WORDS.values())}")
-    if partition and word.scope is Scope.NONE:
+    if at and word.scope is Scope.NONE:
         raise ValueError("takes no @partition")
-    if partition and not is_name(partition):
-        raise ValueError(f"{partition!r} is no partition")
+    if at and not is_name(at):
+        raise ValueError(f"{at!r} is no {'account' if word.scope is Scope.ACCOUNT else 'partition'}")
     if not text:
         raise ValueError("has no value: write =value after it")
     return word.parse(text)

@@ -15,6 +15,7 @@ _NAME = re.compile(r"[^\s,+=@|]{1,255}")
 #: More nodes or jobs than any cluster has.
 _MAX_COUNT = 10**9
 _MAX_DURATION_S = 2**32 * 60
+_SHARE = re.compile(r"\d{1,9}(\.\d{0,9})?", re.ASCII)
 
 
 class Mode(StrEnum):
@@ -29,21 +30,32 @@ class Mode(StrEnum):
 
 
 class Scope(StrEnum):
-    """Which partition may stand after a word's `@`."""
+    """What may stand after a word's `@`."""
 
     NONE = "none"
     #: The partition that the user submitted to.
     OWN = "own"
     #: The overspill partition that the job would go to.
     OVERSPILL = "overspill"
+    #: No partition but the account that the job is charged to.
+    ACCOUNT = "account"
 
 
-Value = Mode | bool | int | tuple[str, ...]
+class Choice(StrEnum):
+    """How to choose between sites that can all start a job now."""
+
+    BEST = "best"
+    """By the delay that each has shown lately, then by price, then by order."""
+    ORDER = "order"
+    """The first of the order."""
+
+
+Value = Mode | Choice | bool | int | float | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word: `overspill_<key>[@<partition>]=<value>`.
+    """A word: `overspill_<key>[@<partition or account>]=<value>`.
 
     Attributes:
         meaning: one sentence for an admin.
@@ -71,6 +83,19 @@ def _mode(text: str) -> Mode:
         return Mode(text.lower())
     except ValueError:
         raise ValueError(f"{text!r} is no mode: write {', '.join(Mode)}") from None
+
+
+def _choice(text: str) -> Choice:
+    try:
+        return Choice(text.lower())
+    except ValueError:
+        raise ValueError(f"{text!r} is no way to choose: write {' or '.join(Choice)}") from None
+
+
+def _share(text: str) -> float:
+    if not _SHARE.fullmatch(text) or float(text) > 1:
+        raise ValueError(f"{text!r} is no share: write a number from 0 to 1, as 0.03")
+    return float(text)
 
 
 def _switch(text: str) -> bool:
@@ -163,6 +188,22 @@ _WORDS = (
         Scope.OVERSPILL,
     ),
     Word(
+        "max_jobs_per_account",
+        "The same for each account; after @ for this account, in place of the number for each.",
+        "no limit",
+        "overspill_max_jobs_per_account@physics=50",
+        _count,
+        Scope.ACCOUNT,
+    ),
+    Word(
+        "max_cpu_hours",
+        "CPU-hours a day of each account's diverted jobs; after @ of this account's, in place of the number for each.",
+        "no limit",
+        "overspill_max_cpu_hours@physics=2000",
+        _count,
+        Scope.ACCOUNT,
+    ),
+    Word(
         "max_nodes",
         "Jobs of more nodes than this, asked for or implied by their geometry, stay local.",
         "1",
@@ -176,6 +217,14 @@ _WORDS = (
         "no limit",
         "overspill_max_time=1-00:00:00",
         _duration_s,
+        Scope.OWN,
+    ),
+    Word(
+        "gpus",
+        "Jobs that ask for more GPUs than this stay local; with 0, all that ask for any.",
+        "no limit",
+        "overspill_gpus=4",
+        _count,
         Scope.OWN,
     ),
     _list_of("allow_users", "users", "Only jobs of these users are diverted.", "all", "overspill_allow_users=ann+bob"),
@@ -201,6 +250,24 @@ _WORDS = (
         "Jobs that ask for one of these features stay local.",
         "none",
         "overspill_deny_features=infiniband",
+    ),
+    Word(
+        "choose",
+        "How to choose between sites that can start a job now: best takes the one that has been starting jobs soonest, "
+        "of those that are about equal the cheapest, then the first of overspill_to; order takes the first.",
+        "best",
+        "overspill_choose=order",
+        _choice,
+        Scope.OWN,
+    ),
+    Word(
+        "explore",
+        "Share of the jobs to be diverted that stay local all the same, at random, so that predicted waits can be "
+        "compared with real ones.",
+        "0.03",
+        "overspill_explore=0.01",
+        _share,
+        Scope.OWN,
     ),
     Word(
         "notify",

@@ -24,6 +24,13 @@ _LOCAL: Mapping[str, str] = {
     "no_site": "no site is configured, or overspill_to names none that all of its partitions may go to, or not the one "
     "that the user named",
     "max_jobs": "as many jobs are diverted as overspill_max_jobs allows",
+    "max_jobs_per_account": "as many jobs of its account are diverted as overspill_max_jobs_per_account allows",
+    "max_cpu_hours": "its account would have more CPU-hours at the sites today than overspill_max_cpu_hours allows",
+    "account_unknown": "accounts' jobs are limited, and nobody could tell which account it will have",
+    "use_unknown": "its account's jobs are limited, and what it has used could not be told: overspill status says why",
+    "explore": "it would have gone, but a small share stays at random, so that predicted waits can be compared with "
+    "real ones (overspill_explore)",
+    "policy_gpus": "it asks for more GPUs than overspill_gpus allows",
     "policy_user": "overspill_allow_users or overspill_deny_users keeps its user's jobs here (a denied user whom "
     "the router's host does not know may be anybody)",
     "policy_account": "overspill_allow_accounts or overspill_deny_accounts keeps its account's jobs here",
@@ -57,6 +64,10 @@ _JOB: Mapping[str, str] = {
 }
 _SITE: Mapping[str, str] = {
     "no_such_site": "overspill_to names a partition that no site has",
+    "came_back": "it could not run the job before, which is not sent there again",
+    "starts_later": "it could take the job now, but has lately taken longer to start jobs than the chosen site",
+    "dearer": "it could take the job now, but is dearer than the chosen site",
+    "later_in_order": "it could take the job now, but stands after the chosen site in overspill_to, or in sidecar.toml",
     "site_unreachable": "the agent did not answer",
     "capacity_unknown": "the agent had not told what it has",
     "no_free_slot": "nothing that is large enough was free there",

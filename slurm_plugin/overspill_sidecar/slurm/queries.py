@@ -231,6 +231,7 @@ def _parse_job(record: str) -> Job:
             array_job_id=int(field["ArrayJobID"]),
             array_task_id=int(field["ArrayTaskID"]) if field["ArrayTaskID"].isdecimal() else None,
             tasks=_tasks(field["ArrayTaskID"]),
+            all_tasks=_tasks(field["ArrayTaskID"].partition("%")[0]),
             user_id=int(field["UserID"]),
             user_name=field["UserName"],
             group_id=int(field["GroupID"]),
@@ -278,6 +279,7 @@ def parse_trail(admin_comment: str) -> Trail | None:
         refused_by=tuple(map(str, refused_by)) if isinstance(refused_by, list) else (),
         unfenced_at=str(ours.get("unfenced_at", "")),
         image=str(ours.get("image", "")),
+        account=str(ours.get("account", "")),
     )
 
 
