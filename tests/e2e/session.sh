@@ -33,5 +33,7 @@ until_reason() { # JOB REASON
 }
 
 again() { # JOB: requeue it, without the two minutes that Slurm would let it wait
-    scontrol requeue "$1" && until_reason "$1" BeginTime && scontrol update "job=$1" starttime=now
+    scontrol requeue "$1" && until_reason "$1" BeginTime || return
+    sleep 1 # slurmd launches no job in the second in which it has killed it: "already killed, do not launch batch job"
+    scontrol update "job=$1" starttime=now
 }

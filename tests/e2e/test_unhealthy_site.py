@@ -84,8 +84,9 @@ def test_a_relay_that_was_away_when_the_site_came_back_resumes_the_node(rig: Rig
 
 
 def test_a_job_that_can_only_start_at_a_dead_site_runs_at_home(rig: Rig) -> None:
-    _scontrol(rig, "State=DRAIN", "Reason=overspill: held for the test")
+    # In this order: a relay would undo a drain in its own words.
     rig.cluster.daemon("sidecar").stop()
+    _scontrol(rig, "State=DRAIN", "Reason=overspill: held for the test")
     job_id = rig.sbatch(_HERE, "--hold", "--partition=overspill")
     comment = '{"overspill":{"decision":"d","site":"site-a","partition":"batch"}}'
     rig.cluster.run(["scontrol", "update", f"JobId={job_id}", f"AdminComment={comment}"], check=True)
