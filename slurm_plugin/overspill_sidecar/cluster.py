@@ -69,12 +69,10 @@ class JobDetails:
     """What a job that starts at a site has asked for beside its `Job`; what cannot be told is empty.
 
     Attributes:
-        account: what it is charged to.
         constraint: --constraint as Slurm has it.
         gpu_type: of which type its GPUs are to be, in lower case.
     """
 
-    account: str = ""
     constraint: str = ""
     gpu_type: str = ""
 
@@ -118,6 +116,17 @@ class Job:
     hidden_options: tuple[str, ...] = ()
     #: Array tasks that this record stands for, whether they may run at once or not; 1 for all other jobs.
     all_tasks: int = 1
+    #: Since when nothing that its user wished keeps it from starting, or until when a begin time does; None while a
+    #: dependency or a hold does. What it waits for nodes counts from here, not from its submission.
+    eligible_time_s: int | None = None
+    #: Of a pending job the least that it takes.
+    node_count: int = 1
+    #: What it is charged to; empty where it is none that any accounting has.
+    account: str = ""
+    #: Empty where there is no accounting.
+    qos: str = ""
+    #: Asked for while pending, used by it afterwards; empty: none.
+    reservation: str = ""
 
     @property
     def name(self) -> str:

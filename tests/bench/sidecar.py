@@ -47,7 +47,8 @@ def _programs(directory: Path, pending: int) -> None:
     )
     (directory / "jobs.txt").write_bytes(jobs + b"".join(line + b"\n" for line in records))
     choose = 'case "$*" in *partition) f=partitions;; *node) f=nodes;; *) f=config;; esac'
-    scripts = {"squeue": f"cat {directory}/jobs.txt", "scontrol": f"{choose}; cat {_RECORDED}/$f.txt"}
+    squeue = f'sed "s/\\x1e/${{SQUEUE_FORMAT2##*:}}/" {directory}/jobs.txt'
+    scripts = {"squeue": squeue, "scontrol": f"{choose}; cat {_RECORDED}/$f.txt"}
     for name, script in scripts.items():
         (directory / name).write_text(f"#!/bin/sh\n{script}\n")
         (directory / name).chmod(0o755)

@@ -61,8 +61,8 @@ class FakeCluster:
         return job
 
     async def charge(self, account: str) -> Job:
-        job = await self.run_job()
-        self.view.asked[job.slurm_job_id] = JobDetails(account)
+        job = replace(await self.run_job(), account=account if account.isalnum() else "")
+        self.view.jobs[job.slurm_job_id] = job
         return job
 
     async def run_array(self) -> list[Job]:
@@ -85,7 +85,15 @@ class SlurmCluster:
         return await self._job(self._submit("--requeue" if may_requeue else "--no-requeue"))
 
     async def charge(self, account: str) -> Job:
-        return await self._job(self._submit(f"--account={account}"))
+        job_id = self._submit(f"--account={account}")
+        seen: list[Job] = []
+
+        async def is_running() -> bool:
+            seen.extend(job for job in [await self.view.job(job_id)] if job is not None and job.state == "RUNNING")
+            return bool(seen)
+
+        await eventually_async(is_running, "running", 30)
+        return seen[-1]
 
     async def run_array(self) -> list[Job]:
         array_id = self._submit("--array=1-2")
@@ -161,10 +169,17 @@ async def test_a_snapshot_shows_jobs_nodes_and_partitions_of_one_moment(cluster:
     assert all(node.is_usable for node in snapshot.nodes.values())
 
 
-async def test_a_jobs_account_is_told_and_that_of_no_job_is_empty(cluster: Cluster) -> None:
+async def test_a_jobs_account_is_told(cluster: Cluster) -> None:
     job = await cluster.charge("physics")
-    assert await cluster.view.details(job.slurm_job_id) == JobDetails("physics")
-    assert await cluster.view.details(_UNKNOWN) == JobDetails()
+    assert (job.account, job.node_count, job.reservation, job.eligible_time_s) == ("physics", 1, "", job.submit_time_s)
+    assert await cluster.view.details(job.slurm_job_id) == await cluster.view.details(_UNKNOWN) == JobDetails()
+
+
+async def test_an_account_that_looks_like_records_is_none_and_makes_none(cluster: Cluster) -> None:
+    job = await cluster.charge("x\x1e\n999999\x1f999999\x1fN/A\n")
+    snapshot = await cluster.view.snapshot()
+    (shown,) = [each for each in snapshot.jobs if each.slurm_job_id in {job.slurm_job_id, _UNKNOWN}]
+    assert (shown.slurm_job_id, shown.account, shown.state) == (job.slurm_job_id, "", "RUNNING")
 
 
 async def test_that_there_is_no_such_job_is_an_answer_to_a_question_and_an_error_of_a_change(cluster: Cluster) -> None:

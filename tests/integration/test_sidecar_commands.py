@@ -13,7 +13,8 @@ from overspill.errors import NotFoundError, OverspillError, UnavailableError, Un
 from overspill_sidecar.slurm import CommandLineView
 
 _RECORDED = Path(__file__).parents[1] / "unit" / "slurm_22_05"
-_SQUEUE = f'case "$*" in *--jobs=29*) cat {_RECORDED}/job.txt;; *) cat {_RECORDED}/jobs.txt;; esac'
+_END = r'sed "s/\x1e/${SQUEUE_FORMAT2##*:}/"'
+_SQUEUE = f'case "$*" in *--jobs=29*) {_END} {_RECORDED}/job.txt;; *) {_END} {_RECORDED}/jobs.txt;; esac'
 _SCONTROL = f'case "$*" in *partition) f=partitions;; *node) f=nodes;; *config) f=config;; esac; cat {_RECORDED}/$f.txt'
 
 
@@ -54,7 +55,7 @@ async def test_one_job_is_found_by_its_id(programs: Programs) -> None:
 async def test_a_burst_of_questions_is_two_queries_and_no_answer_is_older_than_its_question(
     programs: Programs, tmp_path: Path
 ) -> None:
-    programs.write("squeue", f"echo $* >>{tmp_path}/calls; sleep 0.2; cat {_RECORDED}/jobs.txt")
+    programs.write("squeue", f"echo $* >>{tmp_path}/calls; sleep 0.2; {_END} {_RECORDED}/jobs.txt")
     view = CommandLineView()
     first = asyncio.create_task(view.job(22))
     await asyncio.sleep(0.1)

@@ -52,6 +52,7 @@ def job(slurm_job_id: int = 1, **changes: Any) -> Job:
         can_requeue=True,
         admin_comment="",
         trail=None,
+        eligible_time_s=NOW_S - 100,
     )
     return replace(plain, **changes)
 

@@ -27,7 +27,7 @@ from overspill_sidecar.slurm import queries
 
 def _job(**changes: object) -> Job:
     recorded = Path(__file__).parent / "slurm_22_05/job.txt"
-    return replace(queries.parse_jobs(recorded.read_bytes().decode())[0], **changes)  # type: ignore[arg-type]
+    return replace(queries.parse_jobs(recorded.read_bytes().decode(), "\x1e")[0], **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1;2", "1_", "1_[1-3]", "--json"])

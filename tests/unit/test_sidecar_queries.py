@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from overspill_sidecar.slurm import queries
 from overspill_sidecar.slurm.process import environment
 
 _RECORDED = Path(__file__).parent / "slurm_22_05"
+#: What was asked to end the records that were recorded.
+_END = "\x1e"
 
 
 def _text(name: str) -> str:
@@ -23,7 +26,7 @@ def _text(name: str) -> str:
 
 @pytest.fixture(name="jobs", scope="module")
 def _jobs() -> dict[int, Job]:
-    return {job.slurm_job_id: job for job in queries.parse_jobs(_text("jobs"))}
+    return {job.slurm_job_id: job for job in queries.parse_jobs(_text("jobs"), _END)}
 
 
 def test_a_running_job_is_read_whole(jobs: dict[int, Job]) -> None:
@@ -56,12 +59,17 @@ def test_a_job_in_several_partitions_lists_them(jobs: dict[int, Job]) -> None:
     assert jobs[25].partitions == ("batch", "long")
 
 
+def test_since_when_a_job_may_start_is_told_and_what_it_takes(jobs: dict[int, Job]) -> None:
+    assert [jobs[job_id].eligible_time_s for job_id in (22, 25, 26)] == [1795258246, None, 1795261846]
+    assert (jobs[26].node_count, jobs[26].account, jobs[26].qos, jobs[26].reservation) == (1, "", "", "")
+
+
 def test_a_job_without_limit_has_none_and_no_planned_end(jobs: dict[int, Job]) -> None:
     assert (jobs[28].time_limit_s, jobs[28].end_time_s) == (None, None)
 
 
 def test_our_trail_is_found_beside_the_sites_own_comment() -> None:
-    (job,) = queries.parse_jobs(_text("job"))
+    (job,) = queries.parse_jobs(_text("job"), _END)
     assert job.trail == Trail("d-1", "site-a", "batch")
     assert job.admin_comment.startswith('{"site":{"note":"kept"}')
     assert not job.can_requeue
@@ -82,12 +90,12 @@ def test_what_others_write_into_the_admin_comment_is_no_trail(comment: str) -> N
 
 def test_options_that_no_hook_shows_show_in_the_queue() -> None:
     text = _text("job").replace("N/A\x1fN/A\x1f", "1795269457\x1f1\x1f")
-    assert queries.parse_jobs(text)[0].hidden_options == ("deadline", "core-spec")
-    assert queries.parse_jobs(_text("job"))[0].hidden_options == ()
+    assert queries.parse_jobs(text, _END)[0].hidden_options == ("deadline", "core-spec")
+    assert queries.parse_jobs(_text("job"), _END)[0].hidden_options == ()
 
 
 def test_no_jobs_is_an_answer() -> None:
-    assert queries.parse_jobs("") == ()
+    assert queries.parse_jobs("", _END) == ()
 
 
 @pytest.mark.parametrize(
@@ -102,12 +110,17 @@ def test_no_jobs_is_an_answer() -> None:
 )
 def test_half_an_answer_is_no_answer(text: str) -> None:
     with pytest.raises(UnavailableError):
-        queries.parse_jobs(text)
+        queries.parse_jobs(text, _END)
 
 
 @given(st.text(alphabet=st.sampled_from("\x1e\x1f\n01aA=|,"), max_size=200))
 def test_no_text_makes_the_parsers_fail_in_another_way(text: str) -> None:
-    for parse in (queries.parse_jobs, queries.parse_partitions, queries.parse_nodes, queries.parse_config):
+    for parse in (
+        partial(queries.parse_jobs, record_end=_END),
+        queries.parse_partitions,
+        queries.parse_nodes,
+        queries.parse_config,
+    ):
         try:
             parse(text)
         except UnavailableError:
@@ -203,22 +216,24 @@ def test_a_reason_ends_with_the_state_that_it_explains() -> None:
     assert reasons == {"IDLE": "", "DOWN*": "overspill: site-a down", "MIXED+DRAIN": "overspill: site-a down"}
 
 
-def test_a_jobs_account_cannot_make_lines_about_other_jobs() -> None:
-    """Without accounting, a user may name any text as the account (squeue's answer as seen on 22.05)."""
-    asked = "(null) N/A N/A N/A N/A"
-    told = f"4 {asked} (null)\n\n3 {asked} plain\n\n2 {asked} group.a-b\n\n1 {asked} x\n3 {asked} forged\n\n"
-    assert queries.parse_details(told) == {4: JobDetails(), 2: JobDetails("group.a-b"), 1: JobDetails("x")}
+def test_a_jobs_account_cannot_make_records_of_other_jobs() -> None:
+    """Without accounting, a user may name any text as the account, newlines included (seen on 22.05)."""
+    record = _text("jobs").partition(_END)[0].removesuffix("(null)")
+    forged = f"x{_END}\n7{record.removeprefix('23')}physics"
+    for account, shown in (("physics", "physics"), (forged, ""), ("a b", ""), ("(null)", "")):
+        (job,) = queries.parse_jobs(f"{record}{account}{_END}secret\n", f"{_END}secret")
+        assert (job.slurm_job_id, job.account) == (23, shown)
 
 
 @pytest.mark.parametrize(
     ("line", "details"),
     [
-        ("7 intel&avx512 N/A N/A N/A N/A physics", JobDetails("physics", "intel&avx512")),
-        ("7 (null) N/A gres:gpu:A100:2 N/A N/A physics", JobDetails("physics", gpu_type="a100")),
-        ("7 (null) gres/gpu:tesla:1 N/A N/A N/A x", JobDetails("x", gpu_type="tesla")),
-        ("7 (null) gres/gpu=2 N/A N/A N/A x", JobDetails("x")),
-        ("7 (null) N/A gres:gpu:a:1,gres:gpu:b:1 N/A N/A x", JobDetails("x")),
-        ("7      x", JobDetails("x")),
+        ("7 intel&avx512 N/A N/A N/A N/A ", JobDetails("intel&avx512")),
+        ("7 (null) N/A gres:gpu:A100:2 N/A N/A ", JobDetails(gpu_type="a100")),
+        ("7 (null) gres/gpu:tesla:1 N/A N/A N/A ", JobDetails(gpu_type="tesla")),
+        ("7 (null) gres/gpu=2 N/A N/A N/A ", JobDetails()),
+        ("7 (null) N/A gres:gpu:a:1,gres:gpu:b:1 N/A N/A ", JobDetails()),
+        ("7      ", JobDetails()),
     ],
 )
 def test_what_a_job_asks_for_is_read(line: str, details: JobDetails) -> None:

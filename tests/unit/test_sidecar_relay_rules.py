@@ -83,8 +83,8 @@ def test_what_is_submitted_is_the_proxys_process_and_slurms_word_on_whose_it_is(
     payload = Payload(b"#!/bin/sh\n\xff", [b"/spool/slurm_script", b""], [b"A=1\n2", b"B=\xfe"])
     request = submit_request(
         request_id_of(_JOB, "rig"),
-        _JOB,
-        JobDetails("physics"),
+        replace(_JOB, account="physics"),
+        JobDetails(),
         _HELLO,
         payload,
         kill_wait_s=5,
@@ -109,7 +109,7 @@ def test_the_site_is_told_what_its_catalogue_goes_by(trail: Trail | None, partit
     request = submit_request(
         request_id_of(_JOB, "rig"),
         replace(_JOB, trail=trail, gpus=2),
-        JobDetails("physics", "avx2&bench", "a100"),
+        JobDetails("avx2&bench", "a100"),
         _HELLO,
         Payload(b"x", [b"s"], []),
         kill_wait_s=5,

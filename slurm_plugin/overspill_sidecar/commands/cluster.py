@@ -12,7 +12,7 @@ from overspill.errors import NotFoundError, OverspillError, UnavailableError
 from overspill_sidecar.cluster import Job, Snapshot
 from overspill_sidecar.commands.daemons import Daemons
 from overspill_sidecar.config import SidecarConfig, configured_path, load
-from overspill_sidecar.slurm import CommandLineView, queries
+from overspill_sidecar.slurm import CommandLineView, ask_jobs, queries
 from overspill_sidecar.slurm.process import Output, run
 
 _DEADLINE_S = 10.0
@@ -64,7 +64,7 @@ def snapshot() -> Snapshot:
     try:
         return asyncio.run(CommandLineView(_DEADLINE_S).snapshot())
     except UnavailableError as error:
-        raise UnavailableError(f"slurmctld does not answer: {error.reason}") from error
+        raise _unanswered(error) from error
 
 
 def all_jobs() -> tuple[Job, ...]:
@@ -73,8 +73,7 @@ def all_jobs() -> tuple[Job, ...]:
     Raises:
         UnavailableError: if slurmctld does not answer.
     """
-    argv = [*queries.jobs_argv(), "--states=all"]
-    return queries.parse_jobs(_checked(argv, _run(argv)))
+    return _jobs([*queries.jobs_argv(), "--states=all"])
 
 
 def find_jobs(job: str) -> tuple[Job, ...]:
@@ -85,9 +84,7 @@ def find_jobs(job: str) -> tuple[Job, ...]:
         UnavailableError: if slurmctld does not answer.
     """
     check_job_id(job)
-    argv = [*queries.jobs_argv(), f"--jobs={job}", "--states=all"]
-    output = _run(argv)
-    return () if "Invalid job id" in output.stderr else queries.parse_jobs(_checked(argv, output))
+    return _jobs([*queries.jobs_argv(), f"--jobs={job}", "--states=all"])
 
 
 def check_job_id(job: str) -> None:
@@ -136,16 +133,26 @@ def trail_facts(admin_comment: str) -> Mapping[str, object]:
     return ours if isinstance(ours, dict) else {}
 
 
+def _jobs(argv: Sequence[str]) -> tuple[Job, ...]:
+    try:
+        return asyncio.run(ask_jobs(argv, _DEADLINE_S))
+    except UnavailableError as error:
+        raise _unanswered(error) from error
+
+
 def _run(argv: Sequence[str]) -> Output:
     try:
         return asyncio.run(run(argv, _DEADLINE_S))
     except UnavailableError as error:
-        raise UnavailableError(f"slurmctld does not answer: {error.reason}") from error
+        raise _unanswered(error) from error
 
 
 def _checked(argv: Sequence[str], output: Output) -> str:
     if output.status != 0:
-        raise UnavailableError(
-            f"slurmctld does not answer: {argv[0]}: {output.stderr.strip() or f'exited with {output.status}'}"
-        )
+        reason = output.stderr.strip() or f"exited with {output.status}"
+        raise _unanswered(UnavailableError(f"{argv[0]}: {reason}"))
     return output.stdout
+
+
+def _unanswered(error: UnavailableError) -> UnavailableError:
+    return UnavailableError(f"slurmctld does not answer: {error.reason}")

@@ -89,7 +89,7 @@ def submit_request(
                 cpus=job.cpus, memory_mib=job.memory_mib, gpus=job.gpus, gpu_type=details.gpu_type if job.gpus else ""
             ),
             kill_wait_s=kill_wait_s,
-            account=details.account,
+            account=job.account,
             home=home,
             home_lease_s=home_lease_s,
             partition=job.trail.own_partition if job.trail else job.partitions[0],

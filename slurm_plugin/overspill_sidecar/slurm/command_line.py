@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -47,7 +48,7 @@ class CommandLineView:
         config = await self._ask(queries.config_argv(), queries.parse_config)
         partitions = await self._ask(queries.partitions_argv(), queries.parse_partitions)
         nodes = await self._ask(queries.nodes_argv(), queries.parse_nodes)
-        jobs = await self._ask(queries.jobs_argv(), queries.parse_jobs)
+        jobs = await ask_jobs(queries.jobs_argv(), self._deadline_s)
         if config.has_slurmdbd and asked_at >= self._ask_accounting_at:
             self._known_accounting = await self._accounting() if config.enforced else None
             self._is_federated = await self._ask(queries.federation_argv(), lambda text: "Federation:" in text)
@@ -92,11 +93,7 @@ class CommandLineView:
         await self._act(queries.requeue_argv(job))
 
     async def _jobs(self, slurm_job_ids: frozenset[int]) -> Mapping[int, Job]:
-        argv = queries.jobs_argv(slurm_job_ids)
-        output = await run(argv, self._deadline_s)
-        if _NO_SUCH_JOB in output.stderr:
-            return {}
-        jobs = await asyncio.to_thread(queries.parse_jobs, _checked(argv, output))
+        jobs = await ask_jobs(queries.jobs_argv(slurm_job_ids), self._deadline_s)
         return {job.slurm_job_id: job for job in jobs}
 
     async def _details(self, slurm_job_ids: frozenset[int]) -> Mapping[int, JobDetails]:
@@ -121,6 +118,19 @@ class CommandLineView:
         if any(words in reason for words in (*_UNREACHABLE, *_STALE_ERRORS)):
             raise UnavailableError(reason)
         raise UnrunnableError(reason)
+
+
+async def ask_jobs(argv: Sequence[str], deadline_s: float) -> tuple[Job, ...]:
+    """Return the jobs that a command of `queries.jobs_argv` names, none if Slurm says that there are none of these.
+
+    Raises:
+        UnavailableError: as of `ClusterView.snapshot`.
+    """
+    record_end = f"\x1e{secrets.token_hex(8)}"
+    output = await run(argv, deadline_s, queries.jobs_format(record_end))
+    if _NO_SUCH_JOB in output.stderr:
+        return ()
+    return await asyncio.to_thread(queries.parse_jobs, _checked(argv, output), record_end)
 
 
 def _checked(argv: Sequence[str], output: Output) -> str:

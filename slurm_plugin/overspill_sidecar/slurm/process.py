@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from overspill.errors import UnavailableError
@@ -27,8 +27,8 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(bending)} | _SETTINGS
 
 
-async def run(argv: Sequence[str], deadline_s: float) -> Output:
-    """Run `argv` to its end.
+async def run(argv: Sequence[str], deadline_s: float, settings: Mapping[str, str] | None = None) -> Output:
+    """Run `argv` to its end, with `settings` in its environment.
 
     Raises:
         UnavailableError: if it cannot be started or does not end within `deadline_s`; it is killed then.
@@ -39,7 +39,7 @@ async def run(argv: Sequence[str], deadline_s: float) -> Output:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=environment(),
+            env=environment() | dict(settings or {}),
         )
     except OSError as error:
         metrics.SLURM_FAILURES.labels(argv[0]).inc()

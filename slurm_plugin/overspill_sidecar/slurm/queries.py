@@ -1,14 +1,14 @@
 """The questions put to Slurm's commands, and how to read the answers. Pure.
 
-Users choose job names, comments and paths, and may put newlines, `|` or `JobState=RUNNING` into them, so none of these
-is asked for with the rest: a job cannot forge its own record. Fields end with characters that no field of these has.
+Users choose job names, comments and paths, and may put newlines, `|` or `JobState=RUNNING` into them, so that none of
+these is asked for with the rest: a job cannot forge its own record. Fields end with a character that none of these has;
+the account, which may be any text, is last, and what ends it is a secret (`jobs_format`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
@@ -24,8 +24,7 @@ from overspill_sidecar.slurm_text import (
 
 _T = TypeVar("_T")
 _FIELD_END = "\x1f"
-_RECORD_END = "\x1e"
-#: Source: squeue(1), --Format. `admin_comment` is last: only operators can write it, but they may write anything.
+#: Source: squeue(1), --Format. Of `admin_comment`, which may also be anything, only operators can write it.
 _JOB_FIELDS = (
     "JobID",
     "ArrayJobID",
@@ -44,12 +43,16 @@ _JOB_FIELDS = (
     "StartTime",
     "EndTime",
     "SubmitTime",
+    "EligibleTime",
+    "QOS",
+    "Reservation",
     "PriorityLong",
     "RestartCnt",
     "Requeue",
     "Deadline",
     "CoreSpec",
     "admin_comment",
+    "Account",
 )
 #: Who gave a node's reason, and when, is the end of it. Free text of admins, `Comment` and `Extra`, comes after.
 _REASON = re.compile(r" Reason=(.*?) \[[^\s\[\]@]+@[^\s\[\]]+\](?: |$)")
@@ -57,7 +60,7 @@ _REASON = re.compile(r" Reason=(.*?) \[[^\s\[\]@]+@[^\s\[\]]+\](?: |$)")
 _ACCOUNT = re.compile(r"[\w.+@-]{1,128}")
 #: slurmctld takes only features and generic resources that some node has: these hold no spaces.
 _DETAILS = ("JobID", "Feature", "tres-per-job", "tres-per-node", "tres-per-socket", "tres-per-task")
-_DETAILS_LINE = re.compile(r"(?P<id>\d+) (?P<constraint>\S*) (?P<tres>(?:\S* ){4})(?P<account>.*)")
+_DETAILS_LINE = re.compile(r"(?P<id>\d+) (?P<constraint>\S*) (?P<tres>(?:\S* ){4})")
 _GPU_TYPE = re.compile(r"(?<![\w.-])gpu[:=]([A-Za-z][\w.-]*)", re.ASCII)
 #: Options that job_submit_lua does not show on every version, by the field that does.
 _HIDDEN_OPTIONS = {"Deadline": "deadline", "CoreSpec": "core-spec"}
@@ -94,16 +97,26 @@ def jobs_argv(slurm_job_ids: Collection[int] = ()) -> list[str]:
 
     Of several ids squeue passes over those that it does not know; a single one that it does not know is an error.
     """
-    form = ",".join(f"{name}:{_FIELD_END}" for name in _JOB_FIELDS) + _RECORD_END
     chosen = [f"--jobs={','.join(map(str, sorted(slurm_job_ids)))}", "--states=all"] if slurm_job_ids else []
-    return ["squeue", "--noheader", "--all", f"--Format={form}", *chosen]
+    return ["squeue", "--noheader", "--all", *chosen]
+
+
+def jobs_format(record_end: str) -> dict[str, str]:
+    """Return the environment in which `jobs_argv` prints what `parse_jobs` reads.
+
+    Args:
+        record_end: a text that no user can guess and write into a job. Unlike a process's arguments, its environment
+            is hidden from other users.
+    """
+    *fields, last = _JOB_FIELDS
+    return {"SQUEUE_FORMAT2": ",".join(f"{name}:{_FIELD_END}" for name in fields) + f",{last}:{record_end}"}
 
 
 def details_argv(slurm_job_ids: Collection[int]) -> list[str]:
     """Return the command that prints these jobs' details, in whatever state they are."""
     jobs = ",".join(map(str, sorted(slurm_job_ids)))
-    form = "".join(f"{name}: ," for name in _DETAILS)
-    return ["squeue", "--noheader", "--all", f"--Format={form}Account:\n", f"--jobs={jobs}", "--states=all"]
+    form = ",".join(f"{name}: " for name in _DETAILS)
+    return ["squeue", "--noheader", "--all", f"--Format={form}", f"--jobs={jobs}", "--states=all"]
 
 
 def partitions_argv() -> list[str]:
@@ -142,34 +155,28 @@ def requeue_argv(job: str) -> list[str]:
     return ["scontrol", "requeue", "Incomplete", job]
 
 
-def parse_jobs(text: str) -> tuple[Job, ...]:
-    """Read what `jobs_argv` prints.
+def parse_jobs(text: str, record_end: str) -> tuple[Job, ...]:
+    """Read what `jobs_argv` prints in the environment of `jobs_format` with the same `record_end`.
 
     Raises:
         UnavailableError: if a record is not as asked for. A squeue that does not know a field prints what it knows and
             still exits with 0, and half a queue is worse than none.
     """
-    records = [record.removeprefix("\n") for record in text.split(_RECORD_END)]
+    records = [record.removeprefix("\n") for record in text.split(record_end)]
     if records.pop().strip():
         raise UnavailableError("squeue's last record has no end")
     return tuple(_parse_job(record) for record in records)
 
 
 def parse_details(text: str) -> dict[int, JobDetails]:
-    """Read what `details_argv` prints: a job's line is its id, what it asks for, and its account.
-
-    A job whose account makes lines that look like other jobs' costs these their answer, and gives them no wrong one.
-    """
-    matches = [match for line in text.splitlines() if (match := _DETAILS_LINE.fullmatch(line))]
-    lines = Counter(match["id"] for match in matches)
-    return {int(match["id"]): _details(match) for match in matches if lines[match["id"]] == 1}
+    """Read what `details_argv` prints: a job's line is its id and what it asks for."""
+    matches = (_DETAILS_LINE.fullmatch(line) for line in text.splitlines())
+    return {int(match["id"]): _details(match) for match in matches if match}
 
 
 def _details(match: re.Match[str]) -> JobDetails:
-    account = match["account"].strip()
     types = {match[1].lower() for match in _GPU_TYPE.finditer(match["tres"])}
     return JobDetails(
-        account=account if _ACCOUNT.fullmatch(account) else "",
         constraint=_given(match["constraint"]),
         gpu_type=types.pop() if len(types) == 1 else "",
     )
@@ -220,10 +227,10 @@ def parse_config(text: str) -> ClusterConfig:
 
 
 def _parse_job(record: str) -> Job:
-    values = record.split(_FIELD_END)
-    if len(values) < len(_JOB_FIELDS) + 1:
-        raise UnavailableError(f"squeue printed {len(values) - 1} fields of a job, asked were {len(_JOB_FIELDS)}")
-    field = dict(zip(_JOB_FIELDS, values, strict=False))
+    values = record.split(_FIELD_END, len(_JOB_FIELDS) - 1)
+    if len(values) < len(_JOB_FIELDS):
+        raise UnavailableError(f"squeue printed {len(values)} fields of a job, asked were {len(_JOB_FIELDS)}")
+    field = dict(zip(_JOB_FIELDS, values, strict=True))
     tres = parse_tres(field["tres-alloc"])
     try:
         return Job(
@@ -255,6 +262,11 @@ def _parse_job(record: str) -> Job:
             hidden_options=tuple(
                 option for name, option in _HIDDEN_OPTIONS.items() if _given(field[name]) not in {"", "0"}
             ),
+            eligible_time_s=_time(field["EligibleTime"]),
+            node_count=int(tres.get("node", "1")),
+            account=field["Account"] if _ACCOUNT.fullmatch(field["Account"]) else "",
+            qos=_given(field["QOS"]),
+            reservation=_given(field["Reservation"]),
         )
     except ValueError as error:
         raise UnavailableError(f"squeue's record of job {field['JobID']} cannot be read: {error}") from error
