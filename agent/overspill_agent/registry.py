@@ -18,6 +18,7 @@ import structlog
 from overspill.errors import ExhaustedError, NotFoundError
 from overspill_agent import metrics, runs
 from overspill_agent.capacity import Holding
+from overspill_agent.delays import StartDelays
 from overspill_agent.runs import Run
 from overspill_agent.spool import Reserve, Spool, Stream
 from overspill_agent.store import Store
@@ -104,6 +105,7 @@ class Registry:
         self._accepting: dict[str, Run] = {}
         self._on_change: Callable[[str], None] = lambda _run_id: None
         self._writes: set[asyncio.Task[object]] = set()
+        self.delays = StartDelays()
         self.is_closing = False
 
     @property
@@ -206,6 +208,8 @@ class Registry:
             live.run = after
         if after.state is not before.state:
             _note_transition(before, after)
+        if before.started_at_ms is None and after.started_at_ms is not None:
+            self.delays.note(after.accepted_at_ms, after.started_at_ms)
         self._announce(live)
         return after
 

@@ -83,6 +83,11 @@ class Accounting:
     default_accounts: Mapping[int, str]
     qos: Mapping[str, Qos]
 
+    @property
+    def accounts(self) -> frozenset[str]:
+        """All that there are."""
+        return frozenset(account for account, _, _ in self.associations)
+
     def account_of(self, user_id: int, account: str) -> str:
         """Return the account that a job gets: what it asks for, else its user's default; empty if nobody knows."""
         return account or self.default_accounts.get(user_id, "")

@@ -18,9 +18,12 @@ from overspill.v1.sidecar_pb2_grpc import (
     add_RelayAdminServicer_to_server,
     add_RouterAdminServicer_to_server,
 )
+from overspill_sidecar.decision.budget import AccountUse, budget_of
 from overspill_sidecar.decision.capacity import Amount, SlotGroup
-from overspill_sidecar.policy import Policy, WordKey
+from overspill_sidecar.policy import WORDS, Policy, Scope, WordKey
 from overspill_sidecar.records.ledger import Ledger, Search
+from overspill_sidecar.records.record import message_of_budget
+from overspill_sidecar.records.tally import Tally
 from overspill_sidecar.router import Router
 from overspill_sidecar.sites.site import Site
 from overspill_sidecar.watch import ClusterWatch
@@ -35,11 +38,14 @@ _TIMES = frozenset({"wait", "max_time"})
 class RouterAdmin(RouterAdminServicer):
     """`overspill.v1.RouterAdmin`."""
 
-    def __init__(self, router: Router, watch: ClusterWatch, sites: Sequence[Site], ledger: Ledger) -> None:
+    def __init__(
+        self, router: Router, watch: ClusterWatch, sites: Sequence[Site], ledger: Ledger, tally: Tally | None = None
+    ) -> None:
         self._router = router
         self._watch = watch
         self._sites = sites
         self._ledger = ledger
+        self._tally = tally
         self._started_at_ms = _now_ms()
 
     async def Status(  # noqa: N802 - gRPC's name
@@ -63,6 +69,8 @@ class RouterAdmin(RouterAdminServicer):
             ],
             records=str(self._ledger.path or ""),
             records_problem=self._ledger.problem,
+            accounts=_account_uses(watch),
+            accounts_problem=self._tally.problem if self._tally else "",
         )
         if watch.picture is not None:
             response.queue_age_s = now - watch.picture.snapshot.asked_at
@@ -170,6 +178,16 @@ def _shown(key: WordKey, value: object) -> str:
     return str(value)
 
 
+def _account_uses(watch: ClusterWatch) -> list[pb.AccountUse]:
+    """Return what is told of each account that has or had diverted jobs today, or that a word names."""
+    used = (watch.picture.queue.used if watch.picture else None) or {}
+    named = {key.at for key in watch.policy.words if key.at and WORDS[key.key].scope is Scope.ACCOUNT}
+    return [
+        message_of_budget(budget_of(name, watch.policy, used.get(name, AccountUse()), AccountUse()))
+        for name in sorted(used.keys() | named)
+    ]
+
+
 def _site_statuses(sites: Sequence[Site], promised: Mapping[str, Amount]) -> list[pb.SiteStatus]:
     now = time.monotonic()
     return [_site_status(site, promised.get(site.name, Amount()), now) for site in sites]
@@ -188,6 +206,8 @@ def _site_status(site: Site, promised: Amount, now: float) -> pb.SiteStatus:
         promised_memory_mib=promised.memory_mib,
         version=contact.version,
         total_gpus=contact.total_gpus,
+        delay_s=view.delay_s,
+        price=view.price,
     )
     if view.capacity is not None:
         status.total_cpus, status.total_memory_mib = view.capacity.total.cpus, view.capacity.total.memory_mib

@@ -30,6 +30,7 @@ from overspill_sidecar.probe import RouterHealth
 from overspill_sidecar.reconcile import Reconciler
 from overspill_sidecar.records.journal import Journal
 from overspill_sidecar.records.ledger import Ledger
+from overspill_sidecar.records.tally import Tally
 from overspill_sidecar.relay import Relay
 from overspill_sidecar.relay.stranded import Strandings
 from overspill_sidecar.router import Router, server_of
@@ -78,7 +79,8 @@ class Sidecar:
         self._view = CommandLineView(config.slurm.command_deadline_s, config.slurm.accounting_refresh_s)
         is_relay_alone = role is Role.RELAY
         refresh_s = config.slurm.refresh_s * (_RELAY_REFRESH_FACTOR if is_relay_alone else 1)
-        self._watch = ClusterWatch(self._view, refresh_s)
+        self._tally = None if is_relay_alone else Tally(config.router.accounts)
+        self._watch = ClusterWatch(self._view, refresh_s, self._tally)
         self._stop = asyncio.Event()
         self._listening: list[asyncio.Event] = []
 
@@ -97,6 +99,8 @@ class Sidecar:
         # The policy is read at every refresh; a hang-up must not end the service.
         loop.add_signal_handler(signal.SIGHUP, lambda: _log.info("nothing to reload", action="hangup"))
         async with AsyncExitStack() as stack:
+            if self._tally is not None:
+                stack.enter_context(self._tally)
             home = "" if self._role is Role.ROUTER else socket.gethostname()
             sites = [Site(config, self._watch.slurm_cluster, home) for config in self._config.sites]
             for site in sites:
@@ -124,7 +128,7 @@ class Sidecar:
                 server_of(router, RouterHealth(self._watch), path).run, self._listening[-1]
             )
             path = stack.enter_context(SocketPath(self._config.router.admin_path)).path
-            admin = await serve_router_admin(RouterAdmin(router, self._watch, sites, ledger), path)
+            admin = await serve_router_admin(RouterAdmin(router, self._watch, sites, ledger, self._tally), path)
             stack.push_async_callback(admin.stop, _DRAIN_S)
             tasks["decision records"] = ledger.run
         if self._role in {Role.RELAY, Role.ALL}:

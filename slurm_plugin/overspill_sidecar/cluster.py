@@ -55,8 +55,6 @@ class Trail:
     unfenced_at: str = ""
     #: The site's image that the user has named; empty if none.
     image: str = ""
-    #: What the job is charged to; empty if nobody knew, or there is none.
-    account: str = ""
 
     @property
     def own_partition(self) -> str:

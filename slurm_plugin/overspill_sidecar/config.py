@@ -50,6 +50,8 @@ class RouterConfig(_Section):
     #: The file that remembers decisions, and how many.
     records: _AbsolutePath = Path("/var/lib/overspill/decisions.db")
     keep_records: int = Field(default=100_000, ge=100)
+    #: The file that remembers what each account's diverted jobs have had today.
+    accounts: _AbsolutePath = Path("/var/lib/overspill/accounts.db")
     #: How long capacity stays promised to a decision whose job does not appear.
     promise_s: float = Field(default=30.0, gt=0, le=600)
 
@@ -109,6 +111,8 @@ class SiteConfig(_Section):
     tls: TlsConfig | None = None
     pki_directory: _AbsolutePath | None = None
     poll_s: float = Field(default=2.0, ge=0.1, le=60)
+    #: What a CPU-hour costs, in whatever unit: only which site is dearer counts.
+    price_per_cpu_hour: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     #: A run whose relay the agent has not heard for so long ends as a node failure, and Slurm may start the job again.
     lease_s: int = Field(default=3600, ge=1)
     #: How long after that the run is certainly dead: the site's own lease with its runners, and clocks.

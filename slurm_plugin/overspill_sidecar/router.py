@@ -6,8 +6,9 @@ import math
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -16,14 +17,13 @@ from overspill.errors import InvalidRequestError
 from overspill.v1 import router_pb2
 from overspill_sidecar import metrics
 from overspill_sidecar.decision.budget import use_of
-from overspill_sidecar.decision.capacity import Amount, amount_of
+from overspill_sidecar.decision.capacity import Amount, SiteView, amount_of
 from overspill_sidecar.decision.decide import Decision, Verdict, decide
 from overspill_sidecar.decision.promises import Promise, Promises
 from overspill_sidecar.decision.situation import Situation
 from overspill_sidecar.probe import CHECK, RouterHealth
 from overspill_sidecar.records.ledger import Entry, Ledger
 from overspill_sidecar.records.record import Record, message_of
-from overspill_sidecar.sites.site import Site
 from overspill_sidecar.unary import UnaryServer
 from overspill_sidecar.wait import QueuedJob, WaitEstimate, WaitModel
 from overspill_sidecar.watch import ClusterWatch, Picture
@@ -44,6 +44,12 @@ _VERDICTS = {
 }
 
 
+class SiteSource(Protocol):
+    """What the router wants of a site."""
+
+    def view(self, now: float) -> SiteView: ...
+
+
 class Router:
     """Decides. All state is what the watch and the sites hold, the open promises, and the last records.
 
@@ -52,7 +58,12 @@ class Router:
     """
 
     def __init__(
-        self, watch: ClusterWatch, sites: Sequence[Site], promise_s: float, ledger: Ledger | None = None
+        self,
+        watch: ClusterWatch,
+        sites: Sequence[SiteSource],
+        promise_s: float,
+        ledger: Ledger | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Represent the router of one cluster.
 
@@ -61,10 +72,12 @@ class Router:
             sites: where jobs may go.
             promise_s: how long capacity stays promised to a job that does not appear.
             ledger: remembers decisions for people.
+            clock: that of the snapshots' `asked_at`.
         """
         self._watch = watch
         self._sites = sites
         self._ledger = ledger
+        self._clock = clock
         self._promises = Promises(promise_s)
         self._picture: Picture | None = None
         #: The last decisions, for the wait model.
@@ -91,7 +104,7 @@ class Router:
 
     def answer(self, request: router_pb2.DecideRequest) -> router_pb2.DecideResponse:
         """Decide and, unless it is a dry run, promise what was given away and record the decision."""
-        now = time.monotonic()
+        now = self._clock()
         picture = self._current_picture(now)
         decision_id = secrets.token_hex(8)
         situation = self._situation(picture, now)
@@ -100,7 +113,7 @@ class Router:
             unix_s, policy, sites = situation.unix_time_s, situation.policy, situation.sites
             self._take_note(Record(decision_id, now, unix_s, request, decision, policy, sites), picture)
             metrics.DECISIONS.labels(decision.verdict, decision.reason).inc()
-            metrics.DECISION_SECONDS.observe(time.monotonic() - now)
+            metrics.DECISION_SECONDS.observe(self._clock() - now)
         return _to_response(decision_id, decision)
 
     def decision_counts(self) -> Sequence[tuple[tuple[str, str], int]]:

@@ -12,10 +12,18 @@ import structlog
 from overspill.errors import OverspillError
 from overspill_sidecar import metrics
 from overspill_sidecar.cluster import ClusterConfig, Snapshot
-from overspill_sidecar.decision.budget import claims
 from overspill_sidecar.decision.capacity import rooms_in
 from overspill_sidecar.decision.situation import Queue
-from overspill_sidecar.policy import Policy, Problem, parse_policy, unknown_partitions, unknown_users, with_last_good
+from overspill_sidecar.policy import (
+    Policy,
+    Problem,
+    parse_policy,
+    unknown_accounts,
+    unknown_partitions,
+    unknown_users,
+    with_last_good,
+)
+from overspill_sidecar.records.tally import Tally
 from overspill_sidecar.slurm import ClusterView
 from overspill_sidecar.users import user_ids
 from overspill_sidecar.wait import PlanModel, WaitModel
@@ -47,9 +55,17 @@ class ClusterWatch:
     A failed query changes nothing but the picture's age: the policy stays, and after a few intervals `fresh` is None.
     """
 
-    def __init__(self, view: ClusterView, refresh_s: float) -> None:
+    def __init__(self, view: ClusterView, refresh_s: float, tally: Tally | None = None) -> None:
+        """Know nothing yet.
+
+        Args:
+            view: Slurm.
+            refresh_s: seconds between two looks.
+            tally: remembers what accounts have had; without one nobody knows.
+        """
         self._view = view
         self._refresh_s = refresh_s
+        self._tally = tally
         self._renewed = asyncio.Event()
         self._is_failing = False
         self.picture: Picture | None = None
@@ -104,7 +120,7 @@ class ClusterWatch:
         """
         with metrics.SNAPSHOT_SECONDS.time():
             snapshot = await self._view.snapshot()
-            picture = await asyncio.to_thread(_prepare, snapshot)
+            picture = await asyncio.to_thread(prepare, snapshot, self._tally)
         self._take_policy(snapshot)
         await self._look_up_users()
         self.picture = picture
@@ -117,6 +133,8 @@ class ClusterWatch:
     def _take_policy(self, snapshot: Snapshot) -> None:
         said, problems = parse_policy(snapshot.config.parameters, self.policy)
         problems += unknown_partitions(said, snapshot.partitions)
+        if snapshot.accounting is not None:
+            problems += unknown_accounts(said, snapshot.accounting.accounts)
         policy = with_last_good(said, snapshot.partitions, self.policy)
         if policy != self.policy:
             words = {str(key): str(value) for key, value in policy.words.items()}
@@ -147,7 +165,8 @@ class ClusterWatch:
         self._is_failing = True
 
 
-def _prepare(snapshot: Snapshot) -> Picture:
+def prepare(snapshot: Snapshot, tally: Tally | None = None) -> Picture:
+    """Make a picture of a snapshot: not for the event loop, nor for two threads at once with one tally."""
     default = snapshot.default_partition
     return Picture(
         snapshot=snapshot,
@@ -157,7 +176,7 @@ def _prepare(snapshot: Snapshot) -> Picture:
             rooms_in(snapshot),
             snapshot.accounting,
             snapshot.is_federated,
-            claims(snapshot.jobs),
+            tally.observe(snapshot) if tally else None,
         ),
         model=PlanModel(snapshot),
         seen_decisions=frozenset(job.trail.decision_id for job in snapshot.jobs if job.trail),

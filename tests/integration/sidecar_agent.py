@@ -103,6 +103,8 @@ class FakeAgent(AgentServicer):
         self.free = pb.Resources(cpus=8, memory_mib=16384)
         self.takes_no_runs = ""
         self.images: tuple[str, ...] = ()
+        self.used: pb.Resources | None = None
+        self.start_delay_ms: int | None = None
         self.confirmed_lease_id = 0
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
@@ -218,6 +220,8 @@ class FakeAgent(AgentServicer):
             lease_id=LEASE_ID,
             takes_no_runs=self.takes_no_runs,
             images=self.images,
+            used=self.used,
+            start_delay_ms=self.start_delay_ms,
         )
 
     async def Renew(self, _: pb.RenewRequest, context: _Context) -> pb.RenewResponse:  # noqa: N802

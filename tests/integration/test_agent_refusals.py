@@ -67,9 +67,11 @@ async def test_a_run_that_cannot_be_is_refused_and_leaves_nothing(
 
 async def test_a_feature_that_the_site_has_is_told_and_taken(relay: Relay) -> None:
     told = await relay.stub.Capacity(pb.CapacityRequest(slurm_cluster=CLUSTER))
-    assert (list(told.features), told.backend) == (["avx512"], "local")
+    assert (list(told.features), told.backend, told.HasField("start_delay_ms")) == (["avx512"], "local", False)
     followed = await relay.run(b"#!/bin/sh\necho ran\n", constraint="overspill&avx512")
     assert followed.stdout == b"ran\n"
+    told = await relay.stub.Capacity(pb.CapacityRequest(slurm_cluster=CLUSTER))
+    assert 0 < told.start_delay_ms < 60_000
 
 
 async def test_a_cluster_cannot_speak_for_another(relay: Relay) -> None:

@@ -79,6 +79,14 @@ async def test_a_slot_is_no_longer_told_of_once_a_run_is_accepted_and_again_when
     assert await other.stub.Submit(_asking_for(other, 4))
 
 
+async def test_a_cluster_is_told_what_its_own_runs_have_whatever_others_have(rig: Relay, other: Relay) -> None:
+    assert (await _capacity(rig)).used == pb.Resources()
+    await rig.stub.Submit(_asking_for(rig, 3))
+    await other.stub.Submit(_asking_for(other, 2))
+    assert (await _capacity(rig)).used == pb.Resources(cpus=3, memory_mib=1)
+    assert (await _capacity(other, "other")).used == pb.Resources(cpus=2, memory_mib=1)
+
+
 async def test_a_request_that_is_repeated_when_the_site_is_full_gets_its_run(rig: Relay) -> None:
     requests = [_asking_for(rig, 4), _asking_for(rig, 4)]
     first = [await rig.stub.Submit(request) for request in requests]

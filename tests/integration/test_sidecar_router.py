@@ -19,13 +19,15 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from overspill.errors import ConfigError
-from overspill.v1 import router_pb2
+from overspill.v1 import agent_pb2, router_pb2
 from overspill.v1.router_pb2_grpc import RouterStub
 from overspill.v1.sidecar_pb2 import DecisionRecord
 from overspill_sidecar.cluster import Trail
+from overspill_sidecar.decision.capacity import Amount
 from overspill_sidecar.listening import SocketPath
 from overspill_sidecar.probe import RouterHealth
 from overspill_sidecar.records.ledger import Ledger, Search
+from overspill_sidecar.records.tally import Tally
 from overspill_sidecar.router import Router, server_of
 from overspill_sidecar.sites.site import Site
 from overspill_sidecar.slurm import InMemoryView
@@ -177,6 +179,33 @@ async def test_a_sites_images_are_told_to_users_only_if_they_are_words(desk: Des
     assert answer.reason == "site_image"
     assert "(there is base)" in answer.user_message
     assert (await desk.decide(image="base")).verdict == DIVERT
+
+
+async def test_what_a_site_tells_of_its_delay_and_of_our_runs_is_known_and_an_older_site_tells_nothing(
+    desk: Desk,
+) -> None:
+    view = desk.site.view(time.monotonic())
+    assert view.capacity is not None
+    assert (view.delay_s, view.capacity.used) == (None, None)
+    desk.agent.start_delay_ms, desk.agent.used = 1500, agent_pb2.Resources(cpus=3, memory_mib=7)
+    await desk.site.poll("rig")
+    view = desk.site.view(time.monotonic())
+    assert view.capacity is not None
+    assert (view.delay_s, view.capacity.used) == (1.5, Amount(3, 7))
+
+
+async def test_the_use_of_accounts_is_kept_with_the_queue_and_limits_what_goes(desk: Desk, tmp_path: Path) -> None:
+    words = f"{CONFIG.parameters[0]},overspill_max_cpu_hours@physics=1"
+    desk.view.config = replace(CONFIG, parameters=(words, ""))
+    await desk.refresh()
+    assert (await desk.decide(account="physics")).reason == "use_unknown"
+    with Tally(tmp_path / "accounts.db") as tally:
+        desk.watch = desk.router._watch = ClusterWatch(desk.view, 0.2, tally)  # noqa: SLF001 - with a tally
+        await desk.refresh()
+        assert (await desk.decide(account="physics", time_limit_min=40)).verdict == DIVERT
+        assert (await desk.decide(account="physics", time_limit_min=40)).reason == "max_cpu_hours"
+        assert (await desk.decide(account="physics", time_limit_min=20, is_dry_run=True)).verdict == DIVERT
+        assert (await desk.decide(account="chem", time_limit_min=400)).verdict == DIVERT
 
 
 async def test_a_defect_in_the_decision_keeps_the_job_local(desk: Desk) -> None:

@@ -14,12 +14,12 @@ from click.testing import CliRunner
 
 from overspill.cli import main
 from overspill.errors import NotFoundError
-from overspill.v1.sidecar_pb2 import DecisionRecord
+from overspill.v1.sidecar_pb2 import AccountUse, DecisionRecord, SiteAnswer
 from overspill_sidecar.cluster import Job
 from overspill_sidecar.commands import logs
 from overspill_sidecar.commands.cluster import check_job_id, parse_shown_job, trail_facts
-from overspill_sidecar.commands.explain import matching
-from overspill_sidecar.decision import capacity, decide, eligibility, shape, target
+from overspill_sidecar.commands.explain import budget_words, matching, site_words
+from overspill_sidecar.decision import budget, capacity, choice, decide, eligibility, shape, target
 from overspill_sidecar.records import reasons
 from overspill_sidecar.records.reasons import sentence
 from overspill_sidecar.slurm import queries
@@ -73,13 +73,34 @@ def test_a_local_jobs_decision_is_one_of_its_name_and_partition_the_nearest_firs
 
 def test_every_reason_in_the_code_has_a_sentence() -> None:
     words = {reason for reason, _ in eligibility._NEVER_DIVERTED}  # noqa: SLF001 - the table is the truth
-    for module in (decide, capacity, shape, target):
+    for module in (decide, budget, capacity, choice, shape, target):
         source = inspect.getsource(module)
         words |= set(re.findall(r'StaysLocal\("(\w+)"\)', source))
         words |= set(re.findall(r'(?:return|reason = |\() ?"([a-z]+_[a-z_]+)"[,\n ]', source))
     words -= {"stays_local"}
     unexplained = {word for word in words if word not in reasons._ALL and "_" in word}  # noqa: SLF001
     assert not unexplained
+
+
+def test_an_accounts_limit_is_explained_with_its_numbers() -> None:
+    use = AccountUse(account="physics", jobs=3, max_jobs=4, asked_jobs=2, asked_cpu_hours=8)
+    assert budget_words(use) == "physics: 3 of 4 jobs, this one adds 2"
+    use = AccountUse(cpu_hours=96.04, max_cpu_hours=100, asked_cpu_hours=8)
+    assert budget_words(use) == "(none): 96.0 of 100 CPU-hours of the day, this one adds 8.0"
+    use.ClearField("asked_cpu_hours")
+    assert budget_words(use).endswith("this one adds no end: it has no time limit")
+
+
+def test_each_site_says_why_it_does_not_get_the_job() -> None:
+    decision = DecisionRecord(site="site-a")
+    chosen = SiteAnswer(name="site-a", is_reachable=True, free_cpus=8, delay_s=3.2, price=0.25)
+    assert site_words(chosen, decision) == (
+        "chosen; 8 CPUs and 0 MiB were free; jobs started within 3 s; 0.25 a CPU-hour"
+    )
+    other = SiteAnswer(name="site-b", is_reachable=True, free_cpus=4, reason="dearer")
+    assert site_words(other, decision) == (
+        "it could take the job now, but is dearer than the chosen site; 4 CPUs and 0 MiB were free"
+    )
 
 
 def test_a_shadowed_decision_says_what_would_have_been() -> None:

@@ -212,10 +212,11 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         capacity = self._backend.capacity()
         limits = self._terms.limits_of(request.slurm_cluster)
         drained = self._drain.reason
+        taken = taken_by(request.slurm_cluster, self._registry.unfinished())
         slots = within(
             limits,
             capacity.total,
-            taken_by(request.slurm_cluster, self._registry.unfinished()),
+            taken,
             left(capacity, self._registry.promised()),
         )
         if drained:
@@ -234,6 +235,8 @@ class AgentService(agent_pb2_grpc.AgentServicer):
             version=__version__,
             backend=self._terms.backend,
             takes_no_runs=drained,
+            used=resources_message(sum(taken, Resources())),
+            start_delay_ms=self._registry.delays.median_ms(now_ms()),
         )
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:  # noqa: N802

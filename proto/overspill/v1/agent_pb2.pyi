@@ -936,6 +936,8 @@ class CapacityResponse(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    START_DELAY_MS_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.int
     """Names this answer; 0 from an older agent, which knows no leases and ends no run for them."""
     now_ms: _builtins.int
@@ -949,6 +951,10 @@ class CapacityResponse(_message.Message):
     """
     backend: _builtins.str
     """"local", "docker", "htcondor" or "fake"."""
+    start_delay_ms: _builtins.int
+    """How long runs that started lately had waited for it since they were accepted, the median of the last ones.
+    Absent while none has started lately, and from an older agent.
+    """
     @_builtins.property
     def total(self) -> Global___Resources:
         """All that the site offers to this cluster."""
@@ -975,6 +981,12 @@ class CapacityResponse(_message.Message):
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The words of --constraint that the site understands."""
 
+    @_builtins.property
+    def used(self) -> Global___Resources:
+        """What the runs of this cluster have or were promised, whether the site has others or not. Absent from an older agent:
+        then all that is not free counts as this cluster's.
+        """
+
     def __init__(
         self,
         *,
@@ -989,12 +1001,16 @@ class CapacityResponse(_message.Message):
         images: _abc.Iterable[_builtins.str] | None = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
         backend: _builtins.str = ...,
+        used: Global___Resources | None = ...,
+        start_delay_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "largest_free", b"largest_free", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_start_delay_ms", b"_start_delay_ms", "free", b"free", "largest_free", b"largest_free", "start_delay_ms", b"start_delay_ms", "total", b"total", "used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "features", b"features", "free", b"free", "images", b"images", "largest_free", b"largest_free", "lease_id", b"lease_id", "now_ms", b"now_ms", "slots", b"slots", "takes_no_runs", b"takes_no_runs", "total", b"total", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_start_delay_ms", b"_start_delay_ms", "backend", b"backend", "features", b"features", "free", b"free", "images", b"images", "largest_free", b"largest_free", "lease_id", b"lease_id", "now_ms", b"now_ms", "slots", b"slots", "start_delay_ms", b"start_delay_ms", "takes_no_runs", b"takes_no_runs", "total", b"total", "used", b"used", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__start_delay_ms: _TypeAlias = _typing.Literal["start_delay_ms"]  # noqa: Y015
+    _WhichOneofArgType__start_delay_ms: _TypeAlias = _typing.Literal["_start_delay_ms", b"_start_delay_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_delay_ms) -> _WhichOneofReturnType__start_delay_ms | None: ...
 
 Global___CapacityResponse: _TypeAlias = CapacityResponse  # noqa: Y015
 

@@ -85,6 +85,8 @@ class SiteStatus(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    DELAY_S_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     partition: _builtins.str
     agent: _builtins.str
@@ -107,6 +109,10 @@ class SiteStatus(_message.Message):
     version: _builtins.str
     """The agent's version; empty where it does not tell."""
     total_gpus: _builtins.int
+    delay_s: _builtins.float
+    """For how long a job that the site has accepted lately waited for its script to start; absent where nobody knows."""
+    price: _builtins.float
+    """Of a CPU-hour, as in sidecar.toml."""
     @_builtins.property
     def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SiteSlots]:
         """What the site's slots have in all; none while it does not tell. An older sidecar tells the three below of no site."""
@@ -138,14 +144,21 @@ class SiteStatus(_message.Message):
         slots: _abc.Iterable[Global___SiteSlots] | None = ...,
         images: _abc.Iterable[_builtins.str] | None = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
+        delay_s: _builtins.float | None = ...,
+        price: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms", "clock_skew_ms", b"clock_skew_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms", "_delay_s", b"_delay_s", "clock_skew_ms", b"clock_skew_ms", "delay_s", b"delay_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms", "agent", b"agent", "clock_skew_ms", b"clock_skew_ms", "features", b"features", "free_cpus", b"free_cpus", "free_memory_mib", b"free_memory_mib", "images", b"images", "is_reachable", b"is_reachable", "name", b"name", "partition", b"partition", "promised_cpus", b"promised_cpus", "promised_memory_mib", b"promised_memory_mib", "reason", b"reason", "since_ms", b"since_ms", "slots", b"slots", "total_cpus", b"total_cpus", "total_gpus", b"total_gpus", "total_memory_mib", b"total_memory_mib", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms", "_delay_s", b"_delay_s", "agent", b"agent", "clock_skew_ms", b"clock_skew_ms", "delay_s", b"delay_s", "features", b"features", "free_cpus", b"free_cpus", "free_memory_mib", b"free_memory_mib", "images", b"images", "is_reachable", b"is_reachable", "name", b"name", "partition", b"partition", "price", b"price", "promised_cpus", b"promised_cpus", "promised_memory_mib", b"promised_memory_mib", "reason", b"reason", "since_ms", b"since_ms", "slots", b"slots", "total_cpus", b"total_cpus", "total_gpus", b"total_gpus", "total_memory_mib", b"total_memory_mib", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clock_skew_ms: _TypeAlias = _typing.Literal["clock_skew_ms"]  # noqa: Y015
     _WhichOneofArgType__clock_skew_ms: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms"]  # noqa: Y015
+    _WhichOneofReturnType__delay_s: _TypeAlias = _typing.Literal["delay_s"]  # noqa: Y015
+    _WhichOneofArgType__delay_s: _TypeAlias = _typing.Literal["_delay_s", b"_delay_s"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_skew_ms) -> _WhichOneofReturnType__clock_skew_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__delay_s) -> _WhichOneofReturnType__delay_s | None: ...
 
 Global___SiteStatus: _TypeAlias = SiteStatus  # noqa: Y015
 
@@ -182,6 +195,61 @@ class SiteSlots(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SiteSlots: _TypeAlias = SiteSlots  # noqa: Y015
+
+@_typing.final
+class AccountUse(_message.Message):
+    """What one account's diverted jobs have, and may have. A limit that is absent is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    MAX_JOBS_FIELD_NUMBER: _builtins.int
+    CPU_HOURS_FIELD_NUMBER: _builtins.int
+    MAX_CPU_HOURS_FIELD_NUMBER: _builtins.int
+    ASKED_JOBS_FIELD_NUMBER: _builtins.int
+    ASKED_CPU_HOURS_FIELD_NUMBER: _builtins.int
+    account: _builtins.str
+    """Empty: jobs that are charged to none."""
+    jobs: _builtins.int
+    """Jobs and array tasks that are not over."""
+    max_jobs: _builtins.int
+    cpu_hours: _builtins.float
+    """Of today: those that are not over with all that they may use, those that are over with what they had."""
+    max_cpu_hours: _builtins.int
+    asked_jobs: _builtins.int
+    """What a decision was about; 0 in a status."""
+    asked_cpu_hours: _builtins.float
+    """Absent where the job has no time limit, too."""
+    def __init__(
+        self,
+        *,
+        account: _builtins.str = ...,
+        jobs: _builtins.int = ...,
+        max_jobs: _builtins.int | None = ...,
+        cpu_hours: _builtins.float = ...,
+        max_cpu_hours: _builtins.int | None = ...,
+        asked_jobs: _builtins.int = ...,
+        asked_cpu_hours: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_asked_cpu_hours", b"_asked_cpu_hours", "_max_cpu_hours", b"_max_cpu_hours", "_max_jobs", b"_max_jobs", "asked_cpu_hours", b"asked_cpu_hours", "max_cpu_hours", b"max_cpu_hours", "max_jobs", b"max_jobs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_asked_cpu_hours", b"_asked_cpu_hours", "_max_cpu_hours", b"_max_cpu_hours", "_max_jobs", b"_max_jobs", "account", b"account", "asked_cpu_hours", b"asked_cpu_hours", "asked_jobs", b"asked_jobs", "cpu_hours", b"cpu_hours", "jobs", b"jobs", "max_cpu_hours", b"max_cpu_hours", "max_jobs", b"max_jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__asked_cpu_hours: _TypeAlias = _typing.Literal["asked_cpu_hours"]  # noqa: Y015
+    _WhichOneofArgType__asked_cpu_hours: _TypeAlias = _typing.Literal["_asked_cpu_hours", b"_asked_cpu_hours"]  # noqa: Y015
+    _WhichOneofReturnType__max_cpu_hours: _TypeAlias = _typing.Literal["max_cpu_hours"]  # noqa: Y015
+    _WhichOneofArgType__max_cpu_hours: _TypeAlias = _typing.Literal["_max_cpu_hours", b"_max_cpu_hours"]  # noqa: Y015
+    _WhichOneofReturnType__max_jobs: _TypeAlias = _typing.Literal["max_jobs"]  # noqa: Y015
+    _WhichOneofArgType__max_jobs: _TypeAlias = _typing.Literal["_max_jobs", b"_max_jobs"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__asked_cpu_hours) -> _WhichOneofReturnType__asked_cpu_hours | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_cpu_hours) -> _WhichOneofReturnType__max_cpu_hours | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_jobs) -> _WhichOneofReturnType__max_jobs | None: ...
+
+Global___AccountUse: _TypeAlias = AccountUse  # noqa: Y015
 
 @_typing.final
 class DecisionCount(_message.Message):
@@ -225,6 +293,8 @@ class RouterStatusResponse(_message.Message):
     DECISIONS_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     RECORDS_PROBLEM_FIELD_NUMBER: _builtins.int
+    ACCOUNTS_FIELD_NUMBER: _builtins.int
+    ACCOUNTS_PROBLEM_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     started_at_ms: _builtins.int
     slurm_cluster: _builtins.str
@@ -236,6 +306,7 @@ class RouterStatusResponse(_message.Message):
     records: _builtins.str
     """Where decisions are kept, and why they are not: empty where they are."""
     records_problem: _builtins.str
+    accounts_problem: _builtins.str
     @_builtins.property
     def words(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyWord]: ...
     @_builtins.property
@@ -247,6 +318,10 @@ class RouterStatusResponse(_message.Message):
     @_builtins.property
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecisionCount]:
         """Decisions since the start."""
+
+    @_builtins.property
+    def accounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccountUse]:
+        """Accounts that have diverted jobs now or have had some today, or that a word limits; and why their use is not known."""
 
     def __init__(
         self,
@@ -263,10 +338,12 @@ class RouterStatusResponse(_message.Message):
         decisions: _abc.Iterable[Global___DecisionCount] | None = ...,
         records: _builtins.str = ...,
         records_problem: _builtins.str = ...,
+        accounts: _abc.Iterable[Global___AccountUse] | None = ...,
+        accounts_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s", "queue_age_s", b"queue_age_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s", "decisions", b"decisions", "is_queue_fresh", b"is_queue_fresh", "mode", b"mode", "problems", b"problems", "queue_age_s", b"queue_age_s", "records", b"records", "records_problem", b"records_problem", "sites", b"sites", "slurm_cluster", b"slurm_cluster", "started_at_ms", b"started_at_ms", "version", b"version", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s", "accounts", b"accounts", "accounts_problem", b"accounts_problem", "decisions", b"decisions", "is_queue_fresh", b"is_queue_fresh", "mode", b"mode", "problems", b"problems", "queue_age_s", b"queue_age_s", "records", b"records", "records_problem", b"records_problem", "sites", b"sites", "slurm_cluster", b"slurm_cluster", "started_at_ms", b"started_at_ms", "version", b"version", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__queue_age_s: _TypeAlias = _typing.Literal["queue_age_s"]  # noqa: Y015
     _WhichOneofArgType__queue_age_s: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s"]  # noqa: Y015
@@ -358,6 +435,7 @@ class DecisionRecord(_message.Message):
     TIME_LIMIT_S_FIELD_NUMBER: _builtins.int
     SITES_FIELD_NUMBER: _builtins.int
     ARRAY_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     decided_at_ms: _builtins.int
     user_id: _builtins.int
@@ -370,7 +448,7 @@ class DecisionRecord(_message.Message):
     site: _builtins.str
     """The chosen site, empty where none was."""
     would_be: _builtins.str
-    """With mode shadow: what mode on would have answered."""
+    """With mode shadow, and where `reason` is "explore": what the answer would have been."""
     wait_s: _builtins.float
     """Predicted wait; absent where nobody could tell."""
     is_wait_upper_bound: _builtins.bool
@@ -392,6 +470,10 @@ class DecisionRecord(_message.Message):
     @_builtins.property
     def sites(self) -> _containers.RepeatedCompositeFieldContainer[Global___SiteAnswer]:
         """The sites at that moment, in the policy's order."""
+
+    @_builtins.property
+    def budget(self) -> Global___AccountUse:
+        """The account's, where a word limits it."""
 
     def __init__(
         self,
@@ -417,10 +499,11 @@ class DecisionRecord(_message.Message):
         time_limit_s: _builtins.int = ...,
         sites: _abc.Iterable[Global___SiteAnswer] | None = ...,
         array: _builtins.str = ...,
+        budget: Global___AccountUse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_wait_limit_s", b"_wait_limit_s", "_wait_s", b"_wait_s", "wait_limit_s", b"wait_limit_s", "wait_s", b"wait_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_wait_limit_s", b"_wait_limit_s", "_wait_s", b"_wait_s", "budget", b"budget", "wait_limit_s", b"wait_limit_s", "wait_s", b"wait_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait_limit_s", b"_wait_limit_s", "_wait_s", b"_wait_s", "array", b"array", "cpus", b"cpus", "decided_at_ms", b"decided_at_ms", "decision_id", b"decision_id", "is_wait_upper_bound", b"is_wait_upper_bound", "job_name", b"job_name", "memory_mib", b"memory_mib", "mode", b"mode", "overspill_option", b"overspill_option", "own_partitions", b"own_partitions", "partition", b"partition", "reason", b"reason", "site", b"site", "sites", b"sites", "slots", b"slots", "time_limit_s", b"time_limit_s", "user_id", b"user_id", "verdict", b"verdict", "wait_limit_s", b"wait_limit_s", "wait_s", b"wait_s", "would_be", b"would_be"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait_limit_s", b"_wait_limit_s", "_wait_s", b"_wait_s", "array", b"array", "budget", b"budget", "cpus", b"cpus", "decided_at_ms", b"decided_at_ms", "decision_id", b"decision_id", "is_wait_upper_bound", b"is_wait_upper_bound", "job_name", b"job_name", "memory_mib", b"memory_mib", "mode", b"mode", "overspill_option", b"overspill_option", "own_partitions", b"own_partitions", "partition", b"partition", "reason", b"reason", "site", b"site", "sites", b"sites", "slots", b"slots", "time_limit_s", b"time_limit_s", "user_id", b"user_id", "verdict", b"verdict", "wait_limit_s", b"wait_limit_s", "wait_s", b"wait_s", "would_be", b"would_be"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__wait_limit_s: _TypeAlias = _typing.Literal["wait_limit_s"]  # noqa: Y015
     _WhichOneofArgType__wait_limit_s: _TypeAlias = _typing.Literal["_wait_limit_s", b"_wait_limit_s"]  # noqa: Y015
@@ -442,12 +525,17 @@ class SiteAnswer(_message.Message):
     FREE_CPUS_FIELD_NUMBER: _builtins.int
     FREE_MEMORY_MIB_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DELAY_S_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     is_reachable: _builtins.bool
     free_cpus: _builtins.int
     free_memory_mib: _builtins.int
     reason: _builtins.str
-    """Why this site did not take the job, a stable word; empty where it did, or was not asked."""
+    """Why this site does not get the job, a stable word; empty where it does, or was not asked."""
+    delay_s: _builtins.float
+    """As in SiteStatus, at that moment."""
+    price: _builtins.float
     def __init__(
         self,
         *,
@@ -456,12 +544,16 @@ class SiteAnswer(_message.Message):
         free_cpus: _builtins.int = ...,
         free_memory_mib: _builtins.int = ...,
         reason: _builtins.str = ...,
+        delay_s: _builtins.float | None = ...,
+        price: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_delay_s", b"_delay_s", "delay_s", b"delay_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_cpus", b"free_cpus", "free_memory_mib", b"free_memory_mib", "is_reachable", b"is_reachable", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_delay_s", b"_delay_s", "delay_s", b"delay_s", "free_cpus", b"free_cpus", "free_memory_mib", b"free_memory_mib", "is_reachable", b"is_reachable", "name", b"name", "price", b"price", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__delay_s: _TypeAlias = _typing.Literal["delay_s"]  # noqa: Y015
+    _WhichOneofArgType__delay_s: _TypeAlias = _typing.Literal["_delay_s", b"_delay_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__delay_s) -> _WhichOneofReturnType__delay_s | None: ...
 
 Global___SiteAnswer: _TypeAlias = SiteAnswer  # noqa: Y015
 

@@ -169,13 +169,32 @@ def _tell_decision(story: _Story, decision: pb.DecisionRecord) -> None:
         facts["would wait"] = f"{_bound(decision.is_wait_upper_bound)}{whole_duration(decision.wait_s)}"
     if decision.HasField("wait_limit_s"):
         facts["may wait"] = whole_duration(decision.wait_limit_s)
+    if decision.HasField("budget"):
+        facts["account"] = budget_words(decision.budget)
     print_facts(facts)
     for site in decision.sites:
-        print_line(f"  {site.name}: {_site_words(site, decision)}")
+        print_line(f"  {site.name}: {site_words(site, decision)}")
 
 
-def _site_words(site: pb.SiteAnswer, decision: pb.DecisionRecord) -> str:
+def budget_words(budget: pb.AccountUse) -> str:
+    """Return what the account had, may have, and was asked for."""
+    parts = []
+    if budget.HasField("max_jobs"):
+        parts.append(f"{budget.jobs} of {budget.max_jobs} jobs, this one adds {budget.asked_jobs}")
+    if budget.HasField("max_cpu_hours"):
+        asked = (
+            f"{budget.asked_cpu_hours:.1f}" if budget.HasField("asked_cpu_hours") else "no end: it has no time limit"
+        )
+        parts.append(f"{budget.cpu_hours:.1f} of {budget.max_cpu_hours} CPU-hours of the day, this one adds {asked}")
+    return f"{budget.account or '(none)'}: {'; '.join(parts)}"
+
+
+def site_words(site: pb.SiteAnswer, decision: pb.DecisionRecord) -> str:
     free = f"{site.free_cpus} CPUs and {site.free_memory_mib} MiB were free" if site.is_reachable else "unreachable"
+    if site.HasField("delay_s"):
+        free += f"; jobs started within {whole_duration(site.delay_s)}"
+    if site.price:
+        free += f"; {site.price:g} a CPU-hour"
     if site.name == decision.site:
         return f"chosen; {free}"
     return f"{sentence(site.reason)}; {free}" if site.reason else f"not asked; {free}"

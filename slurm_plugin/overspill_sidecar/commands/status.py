@@ -121,6 +121,8 @@ def _router_problems(router: pb.RouterStatusResponse) -> list[str]:
     problems += [f"site {site.name}: {site.reason}" for site in router.sites if not site.is_reachable]
     if not router.is_queue_fresh:
         problems.append("the router has no fresh picture of the queue, so all jobs run locally: does slurmctld answer?")
+    if router.accounts_problem:
+        problems.append(f"jobs of accounts that a word limits stay local: {router.accounts_problem}")
     if router.records_problem:
         problems.append(f"decisions are forgotten at the router's end: {router.records_problem}")
     return problems
@@ -134,6 +136,7 @@ def _print(picture: _Picture) -> None:
     print_facts(_facts(picture))
     if picture.router is not None:
         _print_sites(picture.router)
+        _print_accounts(picture.router)
     if picture.virtual_nodes:
         print_line()
         rows = [
@@ -198,6 +201,21 @@ def _print_sites(router: pb.RouterStatusResponse) -> None:
     print_table(["SITE", "PARTITION", "AGENT", "STATE", "FOR", "CPUS FREE", "MEMORY FREE", "CPUS PROMISED"], rows)
 
 
+def _print_accounts(router: pb.RouterStatusResponse) -> None:
+    if not router.accounts:
+        return
+    print_line()
+    rows = [
+        [
+            use.account or "(none)",
+            str(use.jobs) + (f" of {use.max_jobs}" if use.HasField("max_jobs") else ""),
+            f"{use.cpu_hours:.1f}" + (f" of {use.max_cpu_hours}" if use.HasField("max_cpu_hours") else ""),
+        ]
+        for use in router.accounts
+    ]
+    print_table(["ACCOUNT", "DIVERTED JOBS", "CPU-HOURS TODAY"], rows)
+
+
 def _state(*, is_good: bool, good: str, bad: str) -> Cell:
     return styled(good, "green") if is_good else styled(bad, "bold red")
 
@@ -219,6 +237,7 @@ def _as_json(picture: _Picture) -> dict[str, object]:
         "router": _daemon(router, queue_age_s=round(router.queue_age_s, 3)) if router else None,
         "relay": _daemon(relay, jobs=relay.jobs) if relay else None,
         "sites": [_site(site) for site in router.sites] if router else None,
+        "accounts": [_account(use) for use in router.accounts] if router else None,
         "nodes": [
             {"name": node.name, "site": site, "is_usable": node.is_usable, "cpus_allocated": node.cpus_allocated}
             for site, node in picture.virtual_nodes
@@ -235,6 +254,16 @@ def _as_json(picture: _Picture) -> dict[str, object]:
 
 def _daemon(answer: pb.RouterStatusResponse | pb.RelayStatusResponse, **more: float) -> dict[str, object]:
     return {"version": answer.version, "started_at_ms": answer.started_at_ms, **more}
+
+
+def _account(use: pb.AccountUse) -> dict[str, object]:
+    return {
+        "account": use.account,
+        "jobs": use.jobs,
+        "max_jobs": use.max_jobs if use.HasField("max_jobs") else None,
+        "cpu_hours": round(use.cpu_hours, 3),
+        "max_cpu_hours": use.max_cpu_hours if use.HasField("max_cpu_hours") else None,
+    }
 
 
 def _site(site: pb.SiteStatus) -> dict[str, object]:

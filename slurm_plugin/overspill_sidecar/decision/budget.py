@@ -60,9 +60,9 @@ def use_of(shape: Shape) -> AccountUse:
     return AccountUse(shape.slots, shape.cpus * shape.tasks * _limit_s(shape.time_limit_s))
 
 
-def budget_of(account: str, shape: Shape, policy: Policy, used: AccountUse) -> Budget:
-    """Return the budget of a job's account with the job in it."""
-    return Budget(account, used, use_of(shape), policy.max_account_jobs(account), policy.max_cpu_hours(account))
+def budget_of(account: str, policy: Policy, used: AccountUse, asked: AccountUse) -> Budget:
+    """Return what the words allow an account, with what it has and what one more job would add."""
+    return Budget(account, used, asked, policy.max_account_jobs(account), policy.max_cpu_hours(account))
 
 
 def claims(jobs: Iterable[Job]) -> Mapping[str, AccountUse]:
@@ -72,9 +72,9 @@ def claims(jobs: Iterable[Job]) -> Mapping[str, AccountUse]:
     """
     found: defaultdict[str, AccountUse] = defaultdict(AccountUse)
     for job in jobs:
-        if job.is_diverted and job.trail is not None:
+        if job.is_diverted:
             cpu_s = job.cpus * job.all_tasks * _limit_s(job.time_limit_s)
-            found[job.trail.account] += AccountUse(job.tasks, cpu_s)
+            found[job.account] += AccountUse(job.tasks, cpu_s)
     return dict(found)
 
 

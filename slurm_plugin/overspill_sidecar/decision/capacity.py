@@ -82,6 +82,7 @@ class SiteCapacity:
         slots: those with most free first; none from an older agent, of which only the sums are known.
         images: what a job may name.
         features: what --constraint may say there; None from an older agent, which does not look at it.
+        used: what this cluster's runs have; None from an older agent: then all that is not free may be theirs.
     """
 
     total: Amount
@@ -90,6 +91,7 @@ class SiteCapacity:
     slots: tuple[SlotGroup, ...] = ()
     images: frozenset[str] = frozenset()
     features: frozenset[str] | None = None
+    used: Amount | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,18 +208,19 @@ def can_start_now(shape: Shape, site: SiteView, room: Room, promised: Amount) ->
     claimed = promised + room.waiting
     slot = amount_of(shape)
     everything = slot * shape.slots
+    unheard = _unheard(site.capacity, room)
     return (
         _have_nodes(room.free_nodes, shape)
         and (room.free - claimed).holds(everything)
-        and _have_slots(site.capacity, shape, claimed + _unheard(site.capacity, room))
-        and (site.capacity.free - claimed).holds(_as_counted_by(site.capacity, everything))
+        and _have_slots(site.capacity, shape, claimed + unheard)
+        and (site.capacity.free - unheard - claimed).holds(_as_counted_by(site.capacity, everything))
         and (site.capacity.total - room.allocated - claimed).holds(_as_counted_by(site.capacity, everything))
     )
 
 
 def _unheard(capacity: SiteCapacity, room: Room) -> Amount:
     """Return what Slurm has given to jobs here that the agent cannot have heard of yet."""
-    return room.allocated - (capacity.total - capacity.free)
+    return room.allocated - (capacity.total - capacity.free if capacity.used is None else capacity.used)
 
 
 def _have_slots(capacity: SiteCapacity, shape: Shape, claimed: Amount) -> bool:

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.cluster import Partition
-from overspill_sidecar.decision.budget import AccountUse, Budget, budget_of
+from overspill_sidecar.decision.budget import AccountUse, Budget, budget_of, use_of
 from overspill_sidecar.decision.capacity import Amount, SiteView
 from overspill_sidecar.decision.choice import Submission, are_too_many, choose_site
 from overspill_sidecar.decision.eligibility import LEFT_TO_US, SITE_CHOICES, why_never_diverted, why_policy_keeps
@@ -166,7 +166,7 @@ def _budget(account: str, shape: Shape, queue: Queue, situation: Situation) -> B
     if not situation.policy.has_budgets or queue.used is None:
         return None
     used = queue.used.get(account, AccountUse()) + situation.promised_use.get(account, AccountUse())
-    budget = budget_of(account, shape, situation.policy, used)
+    budget = budget_of(account, situation.policy, used, use_of(shape))
     return None if budget.max_jobs is None and budget.max_cpu_hours is None else budget
 
 
@@ -246,8 +246,6 @@ def _admin_comment(decision_id: str, site: str, decided: Decision, image: str) -
         is_endless = math.isinf(estimate.median_s)
         trail["wait_s"] = None if is_endless else round(estimate.median_s)
         trail["wait_is_upper_bound"] = estimate.is_upper_bound
-    if decided.account:
-        trail["account"] = decided.account
     if image:
         trail["image"] = image
     return json.dumps(trail, separators=(",", ":"))

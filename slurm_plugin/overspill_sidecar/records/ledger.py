@@ -16,6 +16,8 @@ from typing import Self
 
 import structlog
 
+from overspill_sidecar.records.database import open_database
+
 _log = structlog.get_logger(__name__)
 
 _WRITE_EVERY_S = 1.0
@@ -117,10 +119,10 @@ class Ledger:
     def _open(self) -> sqlite3.Connection:
         if self.path is not None:
             try:
-                return _connected(str(self.path))
+                return open_database(str(self.path), _SCHEMA)
             except sqlite3.Error as error:
                 self._note_problem(f"cannot use {self.path}: {error}")
-        return _connected(":memory:")
+        return open_database(":memory:", _SCHEMA)
 
     def _write(self, batch: Iterable[Entry]) -> bool:
         rows = [(entry.at_ms, entry.owner, entry.name, body) for entry in batch if (body := _body_of(entry))]
@@ -158,16 +160,3 @@ def _body_of(entry: Entry) -> bytes | None:
     except Exception:  # noqa: BLE001 - the edge of what others made; logged with its traceback
         _log.exception("a record is lost", action="record_lost", owner=entry.owner, name=entry.name)
         return None
-
-
-def _connected(name: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(name, check_same_thread=False, timeout=1.0)
-    try:
-        # What the last second decided may be lost with the machine; no decision may wait for a disk to sync.
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(_SCHEMA)
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from overspill.v1 import router_pb2
-from overspill.v1.sidecar_pb2 import DecisionRecord, SiteAnswer
+from overspill.v1.sidecar_pb2 import AccountUse, DecisionRecord, SiteAnswer
+from overspill_sidecar.decision.budget import HOUR_S, UNLIMITED_S, Budget
 from overspill_sidecar.decision.capacity import SiteView
 from overspill_sidecar.decision.decide import Decision
 from overspill_sidecar.policy import Policy
@@ -54,6 +55,8 @@ def message_of(record: Record) -> DecisionRecord:
         message.is_wait_upper_bound = estimate.is_upper_bound
     if decision.own_partitions:
         message.wait_limit_s = max(record.policy.wait_s(name) for name in decision.own_partitions)
+    if decision.budget is not None:
+        message.budget.CopyFrom(message_of_budget(decision.budget))
     if shape := decision.shape:
         message.cpus, message.slots = min(shape.cpus, _UINT32_MAX), min(shape.slots, _UINT32_MAX)
         message.memory_mib = min(shape.memory_mib, _UINT64_MAX)
@@ -65,8 +68,24 @@ def _site_answer(site: SiteView, decision: Decision) -> SiteAnswer:
     capacity = site.capacity
     return SiteAnswer(
         name=site.name,
+        delay_s=site.delay_s,
+        price=site.price,
         is_reachable=site.is_reachable,
         free_cpus=capacity.free.cpus if capacity else 0,
         free_memory_mib=capacity.free.memory_mib if capacity else 0,
         reason=decision.refusals.get(site.name, ""),
+    )
+
+
+def message_of_budget(budget: Budget) -> AccountUse:
+    """Return an account's use and limits as they are kept and shown."""
+    is_endless = budget.asked.cpu_s >= UNLIMITED_S
+    return AccountUse(
+        account=budget.account,
+        jobs=min(budget.used.jobs, _UINT32_MAX),
+        max_jobs=budget.max_jobs,
+        cpu_hours=budget.used.cpu_s / HOUR_S,
+        max_cpu_hours=budget.max_cpu_hours,
+        asked_jobs=min(budget.asked.jobs, _UINT32_MAX),
+        asked_cpu_hours=None if is_endless else budget.asked.cpu_s / HOUR_S,
     )

@@ -83,6 +83,7 @@ class Site:
         self._knows_leases = True
         self._silent_since = time.monotonic()
         self._capacity: SiteCapacity | None = None
+        self._delay_s: float | None = None
         self._failures = _FAILURES_TO_CLOSE
         self._heard_at = float("-inf")
         self._is_outage_known = False
@@ -96,7 +97,14 @@ class Site:
         """Return the site as of its last polls; one that was not heard for several polls counts as unreachable."""
         silence_s = max(3 * self.config.poll_s, 2 * _CAPACITY_DEADLINE_S)
         is_reachable = self._failures < _FAILURES_TO_CLOSE and now - self._heard_at <= silence_s
-        return SiteView(self.name, self.config.partition, is_reachable, self._capacity)
+        return SiteView(
+            self.name,
+            self.config.partition,
+            is_reachable,
+            self._capacity,
+            self._delay_s,
+            self.config.price_per_cpu_hour,
+        )
 
     @property
     def contact(self) -> Contact:
@@ -139,6 +147,7 @@ class Site:
         self._is_outage_known = False
         self._heard_at = time.monotonic()
         self._capacity = _capacity(answer)
+        self._delay_s = answer.start_delay_ms / 1000 if answer.HasField("start_delay_ms") else None
         self._note_answer(answer, asked_at_unix_s)
 
     def _note_failure(self, reason: str) -> None:
@@ -225,6 +234,7 @@ def _capacity(answer: agent_pb2.CapacityResponse) -> SiteCapacity:
         ),
         images=_words(answer.images),
         features=_words(answer.features) if answer.backend else None,
+        used=_amount(answer.used) if answer.HasField("used") else None,
     )
 
 

@@ -291,7 +291,6 @@ def parse_trail(admin_comment: str) -> Trail | None:
         refused_by=tuple(map(str, refused_by)) if isinstance(refused_by, list) else (),
         unfenced_at=str(ours.get("unfenced_at", "")),
         image=str(ours.get("image", "")),
-        account=str(ours.get("account", "")),
     )
 
 

@@ -17,6 +17,9 @@ class ClusterView(Protocol):
     async def snapshot(self) -> Snapshot:
         """Return the whole cluster's state. One query of each kind, whatever the number of jobs.
 
+        Nodes are asked for after jobs: what a job that shows as running has is then taken from its nodes, and no slot
+        that it has looks free. One that starts or ends in between looks larger than it is, which does no harm.
+
         Raises:
             UnavailableError: if Slurm did not answer, or not intelligibly; ask again later.
         """
