@@ -206,6 +206,16 @@ class Partition:
         return self.max_time_s if self.default_time_s is None else self.default_time_s
 
 
+#: How the reasons of the nodes that we drain begin, and what they say of a site that fails its jobs.
+OURS = "overspill: "
+FAILS = "fails its jobs"
+
+
+def is_reason_of_failing(reason: str) -> bool:
+    """Tell whether a node's reason is what the relay writes for a site that fails its jobs."""
+    return reason.startswith(OURS) and f" {FAILS} (" in reason
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     name: str

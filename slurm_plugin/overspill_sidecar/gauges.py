@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from overspill_sidecar.cluster import OURS
 from overspill_sidecar.decision.capacity import Amount
 from overspill_sidecar.health.breaker import Phase
 from overspill_sidecar.health.record import HealthRecord
-from overspill_sidecar.health.wanted import OURS
 from overspill_sidecar.sites.site import Site
 from overspill_sidecar.watch import ClusterWatch, Picture
 

@@ -19,8 +19,10 @@ from overspill_sidecar import metrics
 from overspill_sidecar.decision.budget import use_of
 from overspill_sidecar.decision.capacity import Amount, SiteView, amount_of
 from overspill_sidecar.decision.decide import Decision, Verdict, decide
+from overspill_sidecar.decision.explored import Explored, ExploredJobs
 from overspill_sidecar.decision.promises import Promise, Promises
 from overspill_sidecar.decision.situation import Situation
+from overspill_sidecar.decision.trial import Trials
 from overspill_sidecar.probe import CHECK, RouterHealth
 from overspill_sidecar.records.ledger import Entry, Ledger
 from overspill_sidecar.records.record import Record, message_of
@@ -80,8 +82,11 @@ class Router:
         self._clock = clock
         self._promises = Promises(promise_s)
         self._picture: Picture | None = None
+        self._trials = Trials()
         #: The last decisions, for the wait model.
         self.records: deque[Record] = deque(maxlen=_KEPT_DECISIONS)
+        #: Jobs that stayed by lot: a later look leaves them alone.
+        self.explored = ExploredJobs()
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def decide(self, message: bytes) -> bytes:
@@ -134,6 +139,7 @@ class Router:
         if picture is not None and picture is not self._picture:
             self._picture = picture
             self._promises.settle(picture.seen_decisions, picture.snapshot.asked_at)
+            self._trials.observe(picture.queue.rooms, picture.snapshot.asked_at)
             for record in self._since(picture.snapshot.asked_at):
                 _observe(picture.model, record.decision)
         return picture
@@ -153,6 +159,7 @@ class Router:
             promised=self._promises.by_site,
             promised_jobs=self._promises.jobs_by_site,
             promised_use=self._promises.use_by_account,
+            on_trial=self._trials.at(now),
             user_ids=self._watch.user_ids,
             predict=picture.model.predict if picture else _knows_nothing,
             unix_time_s=time.time(),
@@ -168,6 +175,11 @@ class Router:
             amount, use = amount_of(decision.shape) * decision.shape.slots, use_of(decision.shape)
             self._promises.add(
                 Promise(record.decision_id, decision.site, amount, use, decision.account, record.decided_at)
+            )
+        if decision.reason == "explore" and decision.shape is not None:
+            partitions, shape = frozenset(decision.own_partitions), decision.shape
+            self.explored.note(
+                Explored(record.decided_at_unix_s, record.request.user_id, partitions, shape.cpus, shape.time_limit_s)
             )
         if picture is not None:
             _observe(picture.model, decision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -50,3 +51,8 @@ def test_a_site_that_fails_every_job_loses_none(new_rig: Callable[..., Rig], bre
     for job_id in jobs:
         job = rig.job(job_id)
         assert (job["Partition"], rig.output(job_id)) == ("batch", b"here\n")
+    came_back = [job for job in map(rig.job, jobs) if job["Restarts"] != "0"]
+    assert came_back
+    for job in came_back:
+        # Whoever looks at it again does not send it there.
+        assert json.loads(job["AdminComment"])["overspill"]["refused_by"] == ["site-a"]

@@ -788,3 +788,14 @@ def test_jobs_with_more_gpus_than_the_admin_allows_stay() -> None:
     assert _decide(_with("overspill_gpus=1"), **gpus).reason == "policy_gpus"
     assert _decide(_with("overspill_gpus=2"), **gpus).reason != "policy_gpus"
     assert _decide(_with("overspill_gpus=0")).verdict is Verdict.DIVERT
+
+
+@pytest.mark.parametrize("mode", ["on", "always"])
+def test_a_site_on_trial_gets_a_few_jobs_at_a_time(mode: str) -> None:
+    words = parse_policy([_WORDS.format(mode=mode)])[0]
+    of = snapshot(*full_batch(), running(7, "ovs1", 1, partitions=("overspill",)))
+    on_trial = _situation(of=of, policy=words, on_trial=frozenset({"overspill"}))
+    assert _decide(on_trial, array="1-2").verdict is Verdict.DIVERT
+    assert _decide(on_trial, array="1-3").reason == "site_on_trial"
+    assert _decide(replace(on_trial, promised_jobs={"site-a": 2})).reason == "site_on_trial"
+    assert _decide(replace(on_trial, on_trial=frozenset({"ovs-b"})), array="1-3").verdict is Verdict.DIVERT

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from overspill_sidecar.cluster import Node, Partition, Snapshot
+from overspill_sidecar.cluster import Node, Partition, Snapshot, is_reason_of_failing
 from overspill_sidecar.decision.shape import Shape
 
 
@@ -129,6 +129,8 @@ class Room:
     #: What all its nodes have.
     features: frozenset[str] = frozenset()
     gpu_types: frozenset[str] = frozenset()
+    #: Whether the relay has drained nodes of it because its site fails its jobs.
+    is_failing: bool = False
 
 
 def rooms_in(snapshot: Snapshot) -> Mapping[str, Room]:
@@ -165,6 +167,7 @@ def _room(snapshot: Snapshot, partition: Partition, waiting: Amount, jobs: int) 
         jobs=jobs,
         features=frozenset.intersection(*(node.features for node in nodes)) if nodes else frozenset(),
         gpu_types=frozenset.intersection(*(node.gpu_types for node in nodes)) if nodes else frozenset(),
+        is_failing=any(node.is_drained and is_reason_of_failing(node.reason) for node in nodes),
     )
 
 

@@ -17,6 +17,7 @@ from overspill_sidecar.decision.eligibility import LEFT_TO_US, SITE_CHOICES, fea
 from overspill_sidecar.decision.shape import Shape
 from overspill_sidecar.decision.situation import Situation
 from overspill_sidecar.decision.target import why_target_refuses
+from overspill_sidecar.decision.trial import MOST_JOBS
 from overspill_sidecar.policy import Choice, Mode, Policy
 from overspill_sidecar.slurm_text import names_host
 
@@ -106,8 +107,8 @@ def _why_not(  # noqa: PLR0911 - one return for each reason
         return "target_feature"
     if reason := _why_not_offered(job, site):
         return reason
-    if are_too_many(shape, site.partition, [site], situation):
-        return "max_jobs"
+    if reason := _why_limited(site, shape, situation):
+        return reason
     if reason := why_target_refuses(job, shape, submission.own, room.partition, queue.config, queue.accounting):
         return reason
     if reason := why_never_fits(shape, site, room):
@@ -128,9 +129,15 @@ def _why_not_offered(job: DecideRequest, site: SiteView) -> str | None:
     return None
 
 
-def are_too_many(shape: Shape, partition: str, sites: Iterable[SiteView], situation: Situation) -> bool:
-    """Tell whether the job would be one too many for `overspill_max_jobs`, in `partition` or (empty) in all."""
-    most = situation.policy.max_jobs(partition)
+def _why_limited(site: SiteView, shape: Shape, situation: Situation) -> str | None:
+    if are_too_many(shape, [site], situation.policy.max_jobs(site.partition), situation):
+        return "max_jobs"
+    is_on_trial = site.partition in situation.on_trial
+    return "site_on_trial" if is_on_trial and are_too_many(shape, [site], MOST_JOBS, situation) else None
+
+
+def are_too_many(shape: Shape, sites: Iterable[SiteView], most: int | None, situation: Situation) -> bool:
+    """Tell whether the job would be one too many of the `most` that sites may have together; None is no limit."""
     if most is None or situation.queue is None:
         return False
     rooms = situation.queue.rooms

@@ -173,7 +173,7 @@ def _budget(account: str, shape: Shape, queue: Queue, situation: Situation) -> B
 def _why_too_much(local: Decision, queue: Queue, situation: Situation) -> str | None:
     """Return why no more jobs are diverted, or none of the job's account; None if this one may be."""
     policy, shape = situation.policy, local.shape
-    if shape is not None and are_too_many(shape, "", situation.sites, situation):
+    if shape is not None and are_too_many(shape, situation.sites, policy.max_jobs(), situation):
         return "max_jobs"
     if not policy.has_budgets:
         return None

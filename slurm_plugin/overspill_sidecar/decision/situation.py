@@ -43,5 +43,7 @@ class Situation:
     promised_jobs: Mapping[str, int] = field(default_factory=dict)
     #: By account: what these promises come to.
     promised_use: Mapping[str, AccountUse] = field(default_factory=dict)
+    #: Overspill partitions whose sites have failed their jobs and are tried again.
+    on_trial: frozenset[str] = frozenset()
     #: Of the users whom the policy names.
     user_ids: Mapping[str, int] = field(default_factory=dict)

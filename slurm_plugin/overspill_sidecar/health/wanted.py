@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from overspill_sidecar.cluster import Node
+from overspill_sidecar.cluster import FAILS, OURS, Node
 
-OURS = "overspill: "
 #: Written by the SPANK plugin, which also requeues the job.
 _HAND_OVER = "overspill: cannot hand over: "
 _NEXT_TRY = re.compile(r", next try at (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)$")
@@ -37,7 +36,7 @@ def unreachable(site: str, since_unix_s: float) -> Closure:
 
 def failing(site: str, tally: tuple[int, int], retry_unix_s: float) -> Closure:
     failures, ends = tally
-    return Closure(f"{OURS}{site} fails its jobs", f" ({failures} of {ends}), next try at {_local(retry_unix_s)}")
+    return Closure(f"{OURS}{site} {FAILS}", f" ({failures} of {ends}), next try at {_local(retry_unix_s)}")
 
 
 def drained_there(site: str, reason: str) -> Closure:
@@ -46,7 +45,7 @@ def drained_there(site: str, reason: str) -> Closure:
 
 def next_try(node: Node, site: str) -> float | None:
     """Return when a site that this node was drained for as failing is to be tried again, Unix seconds."""
-    found = _NEXT_TRY.search(node.reason) if node.reason.startswith(f"{OURS}{site} fails its jobs") else None
+    found = _NEXT_TRY.search(node.reason) if node.reason.startswith(f"{OURS}{site} {FAILS}") else None
     if not node.is_drained or found is None:
         return None
     try:

@@ -64,6 +64,7 @@ _JOB: Mapping[str, str] = {
 }
 _SITE: Mapping[str, str] = {
     "no_such_site": "overspill_to names a partition that no site has",
+    "site_on_trial": "it has failed its jobs, and for a minute no more than 3 jobs at a time are sent there to try it",
     "came_back": "it could not run the job before, which is not sent there again",
     "starts_later": "it could take the job now, but has lately taken longer to start jobs than the chosen site",
     "dearer": "it could take the job now, but is dearer than the chosen site",
