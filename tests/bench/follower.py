@@ -20,6 +20,8 @@ class Follower:
     lines: list[tuple[str, int]] = field(default_factory=list)
     _file: BinaryIO | None = None
     _rest: bytes = b""
+    #: Read so far; a file that is opened again goes on from there.
+    _position: int = 0
 
     def look(self) -> None:
         """Take what has come since the last look."""
@@ -27,8 +29,10 @@ class Follower:
             if not self.path.exists():
                 return
             self._file = self.path.open("rb", buffering=0)
+            self._file.seek(self._position)
         data = self._file.read()
         if data:
+            self._position += len(data)
             seen_ns = time.time_ns()
             *complete, self._rest = (self._rest + data).split(b"\n")
             self.lines += [(line.decode(), seen_ns) for line in complete]

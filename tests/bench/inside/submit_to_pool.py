@@ -19,6 +19,8 @@ def main() -> None:
     order: dict[str, Any] = json.load(sys.stdin)
     htcondor2.param["SEC_TOKEN_DIRECTORY"] = order["token_directory"]
     htcondor2.param["SEC_CLIENT_AUTHENTICATION_METHODS"] = "IDTOKENS"
+    for name in ("AUTHENTICATION", "ENCRYPTION", "INTEGRITY"):
+        htcondor2.param[f"SEC_CLIENT_{name}"] = "REQUIRED"
     schedd = htcondor2.Schedd(
         htcondor2.Collector(order["collector"]).locate(htcondor2.DaemonType.Schedd, order["schedd"])
     )

@@ -39,8 +39,6 @@ DIFFERENT: dict[SiteBackend, frozenset[str]] = {
     SiteBackend.DOCKER: frozenset(),
     SiteBackend.HTCONDOR: frozenset(
         {
-            # the script lies in HTCondor's scratch directory, and its path shows
-            *("script-that-looks-at-itself", "no-terminal"),
             # no supplementary groups
             "identity",
             # no such name can be a job's owner
