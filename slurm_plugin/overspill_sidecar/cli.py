@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import click
@@ -12,6 +13,8 @@ from overspill.daemon import LOG_LEVELS, set_up_logs
 from overspill.errors import OverspillError
 from overspill_sidecar.app import Role, Sidecar
 from overspill_sidecar.config import DEFAULT_PATH, SidecarConfig, load
+from overspill_sidecar.wait.stdio import answers
+from overspill_sidecar.wait.trees import are_available
 
 _config_option = click.option(
     "--config",
@@ -31,6 +34,7 @@ def main() -> None:
     \b
     Examples:
       overspill-sidecar run --config /etc/overspill/sidecar.toml
+      overspill-sidecar wait-model --stdio < events.jsonl
     """
 
 
@@ -56,6 +60,33 @@ def run(path: Path, role: str, log_level: str) -> None:
     set_up_logs(log_level)
     try:
         asyncio.run(_serve(load(path), Role(role)))
+    except OverspillError as error:
+        raise click.ClickException(error.reason) from error
+
+
+@main.command("wait-model")
+@click.option("--stdio", is_flag=True, required=True, help="Read events and questions from stdin, answer on stdout.")
+@click.option(
+    "--trees/--no-trees", default=True, show_default=True, help="With boosted trees, where they are installed."
+)
+def wait_model(*, stdio: bool, trees: bool) -> None:  # noqa: ARG001 - the only way to ask it so far
+    """Predict queue waits from events given as JSON, one object to a line: to judge the model on a recorded queue.
+
+    \b
+    Examples:
+      overspill-sidecar wait-model --stdio <<'END'
+      {"op":"site","procs":64}
+      {"op":"submit","job":{"id":1,"submit":0,"procs":64,"req_time":3600,"user":3,"queue":"batch"}}
+      {"op":"start","id":1,"t":10}
+      {"op":"predict","job":{"id":2,"submit":99,"procs":4,"req_time":600,"user":4,"queue":"batch"},"now":99}
+      END
+    """
+    has_trees = trees and are_available()
+    if trees and not has_trees:
+        click.echo("wait-model: without trees: the extra is not installed (pip install 'overspill[trees]')", err=True)
+    try:
+        for answer in answers(sys.stdin, with_trees=has_trees):
+            click.echo(answer)
     except OverspillError as error:
         raise click.ClickException(error.reason) from error
 

@@ -1,0 +1,215 @@
+"""The learned wait model: follows the queue by its events, learns from each start and from each wait that goes on."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+
+from overspill_sidecar.wait.blend import Blend
+from overspill_sidecar.wait.bound import AdaptiveShare
+from overspill_sidecar.wait.features import NAMES, features_of
+from overspill_sidecar.wait.forest import Forest
+from overspill_sidecar.wait.learner import Learner, Vector, sigmoid
+from overspill_sidecar.wait.outlook import GRID_S, Outlook
+from overspill_sidecar.wait.queue import QueueState
+from overspill_sidecar.wait.samples import Samples, TrainingSet
+from overspill_sidecar.wait.tracked import Tracked
+from overspill_sidecar.wait.waiting import WaitingJob
+
+#: A job that is first heard of later than this after its submission teaches nothing: the queue it met is not known.
+_FRESH_S = 120.0
+#: Trees are fitted first after so many jobs, and anew after this share more of them, up to so many.
+_FIRST_FIT, _GROWTH, _REFIT = 500, 1.5, 700
+
+
+@dataclass(frozen=True, slots=True)
+class _Opinion:
+    """What was thought of a job at one moment."""
+
+    features: Vector
+    learned: Vector
+    forest: Vector | None
+    outlook: Outlook
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """What is to be learnt from a pending job: it has exceeded the first `passed` waits of the grid."""
+
+    job: Tracked
+    sample: int
+    upper_s: float
+    passed: int = 0
+    is_bound_judged: bool = False
+
+
+class OnlineModel:
+    """Predicts waits in one cluster. Not thread-safe; all calls cost well under a millisecond.
+
+    Times are Unix seconds. Events may come late but not out of order by more than a poll: each is taken to have
+    happened when it says. Events about jobs that are not known are passed over, as are repeated ones.
+    """
+
+    def __init__(self, cpus: int) -> None:
+        """Start knowing nothing.
+
+        Args:
+            cpus: of the whole cluster.
+        """
+        self.queue = QueueState(max(1, cpus))
+        self.learner = Learner(len(NAMES))
+        self.blend = Blend()
+        self.bound = AdaptiveShare()
+        self.samples = Samples(len(NAMES))
+        self.forest: Forest | None = None
+        #: Jobs taken into the samples when trees were last asked for.
+        self.fitted_at = 0
+        self.waiting: dict[int | str, _Waiting] = {}
+        #: When pending jobs pass the next wait of the grid, or their bound: (time, number, key of the job).
+        self.due: list[tuple[float, int, int | str]] = []
+        self._asked: tuple[WaitingJob, float, _Opinion] | None = None
+
+    def set_cpus(self, cpus: int) -> None:
+        """Note how many CPUs the cluster has now."""
+        self.queue.cpus = max(1, cpus)
+
+    def predict(self, job: WaitingJob, now_s: float, waited_s: float = 0.0) -> Outlook:
+        """Return how long `job` would wait if it were submitted now, or waits if it has waited `waited_s` already."""
+        opinion = self._opinion_of(self.queue.look_at(job), job, now_s)
+        if waited_s <= 0:
+            self._asked = (job, now_s, opinion)
+            return opinion.outlook
+        outlook = Outlook(opinion.outlook.exceeds, waited_s, 0.0)
+        return Outlook(outlook.exceeds, waited_s, outlook.quantile_s(self.bound.share))
+
+    def submitted(self, job: WaitingJob, now_s: float | None = None) -> None:
+        """Take a job into the queue.
+
+        Args:
+            job: not known yet, or nothing happens.
+            now_s: when it was first heard of, if that was later than its submission.
+        """
+        if job.key in self.queue.pending or job.key in self.queue.running:
+            return
+        now_s = job.submit_s if now_s is None else now_s
+        tracked = self.queue.look_at(job)
+        opinion = self._opinion_of(tracked, job, now_s) if now_s - job.submit_s <= _FRESH_S else None
+        self.advance(now_s)
+        if opinion is not None:
+            self._take_sample(tracked, opinion)
+        self.queue.submitted(tracked)
+        self._asked = None
+
+    def started(self, key: int | str, at_s: float) -> None:
+        """Note that a pending job has started, and learn how long it has waited."""
+        job = self.queue.pending.get(key)
+        if job is None:
+            return
+        self.advance(at_s)
+        waiting = self.waiting.pop(key, None)
+        if waiting is not None:
+            self._learn(waiting, waiting.passed, len(GRID_S), 0.0)
+            self.samples.ended(waiting.sample, at_s)
+            if not waiting.is_bound_judged:
+                self.bound.learn(has_held=at_s - job.submit_s <= waiting.upper_s)
+        self.queue.started(job, max(at_s, job.submit_s))
+        self._asked = None
+
+    def ended(self, key: int | str, at_s: float) -> None:
+        """Note that a running job has ended. A pending one that ended has left the queue: `removed`."""
+        job = self.queue.running.get(key)
+        if job is None:
+            self.removed(key, at_s)
+            return
+        self.advance(at_s)
+        self.queue.ended(job, at_s)
+        self._asked = None
+
+    def removed(self, key: int | str, at_s: float) -> None:
+        """Forget a pending job that does not wait here any more: cancelled, diverted, held, or waiting by its own wish.
+
+        How long it would have waited is not known, and not guessed.
+        """
+        job = self.queue.pending.get(key)
+        if job is None:
+            return
+        self.advance(at_s)
+        waiting = self.waiting.pop(key, None)
+        if waiting is not None:
+            self.samples.ended(waiting.sample, np.inf)
+        self.queue.removed(job)
+        self._asked = None
+
+    def advance(self, now_s: float) -> None:
+        """Learn from the jobs that wait still and have passed a wait of the grid, or their bound, by now."""
+        while self.due and self.due[0][0] <= now_s:
+            _, sample, key = heapq.heappop(self.due)
+            waiting = self.waiting.get(key)
+            if waiting is not None and waiting.sample == sample:
+                self._pass(waiting, now_s)
+                self._asked = None
+
+    def wants_trees(self) -> bool:
+        """Tell whether enough jobs have come since trees were last fitted."""
+        if not self.fitted_at:
+            return self.samples.taken >= _FIRST_FIT
+        return self.samples.taken >= min(self.fitted_at * _GROWTH, self.fitted_at + _REFIT)
+
+    def training_set(self, now_s: float) -> TrainingSet:
+        """Return what to fit trees to; `wants_trees` is false then until more jobs have come."""
+        self.fitted_at = self.samples.taken
+        return self.samples.training_set(now_s)
+
+    def take_trees(self, forest: Forest) -> None:
+        """Ask these trees, too, from now on."""
+        self.forest = forest
+        self._asked = None
+
+    def _opinion_of(self, tracked: Tracked, job: WaitingJob, now_s: float) -> _Opinion:
+        if self._asked is not None and self._asked[:2] == (job, now_s):
+            return self._asked[2]
+        features = features_of(tracked, job.nodes, job.facts, self.queue, now_s)
+        learned = self.learner.logits(features)
+        forest = None if self.forest is None else self.forest.logits(features)
+        blended = learned if forest is None else self.blend.logits(learned, forest)
+        exceeds = np.minimum.accumulate(sigmoid(blended)).tolist()
+        outlook = Outlook(exceeds, 0.0, 0.0)
+        return _Opinion(features, learned, forest, Outlook(exceeds, 0.0, outlook.quantile_s(self.bound.share)))
+
+    def _take_sample(self, tracked: Tracked, opinion: _Opinion) -> None:
+        self.learner.see(opinion.features)
+        sample = self.samples.add(opinion.features, opinion.learned, opinion.forest, tracked.submit_s)
+        waiting = self.waiting[tracked.key] = _Waiting(tracked, sample, opinion.outlook.upper_s)
+        self._await(waiting)
+
+    def _await(self, waiting: _Waiting) -> None:
+        """Put down when the next thing is learnt from a job that goes on waiting."""
+        times = [] if waiting.is_bound_judged else [waiting.upper_s]
+        times += GRID_S[waiting.passed : waiting.passed + 1]
+        if times:
+            heapq.heappush(self.due, (waiting.job.submit_s + min(times), waiting.sample, waiting.job.key))
+
+    def _pass(self, waiting: _Waiting, now_s: float) -> None:
+        waited_s = now_s - waiting.job.submit_s
+        if not waiting.is_bound_judged and waited_s >= waiting.upper_s:
+            waiting.is_bound_judged = True
+            self.bound.learn(has_held=False)
+        passed = waiting.passed
+        while passed < len(GRID_S) and waited_s >= GRID_S[passed]:
+            passed += 1
+        if passed > waiting.passed:
+            self._learn(waiting, waiting.passed, passed, 1.0)
+            waiting.passed = passed
+        self._await(waiting)
+
+    def _learn(self, waiting: _Waiting, first: int, last: int, exceeded: float) -> None:
+        slot = self.samples.slot_of(waiting.sample)
+        if slot is None or first >= last:
+            return
+        samples = self.samples
+        self.learner.learn(samples.features[slot].astype(np.float64), first, last, exceeded)
+        forest = samples.forest[slot].astype(np.float64)
+        if not np.isnan(forest[0]):
+            self.blend.learn(samples.learned[slot].astype(np.float64), forest, first, last, exceeded)
