@@ -40,6 +40,9 @@ _WAITS_FOR_ITSELF = (
     "launch failed",
 )
 
+#: Reasons of those that a limit of accounting keeps back, whatever is free. Source: as above.
+_LIMITED = ("Assoc", "QOS")
+
 
 @dataclass(frozen=True, slots=True)
 class Trail:
@@ -146,6 +149,11 @@ class Job:
     def has_attempt(self) -> bool:
         """Whether this attempt goes on: it is active, and Slurm is not ending it for whatever reason."""
         return self.state in _STARTED_STATES
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether a limit of its association or QOS keeps it pending: then no free node starts it."""
+        return self.is_pending and self.reason.startswith(_LIMITED)
 
     @property
     def is_diverted(self) -> bool:

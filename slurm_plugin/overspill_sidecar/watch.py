@@ -13,6 +13,7 @@ from overspill.errors import OverspillError
 from overspill_sidecar import metrics
 from overspill_sidecar.cluster import ClusterConfig, Snapshot
 from overspill_sidecar.decision.capacity import rooms_in
+from overspill_sidecar.decision.claims import VainClaims
 from overspill_sidecar.decision.situation import Queue
 from overspill_sidecar.policy import (
     Policy,
@@ -66,6 +67,7 @@ class ClusterWatch:
         self._view = view
         self._refresh_s = refresh_s
         self._tally = tally
+        self._vain_claims = VainClaims()
         self._renewed = asyncio.Event()
         self._is_failing = False
         self.picture: Picture | None = None
@@ -120,7 +122,7 @@ class ClusterWatch:
         """
         with metrics.SNAPSHOT_SECONDS.time():
             snapshot = await self._view.snapshot()
-            picture = await asyncio.to_thread(prepare, snapshot, self._tally)
+            picture = await asyncio.to_thread(prepare, snapshot, self._tally, self._vain_claims)
         self._take_policy(snapshot)
         await self._look_up_users()
         self.picture = picture
@@ -165,15 +167,21 @@ class ClusterWatch:
         self._is_failing = True
 
 
-def prepare(snapshot: Snapshot, tally: Tally | None = None) -> Picture:
-    """Make a picture of a snapshot: not for the event loop, nor for two threads at once with one tally."""
+def prepare(snapshot: Snapshot, tally: Tally | None = None, vain_claims: VainClaims | None = None) -> Picture:
+    """Make a picture of a snapshot: not for the event loop.
+
+    Args:
+        snapshot: what Slurm said.
+        tally: remembers what accounts have had; without one nobody knows.
+        vain_claims: remembers who waits in vain. One thread at a time may use either.
+    """
     default = snapshot.default_partition
     return Picture(
         snapshot=snapshot,
         queue=Queue(
             snapshot.config,
             default.name if default else "",
-            rooms_in(snapshot),
+            rooms_in(snapshot, vain_claims.observe(snapshot) if vain_claims else ()),
             snapshot.accounting,
             snapshot.is_federated,
             tally.observe(snapshot) if tally else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from overspill_sidecar.cluster import Node, Partition, Snapshot, is_reason_of_failing
@@ -122,7 +122,7 @@ class Room:
     #: Of its usable nodes together: what is free, and what jobs have.
     free: Amount
     allocated: Amount
-    #: What jobs competing for these nodes take as soon as Slurm looks at them.
+    #: What jobs competing for these nodes take as soon as Slurm looks at them; nothing for those that a limit keeps.
     waiting: Amount
     #: Jobs and array tasks that run here, or that compete for these nodes among others.
     jobs: int = 0
@@ -133,12 +133,17 @@ class Room:
     is_failing: bool = False
 
 
-def rooms_in(snapshot: Snapshot) -> Mapping[str, Room]:
-    """Return every partition's room: one walk over the queue, so that a decision needs none."""
+def rooms_in(snapshot: Snapshot, vain: Collection[int] = ()) -> Mapping[str, Room]:
+    """Return every partition's room: one walk over the queue, so that a decision needs none.
+
+    Args:
+        snapshot: the queue.
+        vain: ids of jobs that claim nothing, though they wait.
+    """
     waiting: defaultdict[str, Amount] = defaultdict(Amount)
     jobs: Counter[str] = Counter()
     for job in snapshot.jobs:
-        if job.is_competing:
+        if job.is_competing and not job.is_limited and job.slurm_job_id not in vain:
             for name in job.partitions:
                 waiting[name] += Amount(job.cpus, job.memory_mib, job.gpus) * job.tasks
         if job.is_competing or job.is_active:

@@ -35,8 +35,9 @@ async def send_home(view: ClusterView, job: Job, site: str) -> bool:
     if not await requeue(view, job):
         return False
     try:
-        await view.update(job.name, Partition=job.trail.partition)
+        # In this order: at home it may start at once, and be over, and then it takes no mark any more.
         await view.update(job.name, AdminComment=marked_as_refused(job, site))
+        await view.update(job.name, Partition=job.trail.partition)
     except NotFoundError:
         _log.info("job cancelled on its way home", action="leave_cancelled", **_names(job))
     return True
