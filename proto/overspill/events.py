@@ -34,6 +34,8 @@ SIDECAR_EVENTS: Final[dict[str, str]] = {
     "job_sent_home": "a job that its site did not take goes back to its own partition",
     "job_requeued": "Slurm starts a job again whose run was lost",
     "stranded_home": "a job that waited in vain for its closed site goes back to its own partition",
+    "late_added": "a pending job may start at a site as well: waiting at home has become too long",
+    "late_recalled": "a pending job stays at home after all",
     "nodes_undrained": "a site's virtual nodes may be used again",
     "leave_cancelled": "a job was cancelled on its way home",
     "run_settled": "the site may forget the run: its end is the job's",

@@ -71,6 +71,10 @@ class RouterAdmin(RouterAdminServicer):
             records_problem=self._ledger.problem,
             accounts=_account_uses(watch),
             accounts_problem=self._tally.problem if self._tally else "",
+            late_changes=[
+                pb.LateChangeCount(site=site, change=change, count=count)
+                for (site, change), count in self._router.late_counts()
+            ],
         )
         if watch.picture is not None:
             response.queue_age_s = now - watch.picture.snapshot.asked_at

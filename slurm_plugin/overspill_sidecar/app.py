@@ -25,6 +25,7 @@ from overspill_sidecar.admin import RelayAdmin, RouterAdmin, serve_relay_admin, 
 from overspill_sidecar.config import SidecarConfig
 from overspill_sidecar.gauges import BreakerGauges, PromiseGauges, WatchGauges
 from overspill_sidecar.health import HealthRecord, NodeKeeper
+from overspill_sidecar.late import LateLook
 from overspill_sidecar.listening import SocketPath
 from overspill_sidecar.probe import RouterHealth
 from overspill_sidecar.reconcile import Reconciler
@@ -131,6 +132,9 @@ class Sidecar:
             admin = await serve_router_admin(RouterAdmin(router, self._watch, sites, ledger, self._tally), path)
             stack.push_async_callback(admin.stop, _DRAIN_S)
             tasks["decision records"] = ledger.run
+            tasks["pending jobs"] = LateLook(
+                self._watch, self._view, sites, router, self._config.router.late_every_s
+            ).run
         if self._role in {Role.RELAY, Role.ALL}:
             path = stack.enter_context(SocketPath(self._config.relay.socket)).path
             ledger = stack.enter_context(Ledger(self._config.relay.records, self._config.relay.keep_records))

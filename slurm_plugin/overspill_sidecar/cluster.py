@@ -58,11 +58,60 @@ class Trail:
     unfenced_at: str = ""
     #: The site's image that the user has named; empty if none.
     image: str = ""
+    #: Time limit that it had when we changed it, as `limit_text` has it; empty: not known.
+    time_limit: str = ""
+    #: Unix seconds at which the site's partition was last added to a pending job's list, and taken off; 0: never.
+    added_at_s: int = 0
+    recalled_at_s: int = 0
 
     @property
     def own_partition(self) -> str:
         """The first of the partitions that the user meant."""
         return self.partition.partition(",")[0]
+
+
+def limit_text(time_limit_s: int | None) -> str:
+    """Return a time limit as a trail keeps it: whole minutes, as Slurm does."""
+    return "unlimited" if time_limit_s is None else str(-(-time_limit_s // 60) * 60)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """What a pending job asks for beside its `Job`, as far as Slurm shows it; what is not asked for is empty.
+
+    Attributes:
+        has_script, is_het, is_cron, is_held: what kind of job it is, and whether it is held.
+        is_exclusive, asks_all_memory: whether it wants whole nodes, or all memory of its nodes (--mem=0).
+        memory_per_cpu_mib, memory_per_node_mib: at most one is set, by the job or by its partition's default.
+        tres, tres_scopes: generic resources as written, and of what each is asked for.
+        odd_options: options that a site cannot honour, as sbatch spells them.
+    """
+
+    features: str = ""
+    licenses: str = ""
+    required_nodes: str = ""
+    excluded_nodes: str = ""
+    dependency: str = ""
+    burst_buffer: str = ""
+    container: str = ""
+    has_script: bool = True
+    is_het: bool = False
+    is_cron: bool = False
+    is_held: bool = False
+    is_exclusive: bool = False
+    asks_all_memory: bool = False
+    min_nodes: int = 1
+    max_nodes: int = 0
+    num_tasks: int = 1
+    cpus_per_task: int = 0
+    tasks_per_node: int = 0
+    memory_per_cpu_mib: int = 0
+    memory_per_node_mib: int = 0
+    tres: tuple[str, ...] = ()
+    tres_scopes: tuple[str, ...] = ()
+    cpus_per_tres: str = ""
+    mem_per_tres: str = ""
+    odd_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +177,8 @@ class Job:
     qos: str = ""
     #: Asked for while pending, used by it afterwards; empty: none.
     reservation: str = ""
+    #: Of a record that stands for several tasks: which, as an array expression without a throttle; else empty.
+    array_tasks: str = ""
 
     @property
     def name(self) -> str:

@@ -54,6 +54,8 @@ class RouterConfig(_Section):
     accounts: _AbsolutePath = Path("/var/lib/overspill/accounts.db")
     #: How long capacity stays promised to a decision whose job does not appear.
     promise_s: float = Field(default=30.0, gt=0, le=600)
+    #: Between two looks at pending jobs: who is let go to a site after all, or called back.
+    late_every_s: float = Field(default=10.0, ge=0.5, le=3600)
 
     @property
     def admin_path(self) -> Path:

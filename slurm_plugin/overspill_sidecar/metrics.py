@@ -24,6 +24,13 @@ DECISION_SECONDS: Final = Histogram(
     registry=REGISTRY,
 )
 
+LATE_CHANGES: Final = Counter(
+    "overspill_late_changes_total",
+    "Pending jobs that were let go to a site after all, or called back before they started there.",
+    ["site", "change"],
+    registry=REGISTRY,
+)
+
 # Slurm
 
 SNAPSHOT_SECONDS: Final = Histogram(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import secrets
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,15 +19,16 @@ from overspill.errors import InvalidRequestError
 from overspill.v1 import router_pb2
 from overspill_sidecar import metrics
 from overspill_sidecar.decision.budget import use_of
-from overspill_sidecar.decision.capacity import Amount, SiteView, amount_of
+from overspill_sidecar.decision.capacity import Amount, SiteView, amount_of, can_start_now
 from overspill_sidecar.decision.decide import Decision, Verdict, decide
 from overspill_sidecar.decision.explored import Explored, ExploredJobs
 from overspill_sidecar.decision.promises import Promise, Promises
 from overspill_sidecar.decision.situation import Situation
 from overspill_sidecar.decision.trial import Trials
+from overspill_sidecar.policy import Mode, Policy
 from overspill_sidecar.probe import CHECK, RouterHealth
 from overspill_sidecar.records.ledger import Entry, Ledger
-from overspill_sidecar.records.record import Record, message_of
+from overspill_sidecar.records.record import Late, Record, message_of
 from overspill_sidecar.unary import UnaryServer
 from overspill_sidecar.wait import QueuedJob, WaitEstimate, WaitModel
 from overspill_sidecar.watch import ClusterWatch, Picture
@@ -52,11 +55,31 @@ class SiteSource(Protocol):
     def view(self, now: float) -> SiteView: ...
 
 
+@dataclass(frozen=True, slots=True)
+class LateQuestion:
+    """A pending job, or one task of a pending array.
+
+    Attributes:
+        decision_id: names the answer.
+        request: what the job asks for.
+        predict: its whole wait in a partition of its own.
+        refused_by: sites that could not take it before.
+        change: what the record says of it beside.
+    """
+
+    decision_id: str
+    request: router_pb2.DecideRequest
+    predict: Callable[[QueuedJob], WaitEstimate | None]
+    refused_by: Sequence[str]
+    change: Late
+
+
 class Router:
     """Decides. All state is what the watch and the sites hold, the open promises, and the last records.
 
-    Runs in the server's one thread, beside the event loop: of what the loop's tasks change, it reads each thing once
-    (the watch's picture and policy are swapped in whole). Promises and records are its own.
+    Submissions are decided in the server's one thread, pending jobs (`late`) in the event loop's: a lock lets one of
+    them decide at a time, so that what one gives away the other sees. Of what the loop's tasks change, a decision reads
+    each thing once (the watch's picture and policy are swapped in whole). Promises and records are the router's own.
     """
 
     def __init__(
@@ -88,6 +111,8 @@ class Router:
         #: Jobs that stayed by lot: a later look leaves them alone.
         self.explored = ExploredJobs()
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._late_counts: Counter[tuple[str, str]] = Counter()
+        self._deciding = threading.Lock()
 
     def decide(self, message: bytes) -> bytes:
         """Answer an encoded DecideRequest; whatever goes wrong here, the answer is "local".
@@ -100,7 +125,8 @@ class Router:
         except DecodeError as error:
             raise InvalidRequestError(f"no DecideRequest: {error}") from error
         try:
-            response = self.answer(request)
+            with self._deciding:
+                response = self.answer(request)
         except Exception:  # noqa: BLE001 - the RPC's edge; logged with its traceback
             _log.exception("decision failed", action="decide_failed")
             metrics.DECISIONS.labels(Verdict.LOCAL, "router_error").inc()
@@ -120,6 +146,49 @@ class Router:
             metrics.DECISIONS.labels(decision.verdict, decision.reason).inc()
             metrics.DECISION_SECONDS.observe(self._clock() - now)
         return _to_response(decision_id, decision)
+
+    def decide_late(self, late: LateQuestion) -> Decision:
+        """Decide about a pending job as about a submission; promise and record what is given away.
+
+        Where a submission that must leave may wait at its site, a pending job waits at home for a free slot.
+        """
+        with self._deciding:
+            now = self._clock()
+            self._promises.withdraw(late.decision_id)
+            picture = self._current_picture(now)
+            situation = self._situation(picture, now)
+            unix_s, policy = situation.unix_time_s, situation.policy
+            # Slurm's times are to be compared with the moment at which it said them.
+            asked_at_s = picture.snapshot.unix_time_s if picture else unix_s
+            situation = replace(situation, predict=late.predict, unix_time_s=asked_at_s)
+            decision = decide(late.request, situation, late.decision_id, refused_by=late.refused_by)
+            if decision.verdict is Verdict.DIVERT and not _is_free_now(decision, situation):
+                decision = replace(decision, verdict=Verdict.LOCAL, reason="no_free_slot", would_be=None)
+            record = Record(late.decision_id, now, unix_s, late.request, decision, policy, situation.sites, late.change)
+            if decision.verdict is Verdict.DIVERT or is_shadowed(decision, policy):
+                self._keep(record)
+            self._promise(record)
+            return decision
+
+    def note_recall(self, decision_id: str, request: router_pb2.DecideRequest, decision: Decision, late: Late) -> None:
+        """Record that a job needs no site any more."""
+        now = self._clock()
+        sites = [site.view(now) for site in self._sites]
+        self._keep(Record(decision_id, now, time.time(), request, decision, self._watch.policy, sites, late))
+
+    def withdraw(self, decision_id: str) -> None:
+        """Take back a promise whose job does not come."""
+        with self._deciding:
+            self._promises.withdraw(decision_id)
+
+    def count_late(self, site: str, change: str) -> None:
+        """Count a change of a pending job."""
+        self._late_counts[site, change] += 1
+        metrics.LATE_CHANGES.labels(site, change).inc()
+
+    def late_counts(self) -> Sequence[tuple[tuple[str, str], int]]:
+        """Return how often jobs were changed late since the start, by (site, change)."""
+        return sorted(self._late_counts.items())
 
     def decision_counts(self) -> Sequence[tuple[tuple[str, str], int]]:
         """Return how often each (verdict, reason) was decided since the start, most often first. Any thread may ask."""
@@ -169,13 +238,8 @@ class Router:
         decision = record.decision
         self.records.append(record)
         self._counts[decision.verdict, decision.reason] += 1
-        if self._ledger is not None:
-            self._ledger.add(_entry(record))
-        if decision.verdict is Verdict.DIVERT and decision.shape is not None:
-            amount, use = amount_of(decision.shape) * decision.shape.slots, use_of(decision.shape)
-            self._promises.add(
-                Promise(record.decision_id, decision.site, amount, use, decision.account, record.decided_at)
-            )
+        self._keep(record)
+        self._promise(record)
         if decision.reason == "explore" and decision.shape is not None:
             partitions, shape = frozenset(decision.own_partitions), decision.shape
             self.explored.note(
@@ -192,6 +256,31 @@ class Router:
             site=decision.site,
             user_id=record.request.user_id,
         )
+
+    def _keep(self, record: Record) -> None:
+        if self._ledger is not None:
+            self._ledger.add(_entry(record))
+
+    def _promise(self, record: Record) -> None:
+        decision = record.decision
+        if decision.verdict is Verdict.DIVERT and decision.shape is not None:
+            amount, use = amount_of(decision.shape) * decision.shape.slots, use_of(decision.shape)
+            self._promises.add(
+                Promise(record.decision_id, decision.site, amount, use, decision.account, record.decided_at)
+            )
+
+
+def is_shadowed(decision: Decision, policy: Policy) -> bool:
+    """Tell whether it is mode shadow alone that keeps the job."""
+    return policy.mode is Mode.SHADOW and decision.would_be is Verdict.DIVERT
+
+
+def _is_free_now(decision: Decision, situation: Situation) -> bool:
+    """Tell whether the job can start at the decision's site now; one whose user insists was not asked that."""
+    site = next(site for site in situation.sites if site.name == decision.site)
+    room = situation.queue.rooms.get(site.partition) if situation.queue else None
+    promised = situation.promised.get(site.name, Amount())
+    return room is not None and decision.shape is not None and can_start_now(decision.shape, site, room, promised)
 
 
 def _entry(record: Record) -> Entry:

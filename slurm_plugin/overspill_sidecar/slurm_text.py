@@ -84,6 +84,24 @@ def count_array_tasks(expression: str) -> int:
     return min(total, int(throttle)) if throttle.isdecimal() and int(throttle) else total
 
 
+def last_array_tasks(expression: str, most: int) -> list[int]:
+    """Return the highest task ids of a list such as `1-10:2,17`, the highest first.
+
+    Raises:
+        ValueError: if the text is no list of array tasks.
+    """
+    ids: list[int] = []
+    for part in expression.strip("[]").split(",")[::-1]:
+        match = _ARRAY_PART.fullmatch(part)
+        if not match:
+            raise ValueError(f"{expression!r} is no list of array tasks")
+        tasks = range(int(match[1]), int(match[2] or match[1]) + 1, max(1, int(match[3] or 1)))
+        ids += tasks[::-1][: most - len(ids)]
+        if len(ids) >= most:
+            break
+    return ids
+
+
 def expand_hosts(expression: str) -> tuple[str, ...]:
     """Return the names in a host list such as `c[01-03,7],ovs1`.
 

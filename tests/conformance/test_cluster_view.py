@@ -15,16 +15,19 @@ from typing import Protocol
 import pytest
 
 from overspill.errors import NotFoundError, UnrunnableError
-from overspill_sidecar.cluster import Job, JobDetails, Node, Trail
+from overspill_sidecar.cluster import Job, JobDetails, JobRequest, Node, Trail
 from overspill_sidecar.relay.going_home import requeue, send_home, start_soon
 from overspill_sidecar.slurm import ClusterView, CommandLineView, InMemoryView
+from overspill_sidecar.slurm_text import last_array_tasks
 from tests.integration.sidecar_road import eventually_async, in_memory_view
 from tests.rig import Rig
 from tests.rig.parts import ALL_PARTS
 from tests.rig.releases import RELEASES
+from tests.unit.sidecar_cluster import job as pending_job
 from tests.unit.sidecar_cluster import running
 
 _UNKNOWN = 999_999
+_ALL_NODES = "NodeName=c[1-4],ovs1"
 _COMMENT = '{"site": {"note": "it\'s kept; $(x)"}, "overspill": {"decision": "d-1", "site": "a", "partition": "batch"}}'
 
 
@@ -44,6 +47,14 @@ class Cluster(Protocol):
 
     async def run_array(self) -> list[Job]:
         """Return two tasks that run on `ovs1`; the second has the array's own id."""
+        ...
+
+    async def queue_job(self, *, is_exclusive: bool = False) -> Job:
+        """Return a job, plain otherwise, that waits for a node of `batch` that it does not get."""
+        ...
+
+    async def queue_array(self) -> Job:
+        """Return the one record of four tasks that wait so."""
         ...
 
     async def cancel(self, job: Job) -> None:
@@ -72,6 +83,15 @@ class FakeCluster:
             )
         return [self.view.jobs[8], self.view.jobs[7]]
 
+    async def queue_job(self, *, is_exclusive: bool = False) -> Job:
+        self.view.jobs[9] = pending_job(9)
+        self.view.requests[9] = JobRequest(is_exclusive=is_exclusive)
+        return self.view.jobs[9]
+
+    async def queue_array(self) -> Job:
+        self.view.jobs[10] = pending_job(10, array_job_id=10, array_tasks="1-4", tasks=4)
+        return self.view.jobs[10]
+
     async def cancel(self, job: Job) -> None:
         self.view.jobs[job.slurm_job_id] = replace(job, state="CANCELLED")
 
@@ -98,6 +118,23 @@ class SlurmCluster:
     async def run_array(self) -> list[Job]:
         array_id = self._submit("--array=1-2")
         return [await self._job(f"{array_id}_{number}") for number in (1, 2)]
+
+    async def queue_job(self, *, is_exclusive: bool = False) -> Job:
+        return await self._queued(self._close_all(*(["--exclusive"] if is_exclusive else [])))
+
+    async def queue_array(self) -> Job:
+        return await self._queued(self._close_all("--array=1-4"))
+
+    def _close_all(self, *options: str) -> int:
+        """Submit to nodes that take no job for as long as the test runs."""
+        self._rig.cluster.run(["scontrol", "update", _ALL_NODES, "State=DRAIN", "Reason=full"], check=True)
+        return self._rig.sbatch("#!/bin/sh\n:\n", *options)
+
+    async def _queued(self, job_id: int) -> Job:
+        job = await self.view.job(job_id)
+        assert job is not None
+        assert job.is_pending
+        return job
 
     async def cancel(self, job: Job) -> None:
         self._rig.cluster.run(["scancel", job.name], user="alice", check=True)
@@ -131,6 +168,8 @@ async def _cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         patch.setenv("PATH", f"{_slurms_commands(rig, tmp_path)}:{os.environ['PATH']}")
         yield SlurmCluster(rig)
     rig.cluster.run(["scancel", "--user=alice"], check=True)
+    if "drain" in rig.cluster.run(["sinfo", "--noheader", "--format=%T"], check=True).stdout:
+        rig.cluster.run(["scontrol", "update", _ALL_NODES, "State=UNDRAIN"], check=True)
 
 
 def _slurms_commands(rig: Rig, directory: Path) -> Path:
@@ -180,6 +219,47 @@ async def test_an_account_that_looks_like_records_is_none_and_makes_none(cluster
     snapshot = await cluster.view.snapshot()
     (shown,) = [each for each in snapshot.jobs if each.slurm_job_id in {job.slurm_job_id, _UNKNOWN}]
     assert (shown.slurm_job_id, shown.account, shown.state) == (job.slurm_job_id, "", "RUNNING")
+
+
+async def test_what_a_pending_job_asks_for_is_told_and_of_no_job_nothing(cluster: Cluster) -> None:
+    job = await cluster.queue_job()
+    asked = await cluster.view.request(job.slurm_job_id)
+    assert asked is not None
+    assert (asked.has_script, asked.num_tasks, asked.min_nodes, asked.dependency) == (True, 1, 1, "")
+    assert (asked.is_het, asked.is_cron, asked.is_exclusive, asked.asks_all_memory) == (False, False, False, False)
+    assert (asked.odd_options, asked.licenses, asked.features, asked.excluded_nodes) == ((), "", "", "")
+    assert await cluster.view.request(_UNKNOWN) is None
+    whole = await cluster.view.request((await cluster.queue_job(is_exclusive=True)).slurm_job_id)
+    assert whole is not None
+    assert whole.is_exclusive
+
+
+async def test_all_fields_of_a_change_are_made_at_once_or_none(cluster: Cluster) -> None:
+    started = await cluster.run_job()
+    job = await cluster.queue_job()
+    await cluster.view.update(job.name, Partition="batch,overspill", AdminComment=_COMMENT, TimeLimit="7")
+    now = await cluster.view.job(job.slurm_job_id)
+    assert now is not None
+    assert (set(now.partitions), now.time_limit_s) == ({"batch", "overspill"}, 420)
+    assert (now.trail, now.is_pending) == (Trail("d-1", "a", "batch"), True)
+    with pytest.raises(UnrunnableError):
+        await cluster.view.update(started.name, Partition="batch,overspill", AdminComment=_COMMENT)
+    after = await cluster.view.job(started.slurm_job_id)
+    assert after is not None
+    assert after.trail is None
+
+
+async def test_a_task_that_waits_with_others_is_changed_alone_and_the_others_together(cluster: Cluster) -> None:
+    array = await cluster.queue_array()
+    await cluster.view.update(f"{array.array_job_id}_4", Partition="batch,overspill", AdminComment=_COMMENT)
+    jobs = [job for job in (await cluster.view.snapshot()).jobs if job.array_job_id == array.array_job_id]
+    (task,) = [job for job in jobs if job.array_task_id == 4]
+    (rest,) = [job for job in jobs if job.array_tasks]
+    assert (set(task.partitions), task.trail) == ({"batch", "overspill"}, Trail("d-1", "a", "batch"))
+    assert (rest.partitions, last_array_tasks(rest.array_tasks, 9)) == (("batch",), [3, 2, 1])
+    await cluster.view.update(f"{array.array_job_id}_[{rest.array_tasks}]", Partition="batch,overspill")
+    jobs = [job for job in (await cluster.view.snapshot()).jobs if job.array_job_id == array.array_job_id]
+    assert {frozenset(job.partitions) for job in jobs} == {frozenset({"batch", "overspill"})}
 
 
 async def test_that_there_is_no_such_job_is_an_answer_to_a_question_and_an_error_of_a_change(cluster: Cluster) -> None:

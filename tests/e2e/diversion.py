@@ -74,7 +74,7 @@ def submit_diverted(rig: Rig, script: str, *options: str, user: str = "alice") -
     return job_id
 
 
-def wait_for_line(rig: Rig, job_id: int, line: bytes, *, timeout_s: float = 60) -> None:
+def wait_for_line(rig: Rig, job_id: int | str, line: bytes, *, timeout_s: float = 60) -> None:
     """Wait until the job's output file has the line."""
     wait_until(lambda: line in rig.output(job_id), timeout_s=timeout_s, what=f"the job to print {line!r}")
 

@@ -22,6 +22,7 @@ from tests.rig.progress import printed
 from tests.rig.releases import RELEASES, THIS_MACHINES, VARIABLE
 from tests.rig.rig import Rig
 from tests.rig.site_backend import SiteBackend
+from tests.rig.slurm_conf import ClusterOptions
 from tests.rig.status import is_healthy, report
 
 #: Describes the rig in the default directory to a shell.
@@ -106,6 +107,7 @@ def up(
         without=[Part(name) for name in without],
         slurm=slurm,
         backend=backend,
+        cluster=ClusterOptions(late_every_s=10.0),
         path=path,
         progress=printed(),
     )

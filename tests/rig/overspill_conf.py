@@ -38,6 +38,7 @@ accounting_refresh_s = 1.0
 
 [router]
 socket = "{ROUTER_SOCKET}"
+late_every_s = {cluster.late_every_s}
 
 [relay]
 socket = "{RELAY_SOCKET}"

@@ -37,6 +37,8 @@ class ClusterOptions:
     #: What the site has for all runs together.
     site_cpus: int = 8
     site_memory_mib: int = 16_384
+    #: Between two looks at pending jobs; by default they come rarely, so that a test's jobs stay where they were put.
+    late_every_s: float = 3600.0
     #: Further lines for the end of slurm.conf.
     more_lines: tuple[str, ...] = ()
 

@@ -194,3 +194,16 @@ def test_a_module_uses_no_global_but_luas_own_and_sets_none(path: Path) -> None:
     listing = subprocess.run(["luac5.1", "-l", "-p", path], check=True, capture_output=True, text=True).stdout
     assert set(re.findall(r"GETGLOBAL.*; (\w+)", listing)) <= ALLOWED_GLOBALS
     assert re.findall(r"SETGLOBAL.*; (\w+)", listing) == []
+
+
+_NEVER = "script = 'x', spank_job_env_size = 1, spank_job_env = { [0] = '_SLURM_SPANK_OPTION_overspill_overspill=%s' }"
+
+
+def test_a_wish_is_noted_whether_the_router_is_asked_or_answers_or_not(slurmctld: Any) -> None:
+    slurmctld.execute(f"job = {{ {_NEVER % 'never'} }}; submit(job)")
+    assert (slurmctld.eval("asked"), slurmctld.eval("job.admin_comment")) == (0, '{"overspill":{"option":"never"}}')
+    slurmctld.execute(
+        "function answer() return nil, { kind = 'deadline', detail = 'none' } end\n"
+        f"job = {{ {_NEVER % 'always'} }}; submit(job)"
+    )
+    assert (slurmctld.eval("asked"), slurmctld.eval("job.admin_comment")) == (1, '{"overspill":{"option":"always"}}')

@@ -248,3 +248,33 @@ def test_any_other_verdict_leaves_the_job_local(runtime: Any, verdict: int) -> N
 def test_a_refusal_always_has_words_for_the_user(runtime: Any) -> None:
     assert _action(runtime, {"verdict": REFUSE, "user_message": "no"}, {}) == {"verdict": "refuse", "message": "no"}
     assert _action(runtime, {"verdict": REFUSE}, {})["message"] != ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "noted"),
+    [
+        ({}, None),
+        ({"spank_job_env": ["_SLURM_SPANK_OPTION_overspill_overspill=auto"]}, None),
+        ({"spank_job_env": ["_SLURM_SPANK_OPTION_overspill_overspill=never"]}, '{"overspill":{"option":"never"}}'),
+        (
+            {
+                "spank_job_env": [
+                    "_SLURM_SPANK_OPTION_overspill_overspill=site-a",
+                    "_SLURM_SPANK_OPTION_overspill_overspill_image=bench",
+                ],
+                "admin_comment": '{"site":1}',
+            },
+            '{"site":1,"overspill":{"option":"site-a","image":"bench"}}',
+        ),
+        ({"spank_job_env": ['_SLURM_SPANK_OPTION_overspill_overspill=a","b":"c']}, '{"overspill":{"option":"?"}}'),
+        ({"spank_job_env": ["_SLURM_SPANK_OPTION_overspill_overspill=" + 65 * "a"]}, '{"overspill":{"option":"?"}}'),
+        ({"clusters": "rig,other"}, '{"overspill":{"stays":"odd_option"}}'),
+        ({"clusters": "rig"}, None),
+        ({"spank_job_env": ["_SLURM_SPANK_OPTION_overspill_overspill=never"], "admin_comment": "ticket 7"}, None),
+        ({"spank_job_env": ["_SLURM_SPANK_OPTION_overspill_overspill=never"], "script": None}, None),
+    ],
+)
+def test_what_a_user_wishes_and_slurm_does_not_show_is_noted_in_the_job(
+    runtime: Any, changes: dict[str, Any], noted: str | None
+) -> None:
+    assert module(runtime, "router").with_wish(_job(runtime, changes), "rig") == noted

@@ -89,6 +89,7 @@ def test_a_job_that_would_wait_too_long_may_start_at_the_site_as_well() -> None:
         "partition": "batch",
         "wait_s": 3600,
         "wait_is_upper_bound": True,
+        "time_limit_s": "600",
     }
 
 

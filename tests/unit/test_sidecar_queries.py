@@ -238,3 +238,20 @@ def test_a_jobs_account_cannot_make_records_of_other_jobs() -> None:
 )
 def test_what_a_job_asks_for_is_read(line: str, details: JobDetails) -> None:
     assert queries.parse_details(f"{line}\n") == {7: details}
+
+
+def test_what_was_done_to_a_pending_job_is_read_from_its_trail() -> None:
+    ours = '"decision":"d","partition":"batch","time_limit_s":"600","added_at_s":7,"recalled_at_s":"soon"'
+    trail = queries.parse_trail('{"overspill":{' + ours + "}}")
+    assert trail == Trail("d", "", "batch", time_limit="600", added_at_s=7, recalled_at_s=0)
+
+
+def test_a_users_wish_is_no_trail() -> None:
+    assert queries.parse_trail('{"overspill":{"option":"never"}}') is None
+
+
+def test_the_rest_of_an_array_says_which_tasks_wait_together(jobs: dict[int, Job]) -> None:
+    several = [each.array_tasks for each in jobs.values() if each.array_tasks]
+    assert several
+    assert not any("%" in tasks for tasks in several)
+    assert jobs[30].array_tasks == ""

@@ -18,7 +18,7 @@ from overspill_sidecar.config import SiteConfig, TlsConfig
 from overspill_sidecar.relay.connection import Hello, Payload
 from overspill_sidecar.relay.ending import EndAs, GoHome, Requeue, ending_of
 from overspill_sidecar.relay.signals import remote_signal
-from overspill_sidecar.relay.submission import check_is_ours, request_id_of, submit_request
+from overspill_sidecar.relay.submission import check_is_ours, request_id_of, submit_request, wish_against
 from tests.unit.sidecar_cluster import running, snapshot
 
 _JOB = running(7, "ovs1", cpus=2, left_s=600, partitions=("overspill",), memory_mib=200, submit_time_s=1000)
@@ -206,3 +206,25 @@ def test_only_a_script_that_ended_with_0_completes_the_job(outcome: int, exit_co
     ending = ending_of(ended, job, "site-a")
     if isinstance(ending, EndAs) and json.loads(ending.to_json()).get("exit_code") == 0:
         assert (outcome, exit_code) == (agent_pb2.RUN_OUTCOME_COMPLETED, 0)
+
+
+_NEVER = b"SLURM_SPANK__SLURM_SPANK_OPTION_overspill_overspill=never"
+_IMAGE = b"SLURM_SPANK__SLURM_SPANK_OPTION_overspill_overspill_image=bench"
+
+
+@pytest.mark.parametrize(
+    ("trail", "environment", "is_against"),
+    [
+        (Trail("d", "site-a", "batch", added_at_s=1), [b"A=1"], False),
+        (Trail("d", "site-a", "batch", added_at_s=1), [b"A=1", _NEVER], True),
+        (Trail("d", "site-a", "batch", added_at_s=1), [_NEVER.replace(b"never", b"always")], False),
+        (Trail("d", "site-a", "batch", added_at_s=1), [_IMAGE], True),
+        (Trail("d", "site-a", "batch", added_at_s=1, image="bench"), [_IMAGE], False),
+        (Trail("d", "site-a", "batch"), [_NEVER], False),
+        (None, [_NEVER], False),
+    ],
+)
+def test_a_wish_that_was_not_noted_is_found_in_the_environment_of_a_job_that_was_let_go_late(
+    trail: Trail | None, environment: list[bytes], *, is_against: bool
+) -> None:
+    assert (wish_against(replace(_JOB, trail=trail), environment) is not None) == is_against

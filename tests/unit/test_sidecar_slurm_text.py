@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from overspill_sidecar.slurm_text import (
     count_array_tasks,
     expand_hosts,
+    last_array_tasks,
     names_host,
     parse_duration_s,
     parse_size_mib,
@@ -82,6 +83,26 @@ def test_tres_text_is_read_whatever_stands_in_it() -> None:
 )
 def test_an_array_counts_what_may_run_at_once(expression: str, count: int) -> None:
     assert count_array_tasks(expression) == count
+
+
+@pytest.mark.parametrize(
+    ("expression", "most", "last"),
+    [
+        ("1-5", 2, [5, 4]),
+        ("1-10:3", 9, [10, 7, 4, 1]),
+        ("1,3,7-8", 3, [8, 7, 3]),
+        ("[4]", 1, [4]),
+        ("1-999999999", 1, [999999999]),
+    ],
+)
+def test_the_last_tasks_of_an_array_are_told_the_highest_first(expression: str, most: int, last: list[int]) -> None:
+    assert last_array_tasks(expression, most) == last
+
+
+@pytest.mark.parametrize("expression", ["", "a", "1-", "..."])
+def test_the_last_tasks_of_no_array_are_none(expression: str) -> None:
+    with pytest.raises(ValueError, match="no list of array tasks"):
+        last_array_tasks(expression, 1)
 
 
 @pytest.mark.parametrize("expression", ["", "a", "1-", "1,,2", "..."])

@@ -84,6 +84,15 @@ def test_a_burst_of_submissions_sees_itself() -> None:
     assert [wait.median_s for wait in waits if wait] == pytest.approx([0, 0, _HOUR, _HOUR, 2 * _HOUR])
 
 
+def test_a_pending_job_waits_for_its_own_place_in_the_queue_and_an_array_for_that_of_its_last_task() -> None:
+    first, array = job(1, cpus=8, time_limit_s=600), job(2, cpus=8, tasks=3, time_limit_s=600)
+    model = PlanModel(snapshot(*full_batch(left_s=3600), first, array))
+    places = [model.place_of("batch", slurm_job_id) for slurm_job_id in (1, 2, 3)]
+    assert places[2] is None
+    rests = [place.median_s for place in places[:2] if place is not None]
+    assert rests == [pytest.approx(3600, rel=0.03), pytest.approx(3600 + 3 * 600, rel=0.03)]
+
+
 def test_a_queue_too_long_to_plan_still_counts_as_work() -> None:
     few = [job(number, cpus=8, time_limit_s=100) for number in range(250)]
     many = [job(number, cpus=8, time_limit_s=100) for number in range(1000)]

@@ -295,6 +295,7 @@ class RouterStatusResponse(_message.Message):
     RECORDS_PROBLEM_FIELD_NUMBER: _builtins.int
     ACCOUNTS_FIELD_NUMBER: _builtins.int
     ACCOUNTS_PROBLEM_FIELD_NUMBER: _builtins.int
+    LATE_CHANGES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     started_at_ms: _builtins.int
     slurm_cluster: _builtins.str
@@ -323,6 +324,10 @@ class RouterStatusResponse(_message.Message):
     def accounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccountUse]:
         """Accounts that have diverted jobs now or have had some today, or that a word limits; and why their use is not known."""
 
+    @_builtins.property
+    def late_changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LateChangeCount]:
+        """Changes of pending jobs since the start."""
+
     def __init__(
         self,
         *,
@@ -340,16 +345,43 @@ class RouterStatusResponse(_message.Message):
         records_problem: _builtins.str = ...,
         accounts: _abc.Iterable[Global___AccountUse] | None = ...,
         accounts_problem: _builtins.str = ...,
+        late_changes: _abc.Iterable[Global___LateChangeCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s", "queue_age_s", b"queue_age_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s", "accounts", b"accounts", "accounts_problem", b"accounts_problem", "decisions", b"decisions", "is_queue_fresh", b"is_queue_fresh", "mode", b"mode", "problems", b"problems", "queue_age_s", b"queue_age_s", "records", b"records", "records_problem", b"records_problem", "sites", b"sites", "slurm_cluster", b"slurm_cluster", "started_at_ms", b"started_at_ms", "version", b"version", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s", "accounts", b"accounts", "accounts_problem", b"accounts_problem", "decisions", b"decisions", "is_queue_fresh", b"is_queue_fresh", "late_changes", b"late_changes", "mode", b"mode", "problems", b"problems", "queue_age_s", b"queue_age_s", "records", b"records", "records_problem", b"records_problem", "sites", b"sites", "slurm_cluster", b"slurm_cluster", "started_at_ms", b"started_at_ms", "version", b"version", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__queue_age_s: _TypeAlias = _typing.Literal["queue_age_s"]  # noqa: Y015
     _WhichOneofArgType__queue_age_s: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_age_s) -> _WhichOneofReturnType__queue_age_s | None: ...
 
 Global___RouterStatusResponse: _TypeAlias = RouterStatusResponse  # noqa: Y015
+
+@_typing.final
+class LateChangeCount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    site: _builtins.str
+    change: _builtins.str
+    """"added", "recalled"; in mode shadow "shadow_added", "shadow_recalled": what would have been done."""
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        site: _builtins.str = ...,
+        change: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "count", b"count", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LateChangeCount: _TypeAlias = LateChangeCount  # noqa: Y015
 
 @_typing.final
 class ListDecisionsRequest(_message.Message):
@@ -436,6 +468,10 @@ class DecisionRecord(_message.Message):
     SITES_FIELD_NUMBER: _builtins.int
     ARRAY_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
+    LATE_CHANGE_FIELD_NUMBER: _builtins.int
+    LATE_JOB_FIELD_NUMBER: _builtins.int
+    WAITED_S_FIELD_NUMBER: _builtins.int
+    AFTER_DECISION_ID_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     decided_at_ms: _builtins.int
     user_id: _builtins.int
@@ -463,6 +499,13 @@ class DecisionRecord(_message.Message):
     time_limit_s: _builtins.int
     """0: unlimited or not looked at."""
     array: _builtins.str
+    late_change: _builtins.str
+    """Of a decision about a job that was pending already: "added" or "recalled", its name ("12", "12_3"), how long it had
+    waited, and the decision that it carried before. Empty for submissions.
+    """
+    late_job: _builtins.str
+    waited_s: _builtins.float
+    after_decision_id: _builtins.str
     @_builtins.property
     def own_partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The partitions that counted."""
@@ -500,19 +543,27 @@ class DecisionRecord(_message.Message):
         sites: _abc.Iterable[Global___SiteAnswer] | None = ...,
         array: _builtins.str = ...,
         budget: Global___AccountUse | None = ...,
+        late_change: _builtins.str = ...,
+        late_job: _builtins.str = ...,
+        waited_s: _builtins.float | None = ...,
+        after_decision_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_wait_limit_s", b"_wait_limit_s", "_wait_s", b"_wait_s", "budget", b"budget", "wait_limit_s", b"wait_limit_s", "wait_s", b"wait_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_wait_limit_s", b"_wait_limit_s", "_wait_s", b"_wait_s", "_waited_s", b"_waited_s", "budget", b"budget", "wait_limit_s", b"wait_limit_s", "wait_s", b"wait_s", "waited_s", b"waited_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait_limit_s", b"_wait_limit_s", "_wait_s", b"_wait_s", "array", b"array", "budget", b"budget", "cpus", b"cpus", "decided_at_ms", b"decided_at_ms", "decision_id", b"decision_id", "is_wait_upper_bound", b"is_wait_upper_bound", "job_name", b"job_name", "memory_mib", b"memory_mib", "mode", b"mode", "overspill_option", b"overspill_option", "own_partitions", b"own_partitions", "partition", b"partition", "reason", b"reason", "site", b"site", "sites", b"sites", "slots", b"slots", "time_limit_s", b"time_limit_s", "user_id", b"user_id", "verdict", b"verdict", "wait_limit_s", b"wait_limit_s", "wait_s", b"wait_s", "would_be", b"would_be"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait_limit_s", b"_wait_limit_s", "_wait_s", b"_wait_s", "_waited_s", b"_waited_s", "after_decision_id", b"after_decision_id", "array", b"array", "budget", b"budget", "cpus", b"cpus", "decided_at_ms", b"decided_at_ms", "decision_id", b"decision_id", "is_wait_upper_bound", b"is_wait_upper_bound", "job_name", b"job_name", "late_change", b"late_change", "late_job", b"late_job", "memory_mib", b"memory_mib", "mode", b"mode", "overspill_option", b"overspill_option", "own_partitions", b"own_partitions", "partition", b"partition", "reason", b"reason", "site", b"site", "sites", b"sites", "slots", b"slots", "time_limit_s", b"time_limit_s", "user_id", b"user_id", "verdict", b"verdict", "wait_limit_s", b"wait_limit_s", "wait_s", b"wait_s", "waited_s", b"waited_s", "would_be", b"would_be"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__wait_limit_s: _TypeAlias = _typing.Literal["wait_limit_s"]  # noqa: Y015
     _WhichOneofArgType__wait_limit_s: _TypeAlias = _typing.Literal["_wait_limit_s", b"_wait_limit_s"]  # noqa: Y015
     _WhichOneofReturnType__wait_s: _TypeAlias = _typing.Literal["wait_s"]  # noqa: Y015
     _WhichOneofArgType__wait_s: _TypeAlias = _typing.Literal["_wait_s", b"_wait_s"]  # noqa: Y015
+    _WhichOneofReturnType__waited_s: _TypeAlias = _typing.Literal["waited_s"]  # noqa: Y015
+    _WhichOneofArgType__waited_s: _TypeAlias = _typing.Literal["_waited_s", b"_waited_s"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_limit_s) -> _WhichOneofReturnType__wait_limit_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_s) -> _WhichOneofReturnType__wait_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__waited_s) -> _WhichOneofReturnType__waited_s | None: ...
 
 Global___DecisionRecord: _TypeAlias = DecisionRecord  # noqa: Y015
 

@@ -102,6 +102,14 @@ local function divert(job_desc, action)
   job_desc.partition = action.partition
 end
 
+-- Has the job carry what its user wishes.
+local function note_wish(job_desc)
+  local comment = router.with_wish(job_desc, slurm.CLUSTER_NAME)
+  if comment then
+    job_desc.admin_comment = comment
+  end
+end
+
 local function apply(action, job_desc)
   if action.verdict == "divert" then
     divert(job_desc, action)
@@ -115,6 +123,8 @@ local function apply(action, job_desc)
 end
 
 local function submit(job_desc, part_list)
+  -- First, because it is to be noted whether the router answers or not.
+  note_wish(job_desc)
   if not router.must_be_asked(job_desc) then
     return slurm.SUCCESS
   end

@@ -22,6 +22,8 @@ local VERDICT_DIVERT, VERDICT_REFUSE = 2, 3
 
 -- Slurm takes hardly any longer text, but looks only after this hook: until then a user can send megabytes.
 local MAX_TEXT_BYTES = 4096
+-- More than the name of any site or image has.
+local MAX_NAME_BYTES = 64
 -- Comments at the top of a script that are looked through.
 local MAX_OPENING_BYTES = 65536
 
@@ -153,6 +155,12 @@ local function is_het(job_desc)
   return offset ~= NO_VAL
 end
 
+-- Whether the job names clusters, other than this one alone.
+local function names_clusters(job_desc, cluster_name)
+  local clusters = job_desc.clusters or ""
+  return clusters ~= "" and clusters ~= cluster_name
+end
+
 -- The first burst buffer directive of a script. As the burst buffer plugins do, looks no further than the comments at
 -- the top. `--bb` and `--bbf` are there too: sbatch writes them into the script. In comments without end there may be
 -- one: then it is where the search ended.
@@ -179,8 +187,7 @@ local function odd_options(job_desc, cluster_name)
   if min_cpus and min_cpus > (number_set(job_desc.cpus_per_task, NO_VAL16) or 1) then
     options[#options + 1] = "mincpus"
   end
-  local clusters = job_desc.clusters or ""
-  if clusters ~= "" and clusters ~= cluster_name then
+  if names_clusters(job_desc, cluster_name) then
     options[#options + 1] = "clusters"
   end
   return options
@@ -239,6 +246,34 @@ function router.must_be_asked(job_desc)
     return (job_desc.partition or "") ~= ""
   end
   return overspill_option(job_desc) ~= "never"
+end
+
+-- Returns a value of one of our options as JSON; one that is no name of anything as a value that nothing is called by.
+local function name_in_json(value)
+  return '"' .. (#value <= MAX_NAME_BYTES and value:match("^[%w._-]+$") or "?") .. '"'
+end
+
+--- Returns the admin_comment of a batch job with what its user wishes of us, so that it is known as long as the job
+-- waits: Slurm shows neither our options nor -M to anybody. Returns nil where there is nothing to note, or where the
+-- site's own comment is no JSON object. `stays` is a word for why the job is never to be looked at again.
+function router.with_wish(job_desc, cluster_name)
+  local option, image = overspill_option(job_desc) or "", image_option(job_desc) or ""
+  local members = {}
+  if option ~= "" and option ~= "auto" then
+    members[#members + 1] = '"option":' .. name_in_json(option)
+  end
+  if image ~= "" then
+    members[#members + 1] = '"image":' .. name_in_json(image)
+  end
+  if names_clusters(job_desc, cluster_name) then
+    members[#members + 1] = '"stays":"odd_option"'
+  end
+  if job_desc.script == nil or #members == 0 then
+    return nil
+  end
+  local own_comment = job_desc.admin_comment or ""
+  return json.with_member(own_comment:find("%S") and own_comment or "{}", router.ADMIN_COMMENT_KEY,
+    "{" .. table.concat(members, ",") .. "}")
 end
 
 --- Returns the fields of a DecideRequest. `cluster_name` is this cluster's, nil where it is not known; `part_list` has

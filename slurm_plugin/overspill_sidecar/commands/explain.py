@@ -20,6 +20,7 @@ from overspill_sidecar.records.reasons import sentence
 _BEFORE_MS = 3_000
 _AFTER_MS = 1_999
 _MOST_CANDIDATES = 200
+_MOST_EARLIER = 50
 
 
 @dataclass(slots=True)
@@ -27,6 +28,7 @@ class _Story:
     """Everything that is known about one job.
 
     Attributes:
+        earlier: decisions about the same job before `decision`, as far as they are known, the last one first.
         certainty: how sure it is that `decision` is this job's: "certain", "likely", "ambiguous" or "none".
         notes: what is not known, and why.
     """
@@ -35,6 +37,7 @@ class _Story:
     name: str
     site: str
     decision: pb.DecisionRecord | None = None
+    earlier: list[pb.DecisionRecord] = field(default_factory=list)
     certainty: str = "none"
     notes: list[str] = field(default_factory=list)
 
@@ -85,8 +88,21 @@ def _find_by_trail(story: _Story, here: Cluster, decision_id: str) -> None:
     found = here.daemons.decisions(pb.ListDecisionsRequest(decision_id=decision_id))
     if found:
         story.decision, story.certainty = found[0], "certain"
+        story.earlier = _before(found[0], here)
     else:
         story.notes.append(f"the router has no record of decision {decision_id} any more; the job's own trail is left")
+
+
+def _before(decision: pb.DecisionRecord, here: Cluster) -> list[pb.DecisionRecord]:
+    """Return the decisions that the job carried before this one, the last one first."""
+    earlier: list[pb.DecisionRecord] = []
+    while decision.after_decision_id and len(earlier) < _MOST_EARLIER:
+        found = here.daemons.decisions(pb.ListDecisionsRequest(decision_id=decision.after_decision_id))
+        if not found:
+            break
+        decision = found[0]
+        earlier.append(decision)
+    return earlier
 
 
 def _find_by_likeness(story: _Story, here: Cluster) -> None:
@@ -149,11 +165,15 @@ def _tell(story: _Story) -> None:
         if isinstance(wait_s, int):
             wait = f"{_bound(bool(facts.get('wait_is_upper_bound')))}{whole_duration(wait_s)}"
             print_line(f"In {own} it would have waited {wait}.")
+    for decision in story.earlier:
+        print_line(f"Before, {_changed(decision)}, because {sentence(decision.reason)}.")
     for note in story.notes:
         print_line(styled(f"Note: {note}.", "yellow"))
 
 
 def _tell_decision(story: _Story, decision: pb.DecisionRecord) -> None:
+    if decision.late_change:
+        print_line(f"{_changed(decision).capitalize()}.")
     print_line(f"Because {sentence(decision.reason)}.")
     certainty = "" if story.certainty == "certain" else f" ({story.certainty} to be this job's)"
     facts = {
@@ -189,6 +209,17 @@ def budget_words(budget: pb.AccountUse) -> str:
     return f"{budget.account or '(none)'}: {'; '.join(parts)}"
 
 
+def _changed(decision: pb.DecisionRecord) -> str:
+    """Return what was decided about the job, and when."""
+    when = local_time(decision.decided_at_ms / 1000)
+    pending = f"while it was pending, after {whole_duration(decision.waited_s)}"
+    what = {
+        "added": f"it was let go to {decision.site} as well {pending}",
+        "recalled": f"it was called back from {decision.site} {pending}",
+    }.get(decision.late_change, f"it was decided at its submission: {decision.verdict} {decision.site}".rstrip())
+    return f"{what} ({when})"
+
+
 def site_words(site: pb.SiteAnswer, decision: pb.DecisionRecord) -> str:
     free = f"{site.free_cpus} CPUs and {site.free_memory_mib} MiB were free" if site.is_reachable else "unreachable"
     if site.HasField("delay_s"):
@@ -216,6 +247,10 @@ def _as_json(story: _Story) -> dict[str, object]:
         "trail": dict(trail_facts(job.admin_comment)) or None,
         "decision": fields,
         "because": sentence(decision.reason) if decision else None,
+        "earlier": [
+            {"because": sentence(it.reason), **MessageToDict(it, preserving_proto_field_name=True)}
+            for it in story.earlier
+        ],
         "certainty": story.certainty,
         "notes": story.notes,
     }

@@ -169,6 +169,10 @@ def _facts(picture: _Picture) -> dict[str, Cell]:
         facts["diverted"] = ", ".join(f"{jobs} {state}" for state, jobs in states.most_common()) or "no job now"
     if picture.router is not None:
         facts["decisions"] = _decisions(picture.router)
+        if picture.router.late_changes:
+            facts["while pending"] = ", ".join(
+                f"{it.count} {it.change.replace('_', ' ')} ({it.site})" for it in picture.router.late_changes
+            )
     return facts
 
 
@@ -246,6 +250,9 @@ def _as_json(picture: _Picture) -> dict[str, object]:
         "decisions": [
             {"verdict": it.verdict, "reason": it.reason, "count": it.count}
             for it in (router.decisions if router else ())
+        ],
+        "late_changes": [
+            {"site": it.site, "change": it.change, "count": it.count} for it in (router.late_changes if router else ())
         ],
         "problems": picture.problems,
         "notes": picture.notes,

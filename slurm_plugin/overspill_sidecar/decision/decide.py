@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from overspill.v1.router_pb2 import DecideRequest
-from overspill_sidecar.cluster import Partition
+from overspill_sidecar.cluster import Partition, limit_text
 from overspill_sidecar.decision.budget import AccountUse, Budget, budget_of, use_of
 from overspill_sidecar.decision.capacity import Amount, SiteView
 from overspill_sidecar.decision.choice import Submission, are_too_many, choose_site
@@ -246,6 +246,8 @@ def _admin_comment(decision_id: str, site: str, decided: Decision, image: str) -
         is_endless = math.isinf(estimate.median_s)
         trail["wait_s"] = None if is_endless else round(estimate.median_s)
         trail["wait_is_upper_bound"] = estimate.is_upper_bound
+    if decided.shape is not None:
+        trail["time_limit_s"] = limit_text(decided.shape.time_limit_s)
     if image:
         trail["image"] = image
     return json.dumps(trail, separators=(",", ":"))

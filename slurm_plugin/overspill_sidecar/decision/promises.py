@@ -44,6 +44,10 @@ class Promises:
         self._jobs[promise.site] += promise.use.jobs
         self._uses[promise.account] = self._uses.get(promise.account, AccountUse()) + promise.use
 
+    def withdraw(self, decision_id: str) -> None:
+        """Forget a promise, if there is one: its job will not come."""
+        self._drop(decision_id)
+
     def settle(self, decision_ids: Collection[str], asked_at: float) -> None:
         """Forget the promises that a snapshot has settled: their jobs count by themselves now, or do not come.
 

@@ -8,6 +8,8 @@ _DIVERTED: Mapping[str, str] = {
     "wait_above_threshold": "it would have waited longer at home than the policy allows, and a site could start it now",
     "mode_always": "overspill_mode=always sends every job away that may go",
     "option_always": "the user asked for it with --overspill=always",
+    "recalled_needless": "its own partition is likely to start it in time after all",
+    "recalled_mode_off": "Overspill was turned off (overspill_mode=off), and it had not started at its site",
     "option_site": "the user asked for this site with --overspill",
 }
 _LOCAL: Mapping[str, str] = {

@@ -18,6 +18,23 @@ _UINT32_MAX, _UINT64_MAX = 2**32 - 1, 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
+class Late:
+    """What a decision about a pending job has beside one about a submission.
+
+    Attributes:
+        change: "added" to a site's partition, or "recalled" from it.
+        job: its name, "12" or "12_3".
+        waited_s: how long it had waited.
+        after: the decision that it carried before; empty if none.
+    """
+
+    change: str
+    job: str
+    waited_s: float
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """A decision with its inputs."""
 
@@ -29,6 +46,8 @@ class Record:
     decision: Decision
     policy: Policy
     sites: Sequence[SiteView]
+    #: None for a submission.
+    late: Late | None = None
 
 
 def message_of(record: Record) -> DecisionRecord:
@@ -57,6 +76,9 @@ def message_of(record: Record) -> DecisionRecord:
         message.wait_limit_s = max(record.policy.wait_s(name) for name in decision.own_partitions)
     if decision.budget is not None:
         message.budget.CopyFrom(message_of_budget(decision.budget))
+    if late := record.late:
+        message.late_change, message.late_job, message.after_decision_id = late.change, late.job, late.after
+        message.waited_s = late.waited_s
     if shape := decision.shape:
         message.cpus, message.slots = min(shape.cpus, _UINT32_MAX), min(shape.slots, _UINT32_MAX)
         message.memory_mib = min(shape.memory_mib, _UINT64_MAX)

@@ -21,9 +21,9 @@ from overspill.errors import NotFoundError, OverspillError
 from overspill.v1 import agent_pb2
 from overspill_sidecar.backoff import Backoff
 from overspill_sidecar.cluster import Job
-from overspill_sidecar.relay.going_home import our_part_changed
 from overspill_sidecar.sites.site import Site
 from overspill_sidecar.slurm import ClusterView
+from overspill_sidecar.trail import our_part_changed
 from overspill_sidecar.watch import ClusterWatch
 
 _log = structlog.get_logger(__name__)

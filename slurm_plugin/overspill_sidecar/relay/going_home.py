@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Mapping
 
 import structlog
 
 from overspill.errors import NotFoundError, OverspillError, TransientError
 from overspill_sidecar.cluster import Job
 from overspill_sidecar.slurm import ClusterView
+from overspill_sidecar.trail import our_part_changed
 
 _log = structlog.get_logger(__name__)
 
@@ -100,20 +99,3 @@ def marked_as_refused(job: Job, site: str) -> str:
     before = job.trail.refused_by if job.trail else ()
     refused_by = [*(name for name in before if name != site), site]
     return our_part_changed(job.admin_comment, {"refused_by": refused_by}) or job.admin_comment
-
-
-def our_part_changed(admin_comment: str, changes: Mapping[str, object]) -> str | None:
-    """Return the admin_comment with these keys of our part set, or removed where None; None if it is no JSON object."""
-    try:
-        whole = json.loads(admin_comment or "{}")
-        ours = whole.setdefault("overspill", {}) if isinstance(whole, dict) else None
-    except ValueError:
-        return None
-    if not isinstance(ours, dict):
-        return None
-    for key, value in changes.items():
-        if value is None:
-            ours.pop(key, None)
-        else:
-            ours[key] = value
-    return json.dumps(whole, separators=(",", ":"))

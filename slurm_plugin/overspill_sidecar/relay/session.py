@@ -41,6 +41,7 @@ from overspill_sidecar.relay.connection import Hello, ProxyConnection, ProxyGone
 from overspill_sidecar.relay.ending import EndAs, Ending, GoHome, Requeue, ending_of, goes_home, outcome_of
 from overspill_sidecar.relay.fence import Fences, stop_attempts_before
 from overspill_sidecar.relay.signals import ENDING, remote_signal
+from overspill_sidecar.relay.submission import wish_against
 from overspill_sidecar.sites.site import Site
 from overspill_sidecar.slurm import ClusterView
 
@@ -200,6 +201,8 @@ class Session:
         """Have the site store the run, and set `run_id`. Return how the job ends if the site does not take it."""
         if self.job.hidden_options and goes_home(self.job) and not self._may_run_already:
             return GoHome(f"--{self.job.hidden_options[0]} keeps a job local, and shows only once it has started")
+        if (reason := wish_against(self.job, self._request.spec.environment)) and not self._may_run_already:
+            return GoHome(reason)
         backoff, give_up_at = Backoff(), time.monotonic() + self._surroundings.unreachable_grace_s
         while True:
             is_connected, is_failing = await self.site.is_connected(_CONNECT_S), False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from overspill.errors import NotPermittedError
 from overspill.request_id import RequestId
 from overspill.v1 import agent_pb2
@@ -10,6 +12,8 @@ from overspill_sidecar.config import SiteConfig
 from overspill_sidecar.relay.connection import Hello, Payload
 
 _UNLIMITED = 2**64 - 1
+#: How slurmstepd shows our options to a job (seen on 22.05, 24.11, 26.05).
+_OPTION = b"SLURM_SPANK__SLURM_SPANK_OPTION_overspill_overspill"
 
 
 class OlderAttemptError(NotPermittedError):
@@ -97,6 +101,23 @@ def submit_request(
             image=job.trail.image if job.trail else "",
         ),
     )
+
+
+def wish_against(job: Job, environment: Iterable[bytes]) -> str | None:
+    """Return why the user would not have the job at a site, although the router let it go there while it was pending.
+
+    The submit hook notes such wishes in the job, but a hook of an older release, or one that has failed, does not. The
+    job's own environment tells them for certain, as soon as it has started.
+    """
+    if job.trail is None or not job.trail.added_at_s:
+        return None
+    options = dict(entry.split(b"=", 1) for entry in environment if entry.startswith(_OPTION) and b"=" in entry)
+    image = options.get(_OPTION + b"_image", b"").decode(errors="replace")
+    if options.get(_OPTION) == b"never":
+        return "--overspill=never was not noted when it was submitted"
+    if image and image != job.trail.image:
+        return "--overspill-image was not noted when it was submitted"
+    return None
 
 
 def _limit(value: int) -> int:

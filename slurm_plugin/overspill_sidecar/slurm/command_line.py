@@ -13,11 +13,12 @@ import structlog
 from overspill.errors import NotFoundError, UnavailableError, UnrunnableError
 from overspill_sidecar import metrics
 from overspill_sidecar.accounting import Accounting
-from overspill_sidecar.cluster import Job, JobDetails, Node, Snapshot
+from overspill_sidecar.cluster import Job, JobDetails, JobRequest, Node, Snapshot
 from overspill_sidecar.slurm import queries
 from overspill_sidecar.slurm.assoc_mgr import accounting_argv, parse_accounting
 from overspill_sidecar.slurm.batching import BatchedQuestions
 from overspill_sidecar.slurm.process import Output, run
+from overspill_sidecar.slurm.shown_job import parse_shown_job, show_job_argv
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -29,6 +30,8 @@ _OVER = "Job has already finished"
 #: a third of them on 24.11, five of six on 26.05, up to 50 in a row (seen). Another try is another chance.
 _STALE_ERRORS = ("Resource temporarily unavailable", "Interrupted system call")
 _ATTEMPTS = 120
+#: Seconds after which there is no further one: a slurmctld that answers slowly is not to be asked 120 times.
+_TRY_FOR_S = 15.0
 
 
 class CommandLineView:
@@ -42,6 +45,7 @@ class CommandLineView:
         self._is_federated = False
         self._ask_accounting_at = float("-inf")
         self._details_questions = BatchedQuestions(self._details)
+        self._request_questions = BatchedQuestions(self._requests)
 
     async def snapshot(self) -> Snapshot:
         asked_at, unix_time_s = time.monotonic(), time.time()
@@ -73,6 +77,9 @@ class CommandLineView:
     async def details(self, slurm_job_id: int) -> JobDetails:
         return await self._details_questions.ask(slurm_job_id) or JobDetails()
 
+    async def request(self, slurm_job_id: int) -> JobRequest | None:
+        return await self._request_questions.ask(slurm_job_id)
+
     async def update(self, job: str, **fields: str) -> None:
         await self._act(queries.update_argv(job, fields))
 
@@ -101,16 +108,28 @@ class CommandLineView:
         output = await run(argv, self._deadline_s)
         return {} if _NO_SUCH_JOB in output.stderr else queries.parse_details(_checked(argv, output))
 
+    async def _requests(self, slurm_job_ids: frozenset[int]) -> Mapping[int, JobRequest]:
+        """Ask about one job after the other: scontrol takes no list, and squeue does not show all of it."""
+        found: dict[int, JobRequest] = {}
+        for slurm_job_id in slurm_job_ids:
+            argv = show_job_argv(slurm_job_id)
+            output = await run(argv, self._deadline_s)
+            if _NO_SUCH_JOB not in output.stderr:
+                request = parse_shown_job(_checked(argv, output), slurm_job_id)
+                found |= {slurm_job_id: request} if request else {}
+        return found
+
     async def _ask(self, argv: Sequence[str], parse: Callable[[str], _T]) -> _T:
         output = await run(argv, self._deadline_s)
         return await asyncio.to_thread(parse, _checked(argv, output))
 
     async def _act(self, argv: Sequence[str]) -> None:
+        give_up_at = time.monotonic() + _TRY_FOR_S
         for _ in range(_ATTEMPTS):
             output = await run(argv, self._deadline_s)
             if output.status == 0:
                 return
-            if not any(words in output.stderr for words in _STALE_ERRORS):
+            if not any(words in output.stderr for words in _STALE_ERRORS) or time.monotonic() >= give_up_at:
                 break
         reason = output.stderr.strip() or f"{argv[0]} exited with {output.status}"
         if _NO_SUCH_JOB in reason or _OVER in reason or any(words in reason for words in _NO_SUCH_NODE):

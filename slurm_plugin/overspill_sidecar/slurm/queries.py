@@ -267,13 +267,14 @@ def _parse_job(record: str) -> Job:
             account=field["Account"] if _ACCOUNT.fullmatch(field["Account"]) else "",
             qos=_given(field["QOS"]),
             reservation=_given(field["Reservation"]),
+            array_tasks=_several_tasks(field["ArrayTaskID"]),
         )
     except ValueError as error:
         raise UnavailableError(f"squeue's record of job {field['JobID']} cannot be read: {error}") from error
 
 
 def parse_trail(admin_comment: str) -> Trail | None:
-    """Return what Overspill wrote under its key of an admin_comment, None if nothing of it is there."""
+    """Return what Overspill wrote into an admin_comment when it diverted the job, None if it did not."""
     if '"overspill"' not in admin_comment:
         return None
     try:
@@ -281,7 +282,7 @@ def parse_trail(admin_comment: str) -> Trail | None:
     except ValueError:
         return None
     ours = whole.get("overspill") if isinstance(whole, dict) else None
-    if not isinstance(ours, dict):
+    if not isinstance(ours, dict) or not ours.get("decision"):
         return None
     refused_by = ours.get("refused_by")
     return Trail(
@@ -291,7 +292,14 @@ def parse_trail(admin_comment: str) -> Trail | None:
         refused_by=tuple(map(str, refused_by)) if isinstance(refused_by, list) else (),
         unfenced_at=str(ours.get("unfenced_at", "")),
         image=str(ours.get("image", "")),
+        time_limit=str(ours.get("time_limit_s", "")),
+        added_at_s=_moment(ours.get("added_at_s")),
+        recalled_at_s=_moment(ours.get("recalled_at_s")),
     )
+
+
+def _moment(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _tasks(array_tasks: str) -> int:
@@ -299,6 +307,12 @@ def _tasks(array_tasks: str) -> int:
     if not any(character in array_tasks for character in ",-%"):
         return 1
     return max(1, count_array_tasks(array_tasks))
+
+
+def _several_tasks(array_tasks: str) -> str:
+    """Return the tasks of a record that stands for several, as an array expression without its throttle."""
+    tasks = array_tasks.partition("%")[0]
+    return tasks if any(character in tasks for character in ",-") else ""
 
 
 def _parse_partition(values: Mapping[str, str]) -> Partition:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from overspill_sidecar.cluster import Job, JobDetails, Node, Snapshot
+from overspill_sidecar.cluster import Job, JobDetails, JobRequest, Node, Snapshot
 
 
 class ClusterView(Protocol):
@@ -35,6 +35,16 @@ class ClusterView(Protocol):
 
     async def details(self, slurm_job_id: int) -> JobDetails:
         """Return what a job asks for beside its `Job`: nothing where Slurm knows of none, or of nothing it can tell.
+
+        Raises:
+            UnavailableError: as for `snapshot`.
+        """
+        ...
+
+    async def request(self, slurm_job_id: int) -> JobRequest | None:
+        """Return what a pending job asks for; None if there is none, or what Slurm tells of it could be made up.
+
+        One question to slurmctld for each job: for the few that it matters for.
 
         Raises:
             UnavailableError: as for `snapshot`.

@@ -34,13 +34,23 @@ class PlanModel:
 
     def __init__(self, snapshot: Snapshot) -> None:
         running = tuple(_running(snapshot))
-        self._profiles = {name: _plan(snapshot, name, running) for name in snapshot.partitions}
+        #: By partition and job id: the planned start of the job, of an array that of its last task; seconds from now.
+        self._planned: dict[tuple[str, int], float] = {}
+        self._profiles = {name: _plan(snapshot, name, running, self._planned) for name in snapshot.partitions}
 
     def predict(self, job: QueuedJob) -> WaitEstimate | None:
         profile = self._profiles.get(job.partition)
         if profile is None:
             return None
         return WaitEstimate(profile.earliest_s(job.cpus, _duration_s(job.time_limit_s)), is_upper_bound=True)
+
+    def place_of(self, partition: str, slurm_job_id: int) -> WaitEstimate | None:
+        """Return how much longer a pending job will wait; None for one too far behind to be planned by itself.
+
+        Of an array it is its last task that counts.
+        """
+        at_s = self._planned.get((partition, slurm_job_id))
+        return None if at_s is None else WaitEstimate(at_s, is_upper_bound=True)
 
     def observe(self, job: QueuedJob) -> None:
         profile = self._profiles.get(job.partition)
@@ -55,7 +65,10 @@ class _Running:
     ends_in_s: float
 
 
-def _plan(snapshot: Snapshot, partition: str, running: Iterable[_Running]) -> Profile:
+def _plan(
+    snapshot: Snapshot, partition: str, running: Iterable[_Running], planned_starts: dict[tuple[str, int], float]
+) -> Profile:
+    """Return the profile with the whole queue in it; note the start of each job that is planned by itself."""
     nodes = {node.name: node for node in snapshot.nodes_of(partition) if node.is_usable}
     free_cpus = sum(node.cpus - node.cpus_allocated for node in nodes.values())
     profile = Profile(free_cpus, _releases(running, nodes.keys()))
@@ -64,17 +77,19 @@ def _plan(snapshot: Snapshot, partition: str, running: Iterable[_Running]) -> Pr
         duration_s = _duration_s(job.time_limit_s)
         one_by_one = min(job.tasks, _PLANNED_JOBS - planned)
         for _ in range(one_by_one):
-            _place(profile, job.cpus, duration_s)
+            planned_starts[partition, job.slurm_job_id] = _place(profile, job.cpus, duration_s)
         planned += one_by_one
         work += (job.tasks - one_by_one) * job.cpus * min(duration_s, _UNLIMITED_AS_S)
     profile.pour(work)
     return profile
 
 
-def _place(profile: Profile, cpus: int, duration_s: float) -> None:
+def _place(profile: Profile, cpus: int, duration_s: float) -> float:
+    """Plan a job and return its start."""
     at_s = profile.earliest_s(cpus, duration_s)
     if math.isfinite(at_s):
         profile.take(at_s, cpus, duration_s)
+    return at_s
 
 
 def _running(snapshot: Snapshot) -> Iterator[_Running]:
