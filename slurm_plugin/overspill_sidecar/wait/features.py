@@ -89,18 +89,7 @@ _USER = (
     "last_alike",
     "share_of_limit",
 )
-_SLURM = (
-    "has_priority",
-    "priority",
-    "has_rank",
-    "rank",
-    "has_plan",
-    "plan",
-    "has_usable",
-    "usable",
-    "has_free",
-    "free",
-)
+_SLURM = ("priority", "rank", "plan", "usable", "free")
 
 NAMES: tuple[str, ...] = (
     *(f"job_{name}" for name in _JOB),
@@ -122,7 +111,7 @@ NAMES: tuple[str, ...] = (
 def features_of(
     job: Tracked, nodes: int | None, facts: SlurmFacts, queue: QueueState, now_s: float
 ) -> NDArray[np.float64]:
-    """Return one number for each of `NAMES`. Reads the queue's sums; walks no list of jobs."""
+    """Return one number for each of `NAMES`, NaN where it is unknown. Reads the queue's sums; walks no list of jobs."""
     user = queue.users.get(job.user) or _NO_USER
     partition = queue.partitions.get(job.partition) or _NO_PARTITION
     free = queue.cpus - queue.everybody.running_cpus
@@ -318,16 +307,15 @@ def _of_rates(queue: QueueState, now_s: float) -> list[float]:
     return [*numbers, prompt / (started + 1e-3)]
 
 
-def _of_slurm(job: Tracked, facts: SlurmFacts) -> list[float]:
-    """Each fact as "is it known" and its value, 0 where it is not."""
-    values = (
-        None if facts.priority is None else _log(facts.priority),
-        None if facts.jobs_ahead is None else _log(facts.jobs_ahead),
-        None if facts.planned_start_in_s is None else _log(facts.planned_start_in_s),
-        None if facts.usable_cpus is None else _signed_log(facts.usable_cpus - job.cpus),
-        None if facts.free_cpus is None else _signed_log(facts.free_cpus - job.cpus),
+def _of_slurm(job: Tracked, facts: SlurmFacts) -> tuple[float, ...]:
+    """Return what Slurm alone knows; NaN is unknown."""
+    return (
+        math.nan if facts.priority is None else _log(facts.priority),
+        math.nan if facts.jobs_ahead is None else _log(facts.jobs_ahead),
+        math.nan if facts.planned_start_in_s is None else _log(facts.planned_start_in_s),
+        math.nan if facts.usable_cpus is None else _signed_log(facts.usable_cpus - job.cpus),
+        math.nan if facts.free_cpus is None else _signed_log(facts.free_cpus - job.cpus),
     )
-    return [number for value in values for number in ((0.0, 0.0) if value is None else (1.0, value))]
 
 
 def _ages(share: Share, now_s: float) -> tuple[float, float]:

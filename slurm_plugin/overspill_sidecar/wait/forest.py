@@ -23,6 +23,7 @@ class Forest:
         roots: the first node of each tree.
         anchor: which of `ANCHORS_S` the tree is for.
         feature: of each node; it goes left where that feature is at most the threshold.
+        unknown_left: where it goes if the feature is unknown (NaN).
         left: index of the node to the left; a leaf is its own child on both sides.
         value: of a leaf.
         depth: no leaf is deeper.
@@ -32,6 +33,7 @@ class Forest:
     anchor: NDArray[np.int32]
     feature: NDArray[np.int32]
     threshold: NDArray[np.float64]
+    unknown_left: NDArray[np.bool_]
     left: NDArray[np.int32]
     right: NDArray[np.int32]
     value: NDArray[np.float64]
@@ -41,7 +43,8 @@ class Forest:
         """Return a logit for each wait of the grid."""
         nodes = self.roots
         for _ in range(self.depth):
-            goes_left = features[self.feature[nodes]] <= self.threshold[nodes]
+            values = features[self.feature[nodes]]
+            goes_left = (values <= self.threshold[nodes]) | (np.isnan(values) & self.unknown_left[nodes])
             nodes = np.where(goes_left, self.left[nodes], self.right[nodes])
         anchors = np.bincount(self.anchor, weights=self.value[nodes], minlength=len(ANCHORS_S))
         return np.asarray(anchors @ _INTERPOLATION)

@@ -33,7 +33,8 @@ class Learner:
     __slots__ = ("curvatures", "means", "seen", "variances", "weights")
 
     def __init__(self, features: int) -> None:
-        self.seen = 0
+        #: How often each feature was known.
+        self.seen: Vector = np.zeros(features)
         self.means: Vector = np.zeros(features)
         self.variances: Vector = np.ones(features)
         self.weights: Vector = np.zeros((len(GRID_S), 2 * features + 1))
@@ -46,12 +47,14 @@ class Learner:
 
     def see(self, features: Vector) -> None:
         """Take a job's features into their means and variances."""
-        self.seen += 1
-        deviations = features - self.means
-        self.means += max(1.0 / self.seen, _SLOWEST) * deviations
+        is_known = ~np.isnan(features)
+        self.seen += is_known
+        deviations = np.where(is_known, features - self.means, 0.0)
+        self.means += deviations * np.maximum(1.0 / np.maximum(self.seen, 1.0), _SLOWEST)
         products = deviations * (features - self.means)
         # As if a job with a deviation of one had been there before the first.
-        self.variances += max(1.0 / (self.seen + 1), _SLOWEST) * (products - self.variances)
+        changes = np.maximum(1.0 / (self.seen + 1), _SLOWEST) * (products - self.variances)
+        self.variances += np.where(is_known, changes, 0.0)
 
     def learn(self, features: Vector, first: int, last: int, exceeded: float) -> None:
         """Learn that the wait did (1) or did not (0) exceed each of the grid's waits from `first` up to `last`."""
@@ -64,7 +67,8 @@ class Learner:
         weights -= _STEP * gradients / np.sqrt(curvatures)
 
     def _inputs(self, features: Vector) -> Vector:
-        """Return the deviations, how far they are from usual either way, and a one."""
+        """Return the deviations, how far they are from usual either way, and a one. What is unknown counts nothing."""
         deviations = (features - self.means) / np.sqrt(self.variances + _LEAST_VARIANCE)
         deviations = deviations.clip(-_MOST_DEVIATIONS, _MOST_DEVIATIONS)
-        return np.concatenate([deviations, np.abs(deviations) - _MEAN_DEVIATION, (1.0,)])
+        inputs = np.concatenate([deviations, np.abs(deviations) - _MEAN_DEVIATION, (1.0,)])
+        return np.asarray(np.nan_to_num(inputs, copy=False))

@@ -35,7 +35,7 @@ class _Opinion:
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class Waiting:
     """What is to be learnt from a pending job: it has exceeded the first `passed` waits of the grid."""
 
     job: Tracked
@@ -52,6 +52,11 @@ class OnlineModel:
     happened when it says. Events about jobs that are not known are passed over, as are repeated ones.
     """
 
+    __slots__ = (
+        *("asked", "blend", "bound", "due", "fitted_at", "forest"),
+        *("learner", "queue", "samples", "waiting"),
+    )
+
     def __init__(self, cpus: int) -> None:
         """Start knowing nothing.
 
@@ -66,10 +71,11 @@ class OnlineModel:
         self.forest: Forest | None = None
         #: Jobs taken into the samples when trees were last asked for.
         self.fitted_at = 0
-        self.waiting: dict[int | str, _Waiting] = {}
+        self.waiting: dict[int | str, Waiting] = {}
         #: When pending jobs pass the next wait of the grid, or their bound: (time, number, key of the job).
         self.due: list[tuple[float, int, int | str]] = []
-        self._asked: tuple[WaitingJob, float, _Opinion] | None = None
+        #: The last question and its answer: most often the job that was asked about is submitted next.
+        self.asked: tuple[WaitingJob, float, _Opinion] | None = None
 
     def set_cpus(self, cpus: int) -> None:
         """Note how many CPUs the cluster has now."""
@@ -79,7 +85,7 @@ class OnlineModel:
         """Return how long `job` would wait if it were submitted now, or waits if it has waited `waited_s` already."""
         opinion = self._opinion_of(self.queue.look_at(job), job, now_s)
         if waited_s <= 0:
-            self._asked = (job, now_s, opinion)
+            self.asked = (job, now_s, opinion)
             return opinion.outlook
         outlook = Outlook(opinion.outlook.exceeds, waited_s, 0.0)
         return Outlook(outlook.exceeds, waited_s, outlook.quantile_s(self.bound.share))
@@ -100,7 +106,7 @@ class OnlineModel:
         if opinion is not None:
             self._take_sample(tracked, opinion)
         self.queue.submitted(tracked)
-        self._asked = None
+        self.asked = None
 
     def started(self, key: int | str, at_s: float) -> None:
         """Note that a pending job has started, and learn how long it has waited."""
@@ -115,7 +121,7 @@ class OnlineModel:
             if not waiting.is_bound_judged:
                 self.bound.learn(has_held=at_s - job.submit_s <= waiting.upper_s)
         self.queue.started(job, max(at_s, job.submit_s))
-        self._asked = None
+        self.asked = None
 
     def ended(self, key: int | str, at_s: float) -> None:
         """Note that a running job has ended. A pending one that ended has left the queue: `removed`."""
@@ -125,7 +131,7 @@ class OnlineModel:
             return
         self.advance(at_s)
         self.queue.ended(job, at_s)
-        self._asked = None
+        self.asked = None
 
     def removed(self, key: int | str, at_s: float) -> None:
         """Forget a pending job that does not wait here any more: cancelled, diverted, held, or waiting by its own wish.
@@ -140,7 +146,7 @@ class OnlineModel:
         if waiting is not None:
             self.samples.ended(waiting.sample, np.inf)
         self.queue.removed(job)
-        self._asked = None
+        self.asked = None
 
     def advance(self, now_s: float) -> None:
         """Learn from the jobs that wait still and have passed a wait of the grid, or their bound, by now."""
@@ -149,7 +155,7 @@ class OnlineModel:
             waiting = self.waiting.get(key)
             if waiting is not None and waiting.sample == sample:
                 self._pass(waiting, now_s)
-                self._asked = None
+                self.asked = None
 
     def wants_trees(self) -> bool:
         """Tell whether enough jobs have come since trees were last fitted."""
@@ -165,11 +171,11 @@ class OnlineModel:
     def take_trees(self, forest: Forest) -> None:
         """Ask these trees, too, from now on."""
         self.forest = forest
-        self._asked = None
+        self.asked = None
 
     def _opinion_of(self, tracked: Tracked, job: WaitingJob, now_s: float) -> _Opinion:
-        if self._asked is not None and self._asked[:2] == (job, now_s):
-            return self._asked[2]
+        if self.asked is not None and self.asked[:2] == (job, now_s):
+            return self.asked[2]
         features = features_of(tracked, job.nodes, job.facts, self.queue, now_s)
         learned = self.learner.logits(features)
         forest = None if self.forest is None else self.forest.logits(features)
@@ -181,17 +187,17 @@ class OnlineModel:
     def _take_sample(self, tracked: Tracked, opinion: _Opinion) -> None:
         self.learner.see(opinion.features)
         sample = self.samples.add(opinion.features, opinion.learned, opinion.forest, tracked.submit_s)
-        waiting = self.waiting[tracked.key] = _Waiting(tracked, sample, opinion.outlook.upper_s)
+        waiting = self.waiting[tracked.key] = Waiting(tracked, sample, opinion.outlook.upper_s)
         self._await(waiting)
 
-    def _await(self, waiting: _Waiting) -> None:
+    def _await(self, waiting: Waiting) -> None:
         """Put down when the next thing is learnt from a job that goes on waiting."""
         times = [] if waiting.is_bound_judged else [waiting.upper_s]
         times += GRID_S[waiting.passed : waiting.passed + 1]
         if times:
             heapq.heappush(self.due, (waiting.job.submit_s + min(times), waiting.sample, waiting.job.key))
 
-    def _pass(self, waiting: _Waiting, now_s: float) -> None:
+    def _pass(self, waiting: Waiting, now_s: float) -> None:
         waited_s = now_s - waiting.job.submit_s
         if not waiting.is_bound_judged and waited_s >= waiting.upper_s:
             waiting.is_bound_judged = True
@@ -204,7 +210,7 @@ class OnlineModel:
             waiting.passed = passed
         self._await(waiting)
 
-    def _learn(self, waiting: _Waiting, first: int, last: int, exceeded: float) -> None:
+    def _learn(self, waiting: Waiting, first: int, last: int, exceeded: float) -> None:
         slot = self.samples.slot_of(waiting.sample)
         if slot is None or first >= last:
             return

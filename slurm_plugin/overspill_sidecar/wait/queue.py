@@ -27,6 +27,11 @@ _SHARE_OF_ALL, _SHARE_OF_USER = 0.02, 0.2
 class QueueState:
     """Pending and running jobs, and what is remembered of those before."""
 
+    __slots__ = (
+        *("cpus", "crowd", "estimates", "everybody", "limits", "lookalikes"),
+        *("partitions", "rates", "running", "share_of_limit", "users"),
+    )
+
     def __init__(self, cpus: int) -> None:
         self.cpus = cpus
         self.everybody = Share()

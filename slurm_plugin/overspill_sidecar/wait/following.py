@@ -1,0 +1,164 @@
+"""Following the queue by snapshots: what two of them differ by, as events for the wait model. Pure.
+
+A query that failed gives no snapshot and so no event: nobody is taken to have ended. What happened between two looks is
+put in order by Slurm's own times; a job that came and went between them is not seen at all.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from overspill_sidecar.cluster import Job, Snapshot
+from overspill_sidecar.wait.keys import Keys
+from overspill_sidecar.wait.online import OnlineModel
+from overspill_sidecar.wait.queue import QueueState
+from overspill_sidecar.wait.tracked import Bounded
+from overspill_sidecar.wait.waiting import SlurmFacts, WaitingJob
+
+#: Users, accounts, QOS and partitions whose last priority is remembered.
+_KEPT_PRIORITIES = 20_000
+
+
+_SUBMITTED, _STARTED = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a snapshot says of the jobs that compete with local ones: pending and running, by key."""
+
+    waiting: Mapping[str, Job] = field(default_factory=dict)
+    running: Mapping[str, Job] = field(default_factory=dict)
+
+
+class Following:
+    """Keeps one model in step with Slurm. Not thread-safe, as the model is not."""
+
+    def __init__(self, model: OnlineModel, overspill_partitions: Collection[str]) -> None:
+        """Begin to follow.
+
+        Args:
+            model: it may know jobs already, by keys of ours, from its last life.
+            overspill_partitions: whose jobs run elsewhere, and are never learnt from.
+        """
+        self._model = model
+        self._overspill = frozenset(overspill_partitions)
+        self._keys = Keys()
+        self._seen_at_s: float | None = None
+        #: Of the last snapshot, by partition: priorities of those that wait, rising; CPUs usable and free.
+        self._priorities: dict[str, list[int]] = {}
+        self._cpus: dict[str, tuple[int, int]] = {}
+        self._last_priority: Bounded[tuple[str, str, str, str], list[int]] = Bounded(_KEPT_PRIORITIES)
+
+    def take(self, snapshot: Snapshot) -> None:
+        """Tell the model what has happened since the last snapshot. Costs microseconds for each job that is pending."""
+        seen = self._see(snapshot)
+        self._note_capacity(snapshot)
+        self._note_priorities(seen.waiting.values())
+        self._tell_departures(seen, snapshot.unix_time_s)
+        self._tell_arrivals(seen, snapshot.unix_time_s)
+        self._model.advance(snapshot.unix_time_s)
+        self._seen_at_s = snapshot.unix_time_s
+
+    def facts_for(self, user: str, account: str, qos: str, partition: str) -> SlurmFacts:
+        """Return what Slurm knows of a job that it has not seen yet: its user's last such job had its priority."""
+        usable, free = self._cpus.get(partition, (None, None))
+        last = self._last_priority.get((user, account, qos, partition))
+        if last is None:
+            return SlurmFacts(usable_cpus=usable, free_cpus=free)
+        ranks = self._priorities.get(partition, [])
+        ahead = len(ranks) - bisect_right(ranks, last[0])
+        return SlurmFacts(float(last[0]), ahead, usable_cpus=usable, free_cpus=free)
+
+    def _see(self, snapshot: Snapshot) -> _Seen:
+        waiting: dict[str, Job] = {}
+        running: dict[str, Job] = {}
+        for job in snapshot.jobs:
+            if job.is_active and self._overspill.isdisjoint(job.partitions):
+                running[self._keys.of_active(job)] = job
+        for job in snapshot.jobs:
+            if job.is_competing and self._is_local(job):
+                waiting.update((key, job) for key in self._keys.of_pending(job))
+        self._keys.forget_all_but(snapshot.jobs)
+        return _Seen(waiting, running)
+
+    def _is_local(self, job: Job) -> bool:
+        """Whether its wait is one for local nodes alone: it is not, or not also, on its way to a site."""
+        return job.trail is None and self._overspill.isdisjoint(job.partitions)
+
+    def _note_capacity(self, snapshot: Snapshot) -> None:
+        total = 0
+        for node in snapshot.nodes.values():
+            if not self._overspill.issuperset(node.partitions):
+                total += node.cpus if node.is_usable else node.cpus_allocated
+        self._model.set_cpus(total)
+        for name in snapshot.partitions:
+            usable = [node for node in snapshot.nodes_of(name) if node.is_usable]
+            free = sum(node.cpus - node.cpus_allocated for node in usable)
+            self._cpus[name] = sum(node.cpus for node in usable), free
+
+    def _note_priorities(self, waiting: Collection[Job]) -> None:
+        self._priorities = {}
+        for job in waiting:
+            for partition in job.partitions:
+                self._priorities.setdefault(partition, []).append(job.priority)
+        for ranks in self._priorities.values():
+            ranks.sort()
+        for job in waiting:
+            self._last_priority.made(_rights(job), list)[:] = [job.priority]
+
+    def _tell_departures(self, seen: _Seen, now_s: float) -> None:
+        """Tell who is gone. When is not known: since the last snapshot, so that what follows comes after it."""
+        model, at_s = self._model, now_s if self._seen_at_s is None else self._seen_at_s
+        for key in [key for key in model.queue.running if key not in seen.running]:
+            model.ended(key, at_s)
+        for key in [key for key in model.queue.pending if key not in seen.waiting and key not in seen.running]:
+            model.removed(key, at_s)
+
+    def _tell_arrivals(self, seen: _Seen, now_s: float) -> None:
+        """Tell who was submitted and who has started, in the order in which it happened."""
+        queue = self._model.queue
+        new = [(key, job) for key, job in (*seen.waiting.items(), *seen.running.items()) if not _knows(queue, key)]
+        events = [(min(now_s, _queued_s(job)), _SUBMITTED, key, job) for key, job in new]
+        for key, job in seen.running.items():
+            if key not in queue.running:
+                started_s = max(_queued_s(job), min(now_s, job.start_time_s or now_s))
+                events.append((started_s, _STARTED, key, job))
+        for at_s, kind, key, job in sorted(events, key=lambda event: event[:3]):
+            if kind == _SUBMITTED:
+                self._model.submitted(self._waiting_job(key, job), self._heard_at_s(at_s, now_s))
+            else:
+                self._model.started(key, at_s)
+
+    def _heard_at_s(self, queued_s: float, now_s: float) -> float:
+        """Return when a job that is new counts as heard of: at once, if it was not there at the last snapshot."""
+        is_new = self._seen_at_s is not None and queued_s >= self._seen_at_s - 1.0
+        return queued_s if is_new else now_s
+
+    def _waiting_job(self, key: str, job: Job) -> WaitingJob:
+        return WaitingJob(
+            key=key,
+            submit_s=_queued_s(job),
+            cpus=job.cpus,
+            time_limit_s=job.time_limit_s,
+            user=job.user_name,
+            partition=_rights(job)[3],
+            account=job.account,
+            qos=job.qos,
+            nodes=job.node_count,
+            facts=self.facts_for(*_rights(job)),
+        )
+
+
+def _knows(queue: QueueState, key: str) -> bool:
+    return key in queue.pending or key in queue.running
+
+
+def _queued_s(job: Job) -> float:
+    """Return from when on it has waited for nodes: a begin time or a dependency may have kept it longer than that."""
+    return float(max(job.submit_time_s, job.eligible_time_s or 0))
+
+
+def _rights(job: Job) -> tuple[str, str, str, str]:
+    return job.user_name, job.account, job.qos, job.partitions[0] if job.partitions else ""

@@ -1,0 +1,174 @@
+"""Two snapshots make events: what the wait model is told, and what it must not be told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from overspill_sidecar.cluster import Job, Snapshot, Trail
+from overspill_sidecar.wait import OnlineModel
+from overspill_sidecar.wait.following import Following
+from tests.unit.sidecar_cluster import NOW_S, job, running, snapshot
+
+_TRAIL = Trail("d1", "site-a", "batch")
+
+
+@pytest.fixture
+def model() -> OnlineModel:
+    return OnlineModel(1)
+
+
+@pytest.fixture
+def following(model: OnlineModel) -> Following:
+    started = Following(model, {"overspill"})
+    started.take(_at(0))
+    return started
+
+
+def _at(after_s: float, *jobs: Job) -> Snapshot:
+    return replace(snapshot(*jobs), unix_time_s=NOW_S + after_s)
+
+
+def _new(number: int, after_s: int = 5, **changes: Any) -> Job:
+    at_s = NOW_S + after_s
+    return job(number, **{"submit_time_s": at_s, "eligible_time_s": at_s, **changes})
+
+
+def _running(number: int, start_s: int, after_s: int = 5, **changes: Any) -> Job:
+    at_s = NOW_S + after_s
+    times = {"submit_time_s": at_s, "eligible_time_s": at_s, "start_time_s": NOW_S + start_s}
+    return running(number, "c1", **{**times, **changes})
+
+
+def test_a_job_is_followed_from_its_submission_to_its_end(following: Following, model: OnlineModel) -> None:
+    following.take(_at(10, _new(1)))
+    assert list(model.queue.pending) == ["1.0"]
+    following.take(_at(20, _running(1, start_s=17)))
+    assert (list(model.queue.pending), list(model.queue.running)) == ([], ["1.0"])
+    assert model.queue.running["1.0"].waited_s(0) == 12
+    following.take(_at(30))
+    assert not model.queue.running
+    assert model.training_set(NOW_S + 30.0).wait_s.tolist() == [12]
+
+
+def test_a_start_between_two_looks_is_learnt_with_slurms_own_times(following: Following, model: OnlineModel) -> None:
+    following.take(_at(60, _running(1, start_s=7, after_s=5)))
+    assert model.training_set(NOW_S + 60.0).wait_s.tolist() == [2]
+
+
+def test_jobs_that_were_there_before_the_first_look_stand_in_the_queue_and_teach_nothing(model: OnlineModel) -> None:
+    Following(model, ()).take(
+        _at(0, job(1, submit_time_s=NOW_S - 5000, eligible_time_s=NOW_S - 5000), running(2, "c2"))
+    )
+    assert (list(model.queue.pending), list(model.queue.running)) == (["1.0"], ["2.0"])
+    assert model.samples.taken == 1  # the running one had been submitted just before
+
+
+def test_a_job_that_vanishes_from_the_queue_teaches_nothing(following: Following, model: OnlineModel) -> None:
+    following.take(_at(10, _new(1)))
+    following.take(_at(20))
+    assert not model.queue.pending
+    assert len(model.training_set(NOW_S + 20.0).wait_s) == 0
+
+
+@pytest.mark.parametrize("reason", ["Dependency", "BeginTime", "JobHeldUser"])
+def test_a_job_that_waits_by_its_own_wish_is_not_in_the_queue(
+    following: Following, model: OnlineModel, reason: str
+) -> None:
+    following.take(_at(10, _new(1, reason=reason, eligible_time_s=None)))
+    assert not model.queue.pending
+    following.take(_at(5000, _new(1, eligible_time_s=NOW_S + 4990)))
+    following.take(_at(5020, _running(1, start_s=5002, eligible_time_s=NOW_S + 4990)))
+    assert model.training_set(NOW_S + 5020.0).wait_s.tolist() == [12]
+
+
+def test_a_job_that_is_held_while_it_waits_leaves_the_queue_untaught(following: Following, model: OnlineModel) -> None:
+    following.take(_at(10, _new(1)))
+    following.take(_at(20, _new(1, reason="JobHeldAdmin")))
+    assert not model.queue.pending
+    assert len(model.training_set(NOW_S + 20.0).wait_s) == 0
+
+
+@pytest.mark.parametrize(
+    "diverted",
+    [
+        {"trail": _TRAIL, "partitions": ("batch", "overspill")},
+        {"trail": _TRAIL, "partitions": ("batch",)},
+        {"partitions": ("batch", "overspill")},
+    ],
+)
+def test_a_diverted_job_is_never_learnt_from(
+    following: Following, model: OnlineModel, diverted: dict[str, Any]
+) -> None:
+    following.take(_at(10, _new(1, **diverted)))
+    assert not model.queue.pending
+    following.take(_at(20, _new(2), _new(1, **diverted)))
+    following.take(_at(30, _new(2, **diverted), _running(1, start_s=25, **{**diverted, "partitions": ("overspill",)})))
+    assert (list(model.queue.pending), list(model.queue.running)) == ([], [])
+    assert len(model.training_set(NOW_S + 30.0).wait_s) == 0
+
+
+def test_a_diverted_job_that_starts_at_home_after_all_takes_its_cpus_here(
+    following: Following, model: OnlineModel
+) -> None:
+    following.take(_at(10, _new(1, trail=_TRAIL, partitions=("batch", "overspill"))))
+    following.take(_at(300, _running(1, start_s=250, trail=_TRAIL)))
+    assert model.queue.everybody.running_cpus == 2
+    assert model.samples.taken == 0
+
+
+def test_each_task_of_an_array_is_a_job(following: Following, model: OnlineModel) -> None:
+    def array(tasks: int) -> Job:
+        return _new(7, tasks=tasks, all_tasks=tasks)
+
+    def task(number: int, start_s: int) -> Job:
+        return _running(100 + number, start_s, array_job_id=7, array_task_id=number)
+
+    following.take(_at(10, array(3)))
+    assert len(model.queue.pending) == 3
+    following.take(_at(20, array(2), task(1, 15)))
+    assert (len(model.queue.pending), len(model.queue.running)) == (2, 1)
+    last = _running(7, 28, array_job_id=7, array_task_id=3)
+    following.take(_at(30, task(1, 15), task(2, 27), last))
+    assert (len(model.queue.pending), len(model.queue.running)) == (0, 3)
+    following.take(_at(40, last))
+    assert len(model.queue.running) == 1
+    assert sorted(model.training_set(NOW_S + 40.0).wait_s) == [10, 22, 23]
+
+
+def test_of_a_huge_array_a_few_tasks_stand_for_all(following: Following, model: OnlineModel) -> None:
+    following.take(_at(10, _new(7, tasks=9_000, all_tasks=9_000)))
+    assert len(model.queue.pending) == 64
+    following.take(_at(20, _new(7, tasks=8_999, all_tasks=8_999), _running(100, 15, array_job_id=7, array_task_id=1)))
+    assert (len(model.queue.pending), len(model.queue.running)) == (64, 1)
+    assert model.training_set(NOW_S + 20.0).is_over.sum() == 1
+
+
+def test_a_requeued_job_is_a_new_one(following: Following, model: OnlineModel) -> None:
+    following.take(_at(10, _new(1)))
+    following.take(_at(20, _running(1, start_s=12)))
+    following.take(_at(30, _new(1, after_s=25, restart_count=1)))
+    assert (list(model.queue.pending), list(model.queue.running)) == (["1.1"], [])
+
+
+def test_a_gap_between_looks_ends_nobody_who_is_still_there(following: Following, model: OnlineModel) -> None:
+    following.take(_at(10, _new(1)))
+    following.take(_at(90_000, _running(1, start_s=20)))
+    assert list(model.queue.running) == ["1.0"]
+    assert model.training_set(NOW_S + 90_000.0).wait_s.tolist() == [15]
+
+
+def test_what_the_model_may_use_is_counted_without_virtual_nodes(following: Following, model: OnlineModel) -> None:
+    local = sum(node.cpus for node in snapshot().nodes.values() if "overspill" not in node.partitions)
+    assert model.queue.cpus == local
+
+
+def test_a_users_last_priority_stands_for_the_next_jobs(following: Following) -> None:
+    assert following.facts_for("bob", "", "", "batch").priority is None
+    following.take(_at(10, _new(1, priority=500, user_name="bob"), _new(2, priority=900), _new(3, priority=100)))
+    facts = following.facts_for("bob", "", "", "batch")
+    assert (facts.priority, facts.jobs_ahead) == (500, 1)
+    assert facts.usable_cpus == 8
+    assert facts.free_cpus == 8
