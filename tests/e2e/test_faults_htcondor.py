@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -29,12 +29,24 @@ def pool_rig() -> Iterator[Rig]:
         yield running
 
 
-def test_a_job_loses_not_a_byte_while_the_agent_is_killed(pool_rig: Rig) -> None:
-    job_id = submit_diverted(pool_rig, ticking(_LINES, exit_code=5))
-    wait_for_line(pool_rig, job_id, b"line 20\n", timeout_s=90)
-    agent = pool_rig.site.daemon("agent")
+def _kill_agent(rig: Rig) -> None:
+    agent = rig.site.daemon("agent")
     agent.signal(signal.SIGKILL)
     agent.start()
+
+
+def _kill_schedd(rig: Rig) -> None:
+    rig.pool.kill_schedd()
+    rig.pool.start_schedd()
+
+
+@pytest.mark.parametrize("kill", [_kill_agent, _kill_schedd])
+def test_a_job_goes_on_and_loses_not_a_byte_while_what_drives_it_is_killed(
+    pool_rig: Rig, kill: Callable[[Rig], None]
+) -> None:
+    job_id = submit_diverted(pool_rig, ticking(_LINES, exit_code=5))
+    wait_for_line(pool_rig, job_id, b"line 20\n", timeout_s=90)
+    kill(pool_rig)
     job = pool_rig.wait_for_state(job_id, ["FAILED", "COMPLETED"], timeout_s=90)
     assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("FAILED", "5:0", "0")
     assert pool_rig.output(job_id) == ticked(_LINES)
