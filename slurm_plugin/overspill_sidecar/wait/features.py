@@ -53,6 +53,7 @@ _EASIER = (
 )
 _STARTS = ("harder_ago", "harder_wait", "harder_submit", "easier_ago", "easier_wait", "same_ago", "same_wait")
 _DRAIN = ("one", "one_by_limit", "all", "all_by_limit", "easier", "oldest", "backfills")
+_EASY = ("starts_now", "starts_now_estimate", "head_start", "spare", "pour_all", "pour_easier", "pour_all_and_one")
 _PARTITION = (
     "jobs",
     "cpus",
@@ -98,6 +99,7 @@ NAMES: tuple[str, ...] = (
     *(f"easier_{name}" for name in _EASIER),
     *(f"start_{name}" for name in _STARTS),
     *(f"drain_{name}" for name in _DRAIN),
+    *(f"easy_{name}" for name in _EASY),
     *(f"partition_{name}" for name in _PARTITION),
     *(f"user_{name}" for name in _USER),
     *(f"rate_{name}_{half_life:g}" for name, half_life in product(RATES, HALF_LIVES_S)),
@@ -123,6 +125,7 @@ def features_of(
         *easier,
         *_of_starts(job, queue, now_s),
         *_of_drain(job, queue, free, math.expm1(easier[1]), now_s),
+        *_of_easy(job, queue, free, math.expm1(easier[2]) * queue.cpus, now_s),
         *_of_partition(job, partition, queue.cpus, now_s),
         *_of_user(job, user, queue, now_s),
         *_of_rates(queue, now_s),
@@ -246,6 +249,26 @@ def _of_drain(job: Tracked, queue: QueueState, free: float, easier_cpus: float, 
         _log(estimates.seconds_until(job.cpus + easier_cpus - free, now_s)),
         _log(estimates.seconds_until(head.cpus - free, now_s)) if head else 0.0,
         float(head is not None and alone <= 0 and job.estimate_s <= head_by_limit_s),
+    )
+
+
+def _of_easy(job: Tracked, queue: QueueState, free: float, easier_work: float, now_s: float) -> tuple[float, ...]:
+    """What first come, first served with backfill would do with it, and how soon the work before it can be done."""
+    pending, limits, estimates = queue.everybody.pending, queue.limits, queue.estimates
+    head = next(iter(pending.values())) if pending else None
+    head_start_s = limits.seconds_until(head.cpus - free, now_s) if head else 0.0
+    spare = free + limits.cpus_by(now_s + head_start_s) - head.cpus if head else free
+    is_free = job.cpus <= free
+    is_free_for_long = is_free and (head is None or job.cpus <= spare)
+    pour_s = estimates.seconds_to_do(queue.everybody.pending_work, free, now_s)
+    return (
+        float(is_free_for_long or (is_free and job.limit_s <= head_start_s)),
+        float(is_free_for_long or (is_free and job.estimate_s <= head_start_s)),
+        _log(head_start_s),
+        _signed_log(spare - job.cpus),
+        _log(pour_s),
+        _log(estimates.seconds_to_do(easier_work, free, now_s)),
+        _log(max(pour_s, estimates.seconds_until(job.cpus - free, now_s))),
     )
 
 

@@ -13,13 +13,14 @@ _FIRST_ROOM = 64
 class Releases:
     """CPUs by the time at which they are expected back. Adding and removing moves memory, a few bytes for each job."""
 
-    __slots__ = ("count", "cpus", "times", "totals", "totals_known")
+    __slots__ = ("count", "cpus", "sums_known", "times", "totals")
 
     def __init__(self) -> None:
         self.times: NDArray[np.float64] = np.empty(_FIRST_ROOM)
         self.cpus: NDArray[np.float64] = np.empty(_FIRST_ROOM)
+        #: Sums of the CPUs up to each.
         self.totals: NDArray[np.float64] = np.empty(0)
-        self.totals_known = True
+        self.sums_known = True
         self.count = 0
 
     def add(self, at_s: float, cpus: float) -> None:
@@ -32,7 +33,7 @@ class Releases:
             array[index + 1 : count + 1] = array[index:count]
             array[index] = value
         self.count += 1
-        self.totals_known = False
+        self.sums_known = False
 
     def remove(self, at_s: float, cpus: float) -> None:
         """Take back what was added with exactly these values."""
@@ -43,14 +44,49 @@ class Releases:
         for array in (self.times, self.cpus):
             array[index : count - 1] = array[index + 1 : count]
         self.count -= 1
-        self.totals_known = False
+        self.sums_known = False
 
     def seconds_until(self, cpus: float, now_s: float) -> float:
         """Return in how many seconds this many CPUs will have come back; 0 if none are needed or they are overdue."""
         if cpus <= 0:
             return 0.0
-        if not self.totals_known:
-            self.totals = self.cpus[: self.count].cumsum()
-            self.totals_known = True
+        self._sum_up()
         index = int(self.totals.searchsorted(cpus))
         return max(0.0, float(self.times[index]) - now_s) if index < self.count else NEVER_S
+
+    def cpus_by(self, at_s: float) -> float:
+        """Return how many CPUs will have come back by then."""
+        self._sum_up()
+        index = int(self.times[: self.count].searchsorted(at_s, side="right"))
+        return float(self.totals[index - 1]) if index else 0.0
+
+    def seconds_to_do(self, work: float, free: float, now_s: float) -> float:
+        """Return in how many seconds the CPUs that are free, and those that come back, can have done this much work.
+
+        As if work could be poured: no job is too wide for what is free.
+
+        Args:
+            work: CPU seconds.
+            free: CPUs free now; fewer than none if more run than there are.
+            now_s: the moment from which to count.
+        """
+        if work <= 0:
+            return 0.0
+        self._sum_up()
+        free, count = max(0.0, free), self.count
+        times = np.maximum(self.times[:count] - now_s, 0.0)
+        if not count:
+            return min(NEVER_S, work / free) if free else NEVER_S
+        cpus, before = self.cpus[:count], self.totals - self.cpus[:count]
+        # By each release: what is free now works from now on, what came back earlier from then on.
+        done = times * (free + before) - ((times * cpus).cumsum() - times * cpus)
+        index = int(done.searchsorted(work))
+        if index == 0:
+            return work / free
+        start_s, capacity = float(times[index - 1]), free + float(self.totals[index - 1])
+        return min(NEVER_S, start_s + (work - float(done[index - 1])) / capacity)
+
+    def _sum_up(self) -> None:
+        if not self.sums_known:
+            self.totals = self.cpus[: self.count].cumsum()
+            self.sums_known = True
