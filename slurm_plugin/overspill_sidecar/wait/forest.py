@@ -23,19 +23,19 @@ class Forest:
         roots: the first node of each tree.
         anchor: which of `ANCHORS_S` the tree is for.
         feature: of each node; it goes left where that feature is at most the threshold.
-        unknown_left: where it goes if the feature is unknown (NaN).
-        left: index of the node to the left; a leaf is its own child on both sides.
+        threshold: of each node.
+        unknown_right: where it goes if the feature is unknown (NaN).
+        children: of each node the one to the left and the one to the right; a leaf leads to itself.
         value: of a leaf.
         depth: no leaf is deeper.
     """
 
-    roots: NDArray[np.int32]
-    anchor: NDArray[np.int32]
-    feature: NDArray[np.int32]
+    roots: NDArray[np.intp]
+    anchor: NDArray[np.intp]
+    feature: NDArray[np.intp]
     threshold: NDArray[np.float64]
-    unknown_left: NDArray[np.bool_]
-    left: NDArray[np.int32]
-    right: NDArray[np.int32]
+    unknown_right: NDArray[np.bool_]
+    children: NDArray[np.intp]
     value: NDArray[np.float64]
     depth: int
 
@@ -43,10 +43,13 @@ class Forest:
         """Return a logit for each wait of the grid."""
         nodes = self.roots
         for _ in range(self.depth):
-            values = features[self.feature[nodes]]
-            goes_left = (values <= self.threshold[nodes]) | (np.isnan(values) & self.unknown_left[nodes])
-            nodes = np.where(goes_left, self.left[nodes], self.right[nodes])
-        anchors = np.bincount(self.anchor, weights=self.value[nodes], minlength=len(ANCHORS_S))
+            values = features.take(self.feature.take(nodes))
+            goes_right = values > self.threshold.take(nodes)
+            unknown = np.isnan(values)
+            if unknown.any():
+                goes_right |= unknown & self.unknown_right.take(nodes)
+            nodes = self.children.take(2 * nodes + goes_right)
+        anchors = np.bincount(self.anchor, weights=self.value.take(nodes), minlength=len(ANCHORS_S))
         return np.asarray(anchors @ _INTERPOLATION)
 
 

@@ -68,7 +68,13 @@ class Learner:
 
     def _inputs(self, features: Vector) -> Vector:
         """Return the deviations, how far they are from usual either way, and a one. What is unknown counts nothing."""
-        deviations = (features - self.means) / np.sqrt(self.variances + _LEAST_VARIANCE)
-        deviations = deviations.clip(-_MOST_DEVIATIONS, _MOST_DEVIATIONS)
-        inputs = np.concatenate([deviations, np.abs(deviations) - _MEAN_DEVIATION, (1.0,)])
-        return np.asarray(np.nan_to_num(inputs, copy=False))
+        count = len(features)
+        inputs = np.empty(2 * count + 1)
+        deviations, distances = inputs[:count], inputs[count : 2 * count]
+        np.subtract(features, self.means, out=deviations)
+        deviations /= np.sqrt(self.variances + _LEAST_VARIANCE)
+        np.minimum(np.maximum(deviations, -_MOST_DEVIATIONS, out=deviations), _MOST_DEVIATIONS, out=deviations)
+        np.subtract(np.abs(deviations), _MEAN_DEVIATION, out=distances)
+        inputs[-1] = 1.0
+        inputs[np.isnan(inputs)] = 0.0
+        return inputs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,13 +15,14 @@ _FIRST_ROOM = 64
 class Releases:
     """CPUs by the time at which they are expected back. Adding and removing moves memory, a few bytes for each job."""
 
-    __slots__ = ("count", "cpus", "sums_known", "times", "totals")
+    __slots__ = ("count", "cpus", "moments", "sums_known", "times", "totals")
 
     def __init__(self) -> None:
         self.times: NDArray[np.float64] = np.empty(_FIRST_ROOM)
         self.cpus: NDArray[np.float64] = np.empty(_FIRST_ROOM)
-        #: Sums of the CPUs up to each.
+        #: Sums up to each: of CPUs, and of CPUs times when they come back.
         self.totals: NDArray[np.float64] = np.empty(0)
+        self.moments: NDArray[np.float64] = np.empty(0)
         self.sums_known = True
         self.count = 0
 
@@ -73,20 +76,28 @@ class Releases:
         if work <= 0:
             return 0.0
         self._sum_up()
-        free, count = max(0.0, free), self.count
-        times = np.maximum(self.times[:count] - now_s, 0.0)
-        if not count:
-            return min(NEVER_S, work / free) if free else NEVER_S
-        cpus, before = self.cpus[:count], self.totals - self.cpus[:count]
-        # By each release: what is free now works from now on, what came back earlier from then on.
-        done = times * (free + before) - ((times * cpus).cumsum() - times * cpus)
-        index = int(done.searchsorted(work))
-        if index == 0:
-            return work / free
-        start_s, capacity = float(times[index - 1]), free + float(self.totals[index - 1])
-        return min(NEVER_S, start_s + (work - float(done[index - 1])) / capacity)
+        # Those that are overdue count as free.
+        first = int(self.times[: self.count].searchsorted(now_s))
+        free = max(0.0, free) + self._sum(self.totals, first)
+        index = bisect_left(range(self.count), work, lo=first, key=lambda at: self._done_by(at, first, free, now_s))
+        start_s = float(self.times[index - 1]) - now_s if index > first else 0.0
+        done = self._done_by(index - 1, first, free, now_s) if index > first else 0.0
+        capacity = free + self._sum(self.totals, index) - self._sum(self.totals, first)
+        return min(NEVER_S, start_s + (work - done) / capacity) if capacity > 0 else NEVER_S
+
+    def _done_by(self, index: int, first: int, free: float, now_s: float) -> float:
+        """Return the CPU seconds that can be done from now until the release of this index."""
+        before = self._sum(self.totals, index) - self._sum(self.totals, first)
+        moments = self._sum(self.moments, index) - self._sum(self.moments, first)
+        return (float(self.times[index]) - now_s) * (free + before) - (moments - now_s * before)
+
+    @staticmethod
+    def _sum(sums: NDArray[np.float64], count: int) -> float:
+        return float(sums[count - 1]) if count else 0.0
 
     def _sum_up(self) -> None:
         if not self.sums_known:
-            self.totals = self.cpus[: self.count].cumsum()
+            cpus = self.cpus[: self.count]
+            self.totals = cpus.cumsum()
+            self.moments = (cpus * self.times[: self.count]).cumsum()
             self.sums_known = True

@@ -79,16 +79,15 @@ def _flatten(trees: list[tuple[int, Node]]) -> Forest:
     for _, tree in trees:
         roots.append(len(rows))
         depth = max(depth, _add(tree, rows))
-    feature, threshold, unknown_left, left, right, value = np.array(rows, np.float64).T
+    feature, threshold, unknown_right, left, right, value = np.array(rows, np.float64).T
     return Forest(
-        roots=np.array(roots, np.int32),
-        anchor=np.array([anchor for anchor, _ in trees], np.int32),
-        feature=feature.astype(np.int32),
-        threshold=threshold,
-        unknown_left=unknown_left.astype(np.bool_),
-        left=left.astype(np.int32),
-        right=right.astype(np.int32),
-        value=value,
+        roots=np.array(roots, np.intp),
+        anchor=np.array([anchor for anchor, _ in trees], np.intp),
+        feature=feature.astype(np.intp),
+        threshold=threshold.copy(),
+        unknown_right=unknown_right.astype(np.bool_),
+        children=np.stack([left, right], axis=1).astype(np.intp).ravel(),
+        value=value.copy(),
         depth=depth,
     )
 
@@ -97,12 +96,12 @@ def _add(node: Node, rows: list[list[float]]) -> int:
     """Append a node and all below it; return how deep they go."""
     index = len(rows)
     if "leaf_value" in node:
-        rows.append([0, np.inf, 1, index, index, cast("float", node["leaf_value"])])
+        rows.append([0, np.inf, 0, index, index, cast("float", node["leaf_value"])])
         return 0
     feature, threshold = cast("int", node["split_feature"]), cast("float", node["threshold"])
     # A feature that was always known has no side for the unknown: LightGBM takes it for 0 then.
-    unknown_left = node["default_left"] if node["missing_type"] == "NaN" else threshold >= 0
-    rows.append([feature, threshold, float(bool(unknown_left)), 0, 0, 0])
+    unknown_right = not node["default_left"] if node["missing_type"] == "NaN" else threshold < 0
+    rows.append([feature, threshold, float(unknown_right), 0, 0, 0])
     depth = 0
     for side, name in ((3, "left_child"), (4, "right_child")):
         rows[index][side] = len(rows)
