@@ -6,7 +6,9 @@ import lightgbm
 import numpy as np
 import pytest
 
+from overspill.errors import UnavailableError
 from overspill_sidecar.wait import OnlineModel, trees
+from overspill_sidecar.wait.fitting import fit_apart
 from overspill_sidecar.wait.forest import ANCHORS_S
 from overspill_sidecar.wait.outlook import GRID_S
 from overspill_sidecar.wait.replay import replay, warm_up
@@ -55,3 +57,19 @@ def test_trees_make_forecasts_better(training: TrainingSet) -> None:
             if model is with_trees and model.wants_trees():
                 model.take_trees(trees.fit(model.training_set(job.submit_s)))
     assert np.mean(squares[with_trees]) < np.mean(squares[alone])
+
+
+async def test_a_process_of_its_own_fits_the_same_trees(training: TrainingSet) -> None:
+    row = training.features[-1].astype(np.float64)
+    assert np.array_equal((await fit_apart(training)).logits(row), trees.fit(training).logits(row))
+
+
+async def test_a_fit_that_fails_says_why(training: TrainingSet) -> None:
+    broken = TrainingSet(training.features, training.wait_s[:-1], training.is_over)
+    with pytest.raises(UnavailableError, match="fitting trees failed with 1: ValueError"):
+        await fit_apart(broken)
+
+
+async def test_a_fit_that_takes_too_long_is_ended(training: TrainingSet) -> None:
+    with pytest.raises(UnavailableError, match=r"took more than 0\.01 s"):
+        await fit_apart(training, deadline_s=0.01)
