@@ -94,7 +94,7 @@ images: setup ## What jobs run in: make images [IMAGE="runtime-mini htcondor"] [
 	@$(PY) -m overspill_images $(if $(BASE),--base $(BASE)) $(if $(CA),--ca $(CA)) $(if $(FRESH),--fresh) $(if $(LOCK),--lock) $(IMAGE)
 
 # packaging/requirements.lock is what the packages bring along: the same versions without the tools for development, and
-# without the extra `trees`, which is bigger than all the rest.
+# without the extras `trees` and `plot`, which are bigger than all the rest.
 lock: PACKAGED := sidecar agent docker htcondor
 lock: .venv/.ready ## Resolve the dependencies anew into requirements.lock (hashes, no host names)
 	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \

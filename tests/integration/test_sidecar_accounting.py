@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.commands import overspill_json
 from tests.e2e.diversion import look_often, wait_until
 from tests.rig import ClusterOptions, Rig
 from tests.rig.routing import ask_router
@@ -169,3 +170,31 @@ def test_while_the_cluster_is_in_a_federation_its_jobs_stay(any_rig: Rig) -> Non
     assert _partition_of(any_rig) == "batch"
     _sacctmgr(any_rig, "delete", "federation", "union")
     _wait_for_answer(any_rig, "wait_above_threshold")
+
+
+def test_what_sacct_tells_of_these_jobs_can_be_replayed_under_a_policy(any_rig: Rig) -> None:
+    cancelled = any_rig.sbatch(_NOTHING, "--overspill=never", user="alice")
+    any_rig.cluster.run(["scancel", str(cancelled)], check=True)
+    call = (
+        "simulate",
+        "--policy",
+        "overspill_from=batch",
+        "--from",
+        "sacct",
+        "--since",
+        "now-1hours",
+        "--warm-up",
+        "0",
+    )
+    answer: dict[str, dict[str, dict[str, int]]] = {}
+
+    def is_told() -> bool:
+        # slurmdbd hears of a job some time after slurmctld.
+        answer.update(overspill_json(any_rig, *call))
+        return answer["history"]["never_ran"] > 0
+
+    wait_until(is_told, timeout_s=30, what="sacct's word of a job that never ran")
+    assert answer["history"]["jobs"] == ClusterOptions().real_nodes
+    assert answer["by_user"].keys() == {"bob"}
+    assert answer["by_account"].keys() == {ACCOUNT}
+    assert answer["cluster"]["cpus"] == {"shared": 2 * ClusterOptions().real_nodes}

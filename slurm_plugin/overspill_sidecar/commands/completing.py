@@ -1,4 +1,4 @@
-"""What a shell may complete: job ids and sites, within the time that a person waits for a Tab."""
+"""What a shell may complete: job ids, sites and policy words, within the time that a person waits for a Tab."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import click
 
 from overspill_sidecar.commands.cluster import Cluster
+from overspill_sidecar.policy import WORDS
 
 _DEADLINE_S = 1.0
 
@@ -19,6 +20,12 @@ def job_ids(_context: click.Context, _parameter: click.Parameter, incomplete: st
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [job_id for job_id in listed.stdout.split() if job_id.startswith(incomplete)]
+
+
+def policy_words(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return what the last of several words, joined by commas, may be."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{word.name}=" for word in WORDS.values() if word.name.startswith(last)]
 
 
 def site_names(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -1,0 +1,83 @@
+"""The options of `overspill simulate` that say how large something is: `[PARTITION=]VALUE`, several times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import click
+
+from overspill_sidecar.policy import Policy
+from overspill_sidecar.simulation.remote import RemoteSite
+from overspill_sidecar.simulation.rules import destinations
+from overspill_sidecar.slurm_text import parse_duration_s
+
+#: A partition, or "" where none is named, and a value; None is unlimited.
+Named = tuple[str, int | None]
+#: The overspill partition where the policy names none.
+_ANY_SITE = "overspill"
+_DEFAULT_OVERHEAD_S = 60
+_MOST_CPUS = 10**9
+
+
+class _Assigned(click.ParamType[Named]):
+    def __init__(self, name: str, parse: Callable[[str], int | None]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: str | Named, param: click.Parameter | None, ctx: click.Context | None) -> Named:
+        if isinstance(value, tuple):
+            return value
+        partition, _, text = value.rpartition("=")
+        try:
+            return partition, self._parse(text)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _cpus(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or not 0 < len(text) <= len(str(_MOST_CPUS)) or int(text) == 0:
+        raise ValueError(f"{text!r} is no number of CPUs: write 1 or more")
+    return int(text)
+
+
+def _cpus_or_unlimited(text: str) -> int | None:
+    return None if text.lower() == "unlimited" else _cpus(text)
+
+
+CPUS = _Assigned("cpus", _cpus)
+SITE_CPUS = _Assigned("cpus", _cpus_or_unlimited)
+SITE_TIME = _Assigned("time", parse_duration_s)
+
+
+def sites_of(
+    policy: Policy, cpus: Sequence[Named], slot_cpus: Sequence[Named], overheads_s: Sequence[Named]
+) -> tuple[RemoteSite, ...]:
+    """Return the sites that jobs may go to, in the policy's order.
+
+    Raises:
+        click.UsageError: if it is not clear how large each of them is, or if an option is about no site.
+    """
+    cpus_of = dict(cpus)
+    named = tuple(name for name in cpus_of if name)
+    partitions = destinations(policy) or named or (_ANY_SITE,)
+    for option, given in (("cpus", cpus), ("slot-cpus", slot_cpus), ("overhead", overheads_s)):
+        if strangers := [name for name, _ in given if name and name not in partitions]:
+            raise click.UsageError(
+                f"--remote-{option} {strangers[0]}=: jobs may go to {', '.join(partitions)} only, by overspill_to"
+            )
+    unsaid = [name for name in partitions if name not in cpus_of]
+    if cpus_of.get("") is not None and len(unsaid) > 1:
+        each = " ".join(f"--remote-cpus {name}=CPUS" for name in partitions)
+        raise click.UsageError(f"the policy names several sites: say how large each is: {each}")
+    if cpus_of and "" not in cpus_of and unsaid:
+        raise click.UsageError(f"say how large {unsaid[0]} is, too: --remote-cpus {unsaid[0]}=CPUS")
+    slots, times_s = dict(slot_cpus), {"": _DEFAULT_OVERHEAD_S, **dict(overheads_s)}
+    return tuple(
+        RemoteSite(
+            name,
+            cpus=cpus_of.get(name, cpus_of.get("")),
+            overhead_s=float(times_s.get(name, times_s.get("")) or 0),
+            slot_cpus=slots.get(name, slots.get("")),
+        )
+        for name in partitions
+    )
