@@ -14,7 +14,6 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
 from overspill.cli import main
-from overspill_sidecar.commands import simulate_plot
 from overspill_sidecar.history import SACCT_FIELDS, PastJob
 from tests.unit.queue_simulation import CPUS, simulated_jobs
 
@@ -254,7 +253,7 @@ def test_the_picture_is_drawn_and_a_second_time_the_same(
 def test_without_matplotlib_the_picture_is_refused_before_anything_is_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(simulate_plot.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     result = _call("--policy", _POLICY, "--from", "sacct", tmp_path / "absent", "--plot", tmp_path / "plot.png")
     assert result.exit_code == 1
     assert "--plot needs matplotlib" in result.stderr

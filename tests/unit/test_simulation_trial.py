@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from overspill_sidecar.simulation.local import Sizes, sizes_of
 from overspill_sidecar.simulation.pool import Change
 from overspill_sidecar.simulation.remote import RemoteSite
 from overspill_sidecar.simulation.trial import Trial, TrialResult, Way, run_trial
-from overspill_sidecar.simulation.workload import ReplayedJob, workload_of
+from overspill_sidecar.simulation.workload import ReplayedJob, peak_cpus, workload_of
 from tests.unit.queue_simulation import CPUS, simulated_jobs
 
 _SITE = RemoteSite("overspill", cpus=64, overhead_s=60)
@@ -189,14 +190,25 @@ def test_a_partition_with_nodes_of_its_own_does_not_wait_for_the_others(history:
     assert result.by_partition["long"].never_wait_s == 0 < result.by_partition["batch"].never_wait_s
 
 
+def test_a_history_is_played_as_far_as_it_tells_what_ran() -> None:
+    still_running = [_one(0, end_s=None, cpus=3), _one(1, end_s=None, cpus=4)]
+    cancelled, pending = _one(2, start_s=None), _one(3, start_s=None, end_s=None)
+    held = _one(4, eligible_s=1_800_005_000.0, start_s=1_800_005_100.0, end_s=1_800_005_400.0)
+    workload = workload_of([held, cancelled, *still_running, pending])
+    assert [job.past for job in workload.jobs] == [*still_running, held]
+    assert [(job.recorded_wait_s, job.run_s) for job in workload.jobs] == [(0, 5401), (0, 5400), (100, 300)]
+    assert (workload.never_ran, workload.waiting) == (1, 1)
+    assert peak_cpus(workload.jobs) == 8
+
+
 # What words do, with a history that is small enough to know what becomes of each job.
 
 
-def _one(number: int = 0, **changes: object) -> PastJob:
+def _one(number: int = 0, **changes: Any) -> PastJob:
     """Return a job of an hour on one CPU, one of which comes each second."""
     at_s = 1_800_000_000.0 + number
     job = PastJob(str(number), at_s, at_s, at_s + 3600, 1, 7200, "alice", "batch", account="physics", nodes=1)
-    return replace(job, **changes)  # type: ignore[arg-type]
+    return replace(job, **changes)
 
 
 def _reasons(words: str, *jobs: PastJob, **changes: object) -> Mapping[str, int]:
@@ -226,7 +238,7 @@ _WENT = "wait_above_threshold"
         ("", {"cpus": 65}, "larger_than_site"),
     ],
 )
-def test_a_word_keeps_whom_it_keeps_in_the_router(words: str, change: dict[str, object], reason: str) -> None:
+def test_a_word_keeps_whom_it_keeps_in_the_router(words: str, change: dict[str, Any], reason: str) -> None:
     assert _reasons(words, _one(**change)) == {reason: 1}
 
 

@@ -79,7 +79,7 @@ _GROUPS = ("partition", "account", "user")
     help="CPUs of the cluster, or of a partition with nodes of its own.  [default: the most that were in use]",
 )
 @click.option("--recorded-waits", "is_history", is_flag=True, help="Jobs that stay wait as they did: no simulation.")
-@click.option("--compare", "is_comparing", is_flag=True, help="Beside always, and somebody who knows run times.")
+@click.option("--compare", "is_comparing", is_flag=True, help="Beside diverting always, and knowing all run times.")
 @click.option(
     "--warm-up",
     type=click.FloatRange(0, 0.9),

@@ -11,7 +11,7 @@ from overspill_sidecar.simulation.tally import Counted
 
 #: Lengths of a span that people count time in; the longest makes long histories coarse.
 _SPANS_S = (600, 3600, 6 * 3600, 86400, 7 * 86400, 28 * 86400)
-_MOST_SPANS = 240
+_MOST_SPANS = 370
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,5 +103,6 @@ def peak_cpus(jobs: Iterable[ReplayedJob]) -> int:
 
 def _replayed(key: int, past: PastJob, last_s: float) -> ReplayedJob:
     start_s = past.queued_s + (past.wait_s or 0.0)
-    end_s = last_s if past.end_s is None else past.end_s
+    # What still runs outlasts all that the history tells of.
+    end_s = last_s + _SHORTEST_RUN_S if past.end_s is None else past.end_s
     return ReplayedJob(key, past, past.queued_s, max(_SHORTEST_RUN_S, end_s - start_s), past.wait_s or 0.0)
