@@ -133,7 +133,7 @@ class Sidecar:
             stack.push_async_callback(admin.stop, _DRAIN_S)
             tasks["decision records"] = ledger.run
             tasks["pending jobs"] = LateLook(
-                self._watch, self._view, sites, router, self._config.router.late_every_s
+                self._watch, self._view, sites, router, self._config.router.late_every_s, host=socket.gethostname()
             ).run
         if self._role in {Role.RELAY, Role.ALL}:
             path = stack.enter_context(SocketPath(self._config.relay.socket)).path

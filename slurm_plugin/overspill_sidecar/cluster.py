@@ -313,6 +313,8 @@ class ClusterConfig:
     #: AccountingStorageEnforce; empty where there is none: then accounts and QOS are free text.
     enforced: frozenset[str] = frozenset()
     has_slurmdbd: bool = False
+    #: Of several controllers the one that acts, as SlurmctldHost names it; empty where there is but one.
+    acting_controller: str = ""
 
 
 @dataclass(frozen=True, slots=True)

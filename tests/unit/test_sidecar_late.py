@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -15,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overspill.errors import UnavailableError, UnrunnableError
-from overspill.v1 import router_pb2
+from overspill.v1.router_pb2 import DecideRequest, DecideResponse
 from overspill_sidecar.cluster import Job, JobRequest
 from overspill_sidecar.decision.capacity import Amount
+from overspill_sidecar.late import LateLook
 from overspill_sidecar.late.outlook import Outlook, WaitGoingOn
 from overspill_sidecar.slurm.queries import parse_trail
 from overspill_sidecar.wait import WaitEstimate
@@ -201,9 +203,29 @@ def test_no_slot_is_given_away_twice() -> None:
 def test_what_a_submission_was_promised_no_pending_job_gets() -> None:
     place = Place(waiting())
     asyncio.run(place.watch.refresh())
-    assert place.decide(num_tasks=7).verdict == router_pb2.DecideResponse.VERDICT_DIVERT
+    assert place.decide(num_tasks=7).verdict == DecideResponse.VERDICT_DIVERT
     place.looks()
     assert place.partitions(1) == "batch"
+
+
+def test_submissions_and_pending_jobs_that_are_decided_at_once_never_get_the_same_slot() -> None:
+    place = Place(*(waiting(number, cpus=1) for number in range(1, 41)))
+    asyncio.run(place.watch.refresh())
+    asked = DecideRequest(has_script=True, num_tasks=1, time_limit_min=10, memory_per_cpu_mib=100).SerializeToString()
+    given: list[int] = []
+
+    def submit() -> None:
+        answers = [DecideResponse.FromString(place.router.decide(asked)) for _ in range(40)]
+        given.append(sum(answer.verdict == DecideResponse.VERDICT_DIVERT for answer in answers))
+
+    submitting = [threading.Thread(target=submit) for _ in range(2)]
+    for thread in submitting:
+        thread.start()
+    place.looks()
+    for thread in submitting:
+        thread.join()
+    late = sum(place.partitions(number) == BOTH for number in range(1, 41))
+    assert sum(given) + late == 8
 
 
 @pytest.mark.parametrize("what", ["unreachable", "full"])
@@ -535,3 +557,12 @@ def test_running_jobs_are_never_touched() -> None:
     place.say(mode="off")
     place.looks()
     assert place.view.jobs == before
+
+
+@pytest.mark.parametrize(("acting", "goes"), [("", True), ("ctl1", True), ("ctl1.example", True), ("ctl2", False)])
+def test_of_several_routers_only_that_of_the_acting_controller_changes_jobs(acting: str, *, goes: bool) -> None:
+    place = Place(waiting())
+    place.view.config = replace(place.view.config, acting_controller=acting)
+    place.late = LateLook(place.watch, place.view, [place.site], place.router, 10, host="ctl1.cluster")
+    place.looks()
+    assert (place.partitions(1) == BOTH) == goes

@@ -255,3 +255,17 @@ def test_the_rest_of_an_array_says_which_tasks_wait_together(jobs: dict[int, Job
     assert several
     assert not any("%" in tasks for tasks in several)
     assert jobs[30].array_tasks == ""
+
+
+@pytest.mark.parametrize(
+    ("controllers", "acting"),
+    [
+        ("", ""),
+        ("Slurmctld(primary) at ctl1 is UP\n", ""),
+        ("Slurmctld(primary) at ctl1 is UP\nSlurmctld(backup) at ctl2 is UP\n", "ctl1"),
+        ("Slurmctld(primary) at ctl1 is DOWN\nSlurmctld(backup1) at ctl2 is UP\n", "ctl2"),
+    ],
+)
+def test_of_several_controllers_the_first_that_is_up_acts(controllers: str, acting: str) -> None:
+    text = "ClusterName = rig\nKillWait = 30 sec\n\n" + controllers
+    assert queries.parse_config(text).acting_controller == acting

@@ -49,6 +49,7 @@ class LateLook:
         router: Router,
         every_s: float,
         outlook_of: Callable[[Picture], Outlook] = outlook_of,
+        host: str = "",
     ) -> None:
         """Represent the late look of one cluster.
 
@@ -59,7 +60,9 @@ class LateLook:
             router: decides, so that nothing is given away twice.
             every_s: seconds from one look to the next.
             outlook_of: tells how long pending jobs wait.
+            host: this host's name; each controller's has a router, and only that of the acting one changes jobs.
         """
+        self._host = host
         self._outlook_of = outlook_of
         self._watch = watch
         self._view = view
@@ -83,12 +86,18 @@ class LateLook:
             except Exception:  # noqa: BLE001 - the loop's edge; logged with its traceback
                 _log.exception("looking at pending jobs failed", action="late_failed")
 
+    def _is_acting(self, picture: Picture) -> bool:
+        acting = picture.snapshot.config.acting_controller
+        return not acting or acting.partition(".")[0] == self._host.partition(".")[0]
+
     async def step(self, picture: Picture) -> None:
         """Take one look: call back who needs no site any more, then let go whom waiting costs too much.
 
         Raises:
             TransientError: if Slurm does not answer; the next look goes on.
         """
+        if not self._is_acting(picture):
+            return
         now = time.monotonic()
         sites = [site.view(now) for site in self._sites]
         partitions = {site.name: site.partition for site in sites}

@@ -64,6 +64,8 @@ _DETAILS_LINE = re.compile(r"(?P<id>\d+) (?P<constraint>\S*) (?P<tres>(?:\S* ){4
 _GPU_TYPE = re.compile(r"(?<![\w.-])gpu[:=]([A-Za-z][\w.-]*)", re.ASCII)
 #: Options that job_submit_lua does not show on every version, by the field that does.
 _HIDDEN_OPTIONS = {"Deadline": "deadline", "CoreSpec": "core-spec"}
+#: Of every SlurmctldHost, in their order.
+_CONTROLLER = re.compile(r"^Slurmctld\(\w+\) at (\S+) is (\w+)$", re.MULTILINE)
 _PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)")
 _DRAINED = frozenset({"DRAIN", "DRAINED", "DRAINING"})
 #: A reason is one as long as the node is in such a state.
@@ -220,10 +222,18 @@ def parse_config(text: str) -> ClusterConfig:
             gpu_defaults=_gpu_defaults(values.get("JobDefaults", "")),
             has_slurmdbd=values.get("AccountingStorageType", "") == "accounting_storage/slurmdbd",
             enforced=frozenset(_names(_given(values.get("AccountingStorageEnforce", "")))) - {"none"},
+            acting_controller=_acting_controller(text),
             parameters=tuple(_given(values.get(key, "")) for key in ("SlurmctldParameters", "SchedulerParameters")),
         )
     except (KeyError, ValueError, IndexError) as error:
         raise UnavailableError(f"scontrol show config cannot be read: {error!r}") from error
+
+
+def _acting_controller(text: str) -> str:
+    """Return the first controller that is up, if there are several: the others stand by for it."""
+    controllers = _CONTROLLER.findall(text)
+    acting = [host for host, state in controllers if state == "UP"]
+    return acting[0] if len(controllers) > 1 and acting else ""
 
 
 def _parse_job(record: str) -> Job:
