@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from overspill.errors import NotFoundError, OverspillError, UnavailableError, UnrunnableError
-from overspill_sidecar.slurm import CommandLineView
+from overspill_sidecar.slurm import CommandLineView, command_line
 
 _RECORDED = Path(__file__).parents[1] / "unit" / "slurm_22_05"
 _END = r'sed "s/\x1e/${SQUEUE_FORMAT2##*:}/"'
@@ -123,6 +123,16 @@ async def test_slurms_refusals_are_told_from_its_absence(
         await CommandLineView().update("7", Partition="batch")
     with pytest.raises(error):
         await CommandLineView().requeue("7")
+
+
+async def test_a_slow_slurmctld_that_answers_stale_errors_is_not_asked_again_and_again(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_line, "_TRY_FOR_S", 0.3)
+    programs.write("scontrol", f"echo >>{tmp_path}/calls; sleep 0.1; echo Interrupted system call >&2; exit 1")
+    with pytest.raises(UnavailableError):
+        await CommandLineView().update("7", Partition="batch")
+    assert 2 <= len((tmp_path / "calls").read_text().splitlines()) <= 5
 
 
 @pytest.mark.parametrize("message", ["Resource temporarily unavailable", "Interrupted system call"])
