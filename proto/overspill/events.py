@@ -36,6 +36,8 @@ SIDECAR_EVENTS: Final[dict[str, str]] = {
     "stranded_home": "a job that waited in vain for its closed site goes back to its own partition",
     "late_added": "a pending job may start at a site as well: waiting at home has become too long",
     "late_recalled": "a pending job stays at home after all",
+    "wait_model_loaded": "the router goes on with what the wait model has learned, or begins with nothing",
+    "wait_model_past": "the wait model has lived through the past that sacct remembers, or could not",
     "nodes_undrained": "a site's virtual nodes may be used again",
     "leave_cancelled": "a job was cancelled on its way home",
     "run_settled": "the site may forget the run: its end is the job's",

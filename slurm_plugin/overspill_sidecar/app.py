@@ -23,6 +23,7 @@ from overspill.metrics import MetricsServer, describe_process
 from overspill_sidecar import metrics
 from overspill_sidecar.admin import RelayAdmin, RouterAdmin, serve_relay_admin, serve_router_admin
 from overspill_sidecar.config import SidecarConfig
+from overspill_sidecar.forecast import Forecast
 from overspill_sidecar.gauges import BreakerGauges, PromiseGauges, WatchGauges
 from overspill_sidecar.health import HealthRecord, NodeKeeper
 from overspill_sidecar.late import LateLook
@@ -38,6 +39,7 @@ from overspill_sidecar.router import Router, server_of
 from overspill_sidecar.sites.renewal import Renewal
 from overspill_sidecar.sites.site import Site
 from overspill_sidecar.slurm import CommandLineView
+from overspill_sidecar.wait import UnknownWaits
 from overspill_sidecar.watch import ClusterWatch
 
 _log = structlog.get_logger(__name__)
@@ -71,6 +73,11 @@ def _spare_garbage_collector() -> None:
     gc.set_threshold(10_000, 20, 100)
 
 
+def _forecast(config: SidecarConfig) -> Forecast:
+    partitions = [site.partition for site in config.sites]
+    return Forecast(config.router.waits, partitions, config.router.learned_after_jobs)
+
+
 class Sidecar:
     """One process. Everything that lives as long as it does is made here."""
 
@@ -81,7 +88,9 @@ class Sidecar:
         is_relay_alone = role is Role.RELAY
         refresh_s = config.slurm.refresh_s * (_RELAY_REFRESH_FACTOR if is_relay_alone else 1)
         self._tally = None if is_relay_alone else Tally(config.router.accounts)
-        self._watch = ClusterWatch(self._view, refresh_s, self._tally)
+        self._forecast = None if is_relay_alone else _forecast(config)
+        model_of = self._forecast.model_of if self._forecast else lambda _: UnknownWaits()
+        self._watch = ClusterWatch(self._view, refresh_s, self._tally, model_of)
         self._stop = asyncio.Event()
         self._listening: list[asyncio.Event] = []
 
@@ -132,6 +141,8 @@ class Sidecar:
             admin = await serve_router_admin(RouterAdmin(router, self._watch, sites, ledger, self._tally), path)
             stack.push_async_callback(admin.stop, _DRAIN_S)
             tasks["decision records"] = ledger.run
+            if self._forecast is not None:
+                tasks["wait model"] = self._forecast.run
             tasks["pending jobs"] = LateLook(
                 self._watch, self._view, sites, router, self._config.router.late_every_s, host=socket.gethostname()
             ).run

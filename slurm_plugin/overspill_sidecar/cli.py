@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from overspill.daemon import LOG_LEVELS, set_up_logs
 from overspill.errors import OverspillError
 from overspill_sidecar.app import Role, Sidecar
 from overspill_sidecar.config import DEFAULT_PATH, SidecarConfig, load
+from overspill_sidecar.history import read_sacct, sacct_argv
+from overspill_sidecar.wait import OnlineModel
+from overspill_sidecar.wait.replay import warm_up
+from overspill_sidecar.wait.state import save
 from overspill_sidecar.wait.stdio import answers
 from overspill_sidecar.wait.trees import are_available
 
@@ -34,6 +39,7 @@ def main() -> None:
     \b
     Examples:
       overspill-sidecar run --config /etc/overspill/sidecar.toml
+      overspill-sidecar learn --output /var/lib/overspill/waits.state
       overspill-sidecar wait-model --stdio < events.jsonl
     """
 
@@ -89,6 +95,33 @@ def wait_model(*, stdio: bool, trees: bool) -> None:  # noqa: ARG001 - the only 
             click.echo(answer)
     except OverspillError as error:
         raise click.ClickException(error.reason) from error
+
+
+@main.command()
+@click.option("--since", default="now-14days", show_default=True, metavar="TIME", help="As sacct --starttime takes it.")
+@click.option("--not-from", multiple=True, metavar="PARTITION", help="Jobs of this partition are left out.")
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Where the model is kept."
+)
+def learn(since: str, not_from: tuple[str, ...], output: Path) -> None:
+    """Make a wait model of the jobs that sacct remembers. A router that knows nothing yet does this by itself.
+
+    \b
+    Examples:
+      overspill-sidecar learn --since now-60days --not-from overspill --output /var/lib/overspill/waits.state
+    """
+    try:
+        with subprocess.Popen(sacct_argv(since), stdout=subprocess.PIPE, text=True, errors="replace") as sacct:
+            past = [job for job in read_sacct(sacct.stdout or ()) if job.partition not in not_from]
+        if sacct.returncode:
+            raise click.ClickException(f"sacct ended with exit code {sacct.returncode}")
+        model = OnlineModel(max((job.cpus for job in past), default=1))
+        click.echo(f"learned from {warm_up(model, past)} jobs", err=True)
+        save(model, output)
+    except OverspillError as error:
+        raise click.ClickException(error.reason) from error
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or 'sacct'}: {error.strerror}") from error
 
 
 async def _serve(config: SidecarConfig, role: Role) -> None:

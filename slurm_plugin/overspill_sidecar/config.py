@@ -52,6 +52,9 @@ class RouterConfig(_Section):
     keep_records: int = Field(default=100_000, ge=100)
     #: The file that remembers what each account's diverted jobs have had today.
     accounts: _AbsolutePath = Path("/var/lib/overspill/accounts.db")
+    #: The file that keeps what the wait model has learned, and how many jobs it must have seen to be asked.
+    waits: _AbsolutePath = Path("/var/lib/overspill/waits.state")
+    learned_after_jobs: int = Field(default=500, ge=1)
     #: How long capacity stays promised to a decision whose job does not appear.
     promise_s: float = Field(default=30.0, gt=0, le=600)
     #: Between two looks at pending jobs: who is let go to a site after all, or called back.

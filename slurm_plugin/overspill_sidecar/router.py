@@ -210,7 +210,7 @@ class Router:
             self._promises.settle(picture.seen_decisions, picture.snapshot.asked_at)
             self._trials.observe(picture.queue.rooms, picture.snapshot.asked_at)
             for record in self._since(picture.snapshot.asked_at):
-                _observe(picture.model, record.decision)
+                _observe(picture.model, record)
         return picture
 
     def _since(self, moment: float) -> Iterable[Record]:
@@ -246,7 +246,7 @@ class Router:
                 Explored(record.decided_at_unix_s, record.request.user_id, partitions, shape.cpus, shape.time_limit_s)
             )
         if picture is not None:
-            _observe(picture.model, decision)
+            _observe(picture.model, record)
         _log.debug(
             "decided",
             action="decided",
@@ -292,12 +292,14 @@ def _knows_nothing(_: QueuedJob) -> WaitEstimate | None:
     return None
 
 
-def _observe(model: WaitModel, decision: Decision) -> None:
+def _observe(model: WaitModel, record: Record) -> None:
     """Queue a job that stays local in the model; one that is diverted takes nothing of its own partition."""
-    if decision.verdict is Verdict.LOCAL and decision.shape is not None:
+    decision, shape = record.decision, record.decision.shape
+    if decision.verdict is Verdict.LOCAL and shape is not None:
+        user_id, account, qos = record.request.user_id, decision.account, record.request.qos
         for name in decision.own_partitions[:1]:
-            cpus = decision.shape.cpus * decision.shape.slots
-            model.observe(QueuedJob(name, cpus, decision.shape.time_limit_s))
+            cpus = shape.cpus * shape.slots
+            model.observe(QueuedJob(name, cpus, shape.time_limit_s, user_id, account, qos, shape.nodes))
 
 
 def _to_response(decision_id: str, decision: Decision) -> router_pb2.DecideResponse:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -56,14 +56,22 @@ class ClusterWatch:
     A failed query changes nothing but the picture's age: the policy stays, and after a few intervals `fresh` is None.
     """
 
-    def __init__(self, view: ClusterView, refresh_s: float, tally: Tally | None = None) -> None:
+    def __init__(
+        self,
+        view: ClusterView,
+        refresh_s: float,
+        tally: Tally | None = None,
+        model_of: Callable[[Snapshot], WaitModel] = PlanModel,
+    ) -> None:
         """Know nothing yet.
 
         Args:
             view: Slurm.
             refresh_s: seconds between two looks.
             tally: remembers what accounts have had; without one nobody knows.
+            model_of: tells from a snapshot how long jobs wait; called in a thread, never twice at once.
         """
+        self._model_of = model_of
         self._view = view
         self._refresh_s = refresh_s
         self._tally = tally
@@ -122,7 +130,7 @@ class ClusterWatch:
         """
         with metrics.SNAPSHOT_SECONDS.time():
             snapshot = await self._view.snapshot()
-            picture = await asyncio.to_thread(prepare, snapshot, self._tally, self._vain_claims)
+            picture = await asyncio.to_thread(self._prepare, snapshot)
         self._take_policy(snapshot)
         await self._look_up_users()
         self.picture = picture
@@ -131,6 +139,9 @@ class ClusterWatch:
         self._is_failing = False
         self._renewed.set()
         self._renewed = asyncio.Event()
+
+    def _prepare(self, snapshot: Snapshot) -> Picture:
+        return prepare(snapshot, self._tally, self._vain_claims, self._model_of)
 
     def _take_policy(self, snapshot: Snapshot) -> None:
         said, problems = parse_policy(snapshot.config.parameters, self.policy)
@@ -167,13 +178,19 @@ class ClusterWatch:
         self._is_failing = True
 
 
-def prepare(snapshot: Snapshot, tally: Tally | None = None, vain_claims: VainClaims | None = None) -> Picture:
+def prepare(
+    snapshot: Snapshot,
+    tally: Tally | None = None,
+    vain_claims: VainClaims | None = None,
+    model_of: Callable[[Snapshot], WaitModel] = PlanModel,
+) -> Picture:
     """Make a picture of a snapshot: not for the event loop.
 
     Args:
         snapshot: what Slurm said.
         tally: remembers what accounts have had; without one nobody knows.
         vain_claims: remembers who waits in vain. One thread at a time may use either.
+        model_of: tells how long jobs wait.
     """
     default = snapshot.default_partition
     return Picture(
@@ -186,6 +203,6 @@ def prepare(snapshot: Snapshot, tally: Tally | None = None, vain_claims: VainCla
             snapshot.is_federated,
             tally.observe(snapshot) if tally else None,
         ),
-        model=PlanModel(snapshot),
+        model=model_of(snapshot),
         seen_decisions=frozenset(job.trail.decision_id for job in snapshot.jobs if job.trail),
     )

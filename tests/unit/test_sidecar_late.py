@@ -20,9 +20,9 @@ from overspill.v1.router_pb2 import DecideRequest, DecideResponse
 from overspill_sidecar.cluster import Job, JobRequest
 from overspill_sidecar.decision.capacity import Amount
 from overspill_sidecar.late import LateLook
-from overspill_sidecar.late.outlook import Outlook, WaitGoingOn
+from overspill_sidecar.late.outlook import Outlook
 from overspill_sidecar.slurm.queries import parse_trail
-from overspill_sidecar.wait import WaitEstimate
+from overspill_sidecar.wait import WaitEstimate, WaitGoingOn
 from overspill_sidecar.watch import Picture
 from tests.unit.late_place import HOUR_S, Place, diverted, slots, waiting
 from tests.unit.sidecar_cluster import NOW_S, running

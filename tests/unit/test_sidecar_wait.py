@@ -87,10 +87,11 @@ def test_a_burst_of_submissions_sees_itself() -> None:
 def test_a_pending_job_waits_for_its_own_place_in_the_queue_and_an_array_for_that_of_its_last_task() -> None:
     first, array = job(1, cpus=8, time_limit_s=600), job(2, cpus=8, tasks=3, time_limit_s=600)
     model = PlanModel(snapshot(*full_batch(left_s=3600), first, array))
-    places = [model.place_of("batch", slurm_job_id) for slurm_job_id in (1, 2, 3)]
-    assert places[2] is None
-    rests = [place.median_s for place in places[:2] if place is not None]
+    waits = [model.pending(each, "batch") for each in (first, array)]
+    passed_s = 100
+    rests = [wait.median_s - passed_s for wait in waits if wait is not None]
     assert rests == [pytest.approx(3600, rel=0.03), pytest.approx(3600 + 3 * 600, rel=0.03)]
+    assert model.pending(first, "nowhere") is None
 
 
 def test_a_queue_too_long_to_plan_still_counts_as_work() -> None:

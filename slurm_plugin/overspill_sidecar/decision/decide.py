@@ -20,6 +20,9 @@ from overspill_sidecar.decision.situation import Queue, Situation
 from overspill_sidecar.policy import Mode, Policy
 from overspill_sidecar.wait import QueuedJob, WaitEstimate
 
+#: By the job's own partition; None where nobody knows.
+_Waits = Mapping[str, WaitEstimate | None]
+
 
 class Verdict(StrEnum):
     LOCAL = "LOCAL"
@@ -85,9 +88,11 @@ def _decide_batch_job(
     own = _own_partitions(named, policy, queue)
     shape = shape_of(job, own, queue.config)
     local = _staying(job, shape, own, queue, situation)
+    waits = _waits(job, shape, own, local.account, situation)
+    local = replace(local, estimate=_shortest(waits))
     submission = Submission(job, shape, own, refused_by)
     is_forced = submission.is_forced(policy)
-    if not is_forced and (reason := _why_wait_is_borne(shape, local.own_partitions, situation)):
+    if not is_forced and (reason := _why_wait_is_borne(shape, waits, situation)):
         return replace(local, reason=reason)
     if reason := _why_too_much(local, queue, situation):
         return replace(local, reason=reason)
@@ -139,7 +144,6 @@ def _staying(
         "",
         shape=shape,
         own_partitions=names,
-        estimate=_estimate(shape, names, situation),
         account=account,
         budget=_budget(account, shape, queue, situation),
     )
@@ -208,23 +212,27 @@ def _own_partitions(named: tuple[str, ...], policy: Policy, queue: Queue) -> tup
     return own
 
 
-def _estimate(shape: Shape, names: tuple[str, ...], situation: Situation) -> WaitEstimate | None:
+def _waits(job: DecideRequest, shape: Shape, own: Sequence[Partition], account: str, situation: Situation) -> _Waits:
+    """Return what is predicted for each of the job's partitions."""
+    cpus = shape.cpus * shape.slots
+    queued = (
+        QueuedJob(partition.name, cpus, shape.time_limit_s, job.user_id, account, job.qos, shape.nodes)
+        for partition in own
+    )
+    return {job.partition: situation.predict(job) for job in queued}
+
+
+def _shortest(waits: _Waits) -> WaitEstimate | None:
     """Return the shortest of the waits in the job's partitions; None if one of them is unknown."""
-    waits = [situation.predict(_queued(shape, name)) for name in names]
-    known = [wait for wait in waits if wait is not None]
+    known = [wait for wait in waits.values() if wait is not None]
     return min(known, key=lambda wait: wait.median_s) if known and len(known) == len(waits) else None
 
 
-def _queued(shape: Shape, partition: str) -> QueuedJob:
-    return QueuedJob(partition, shape.cpus * shape.slots, shape.time_limit_s)
-
-
-def _why_wait_is_borne(shape: Shape, names: tuple[str, ...], situation: Situation) -> str | None:
+def _why_wait_is_borne(shape: Shape, waits: _Waits, situation: Situation) -> str | None:
     """Return why the job waits at home; None if in each of its partitions the wait is likely too long."""
-    for name in names:
+    for name, wait in waits.items():
         if situation.queue is None or not situation.queue.rooms[name].whole.holds(Amount(shape.cpus)):
             return "larger_than_own_partition"
-        wait = situation.predict(_queued(shape, name))
         if wait is None:
             return "wait_unknown"
         if wait.p_exceeds(situation.policy.wait_s(name)) <= 0.5:  # noqa: PLR2004 - more likely than not

@@ -18,7 +18,7 @@ from overspill_sidecar.decision.decide import Decision, Verdict
 from overspill_sidecar.late.candidates import Look, to_add, to_recall
 from overspill_sidecar.late.changes import addition, recall
 from overspill_sidecar.late.memory import AGAIN_S, Memory, Unclear
-from overspill_sidecar.late.outlook import Outlook, outlook_of, waited_s
+from overspill_sidecar.late.outlook import Outlook, outlook_of
 from overspill_sidecar.late.request import request_of, wish_of
 from overspill_sidecar.late.standing import BETWEEN_CHANGES_S
 from overspill_sidecar.policy import Mode
@@ -26,7 +26,7 @@ from overspill_sidecar.records.record import Late
 from overspill_sidecar.router import LateQuestion, Router, SiteSource, is_shadowed
 from overspill_sidecar.slurm import ClusterView
 from overspill_sidecar.slurm_text import last_array_tasks
-from overspill_sidecar.wait import QueuedJob, WaitEstimate
+from overspill_sidecar.wait import QueuedJob, WaitEstimate, waited_s
 from overspill_sidecar.watch import ClusterWatch, Picture
 
 _log = structlog.get_logger(__name__)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from overspill_sidecar.cluster import Job, Snapshot
@@ -33,16 +34,27 @@ class _Seen:
 
 
 class Following:
-    """Keeps one model in step with Slurm. Not thread-safe, as the model is not."""
+    """Keeps one model in step with Slurm. Not thread-safe, as the model is not: `guard` is for who shares it.
 
-    def __init__(self, model: OnlineModel, overspill_partitions: Collection[str]) -> None:
+    Attributes:
+        model: what is kept in step.
+    """
+
+    def __init__(
+        self,
+        model: OnlineModel,
+        overspill_partitions: Collection[str],
+        guard: AbstractContextManager[object] | None = None,
+    ) -> None:
         """Begin to follow.
 
         Args:
             model: it may know jobs already, by keys of ours, from its last life.
             overspill_partitions: whose jobs run elsewhere, and are never learnt from.
+            guard: held for each single event, so that whoever asks in between waits for one of them at most.
         """
-        self._model = model
+        self.model = model
+        self._guard = guard or nullcontext()
         self._overspill = frozenset(overspill_partitions)
         self._keys = Keys()
         self._seen_at_s: float | None = None
@@ -58,7 +70,8 @@ class Following:
         self._note_priorities(seen.waiting.values())
         self._tell_departures(seen, snapshot.unix_time_s)
         self._tell_arrivals(seen, snapshot.unix_time_s)
-        self._model.advance(snapshot.unix_time_s)
+        with self._guard:
+            self.model.advance(snapshot.unix_time_s)
         self._seen_at_s = snapshot.unix_time_s
 
     def facts_for(self, user: str, account: str, qos: str, partition: str) -> SlurmFacts:
@@ -92,33 +105,42 @@ class Following:
         for node in snapshot.nodes.values():
             if not self._overspill.issuperset(node.partitions):
                 total += node.cpus if node.is_usable else node.cpus_allocated
-        self._model.set_cpus(total)
+        with self._guard:
+            self.model.set_cpus(total)
         for name in snapshot.partitions:
             usable = [node for node in snapshot.nodes_of(name) if node.is_usable]
             free = sum(node.cpus - node.cpus_allocated for node in usable)
             self._cpus[name] = sum(node.cpus for node in usable), free
 
     def _note_priorities(self, waiting: Collection[Job]) -> None:
-        self._priorities = {}
+        priorities: dict[str, list[int]] = {}
         for job in waiting:
             for partition in job.partitions:
-                self._priorities.setdefault(partition, []).append(job.priority)
-        for ranks in self._priorities.values():
+                priorities.setdefault(partition, []).append(job.priority)
+        for ranks in priorities.values():
             ranks.sort()
+        self._priorities = priorities
         for job in waiting:
-            self._last_priority.made(_rights(job), list)[:] = [job.priority]
+            with self._guard:
+                self._last_priority.made(_rights(job), list)[:] = [job.priority]
 
     def _tell_departures(self, seen: _Seen, now_s: float) -> None:
         """Tell who is gone. When is not known: since the last snapshot, so that what follows comes after it."""
-        model, at_s = self._model, now_s if self._seen_at_s is None else self._seen_at_s
-        for key in [key for key in model.queue.running if key not in seen.running]:
-            model.ended(key, at_s)
-        for key in [key for key in model.queue.pending if key not in seen.waiting and key not in seen.running]:
-            model.removed(key, at_s)
+        model, at_s = self.model, now_s if self._seen_at_s is None else self._seen_at_s
+        with self._guard:
+            running, pending = list(model.queue.running), list(model.queue.pending)
+        for key in running:
+            if key not in seen.running:
+                with self._guard:
+                    model.ended(key, at_s)
+        for key in pending:
+            if key not in seen.waiting and key not in seen.running:
+                with self._guard:
+                    model.removed(key, at_s)
 
     def _tell_arrivals(self, seen: _Seen, now_s: float) -> None:
         """Tell who was submitted and who has started, in the order in which it happened."""
-        queue = self._model.queue
+        queue = self.model.queue
         new = [(key, job) for key, job in (*seen.waiting.items(), *seen.running.items()) if not _knows(queue, key)]
         events = [(min(now_s, _queued_s(job)), _SUBMITTED, key, job) for key, job in new]
         for key, job in seen.running.items():
@@ -126,28 +148,32 @@ class Following:
                 started_s = max(_queued_s(job), min(now_s, job.start_time_s or now_s))
                 events.append((started_s, _STARTED, key, job))
         for at_s, kind, key, job in sorted(events, key=lambda event: event[:3]):
-            if kind == _SUBMITTED:
-                self._model.submitted(self._waiting_job(key, job), self._heard_at_s(at_s, now_s))
-            else:
-                self._model.started(key, at_s)
+            with self._guard:
+                if kind == _SUBMITTED:
+                    self.model.submitted(self.waiting_job(key, job), self._heard_at_s(at_s, now_s))
+                else:
+                    self.model.started(key, at_s)
 
     def _heard_at_s(self, queued_s: float, now_s: float) -> float:
         """Return when a job that is new counts as heard of: at once, if it was not there at the last snapshot."""
         is_new = self._seen_at_s is not None and queued_s >= self._seen_at_s - 1.0
         return queued_s if is_new else now_s
 
-    def _waiting_job(self, key: str, job: Job) -> WaitingJob:
+    def waiting_job(self, key: str, job: Job, partition: str = "") -> WaitingJob:
+        """Return one of Slurm's jobs as the model knows it, in this partition of its own, by default the first."""
+        user, account, qos, first = _rights(job)
+        partition = partition or first
         return WaitingJob(
             key=key,
             submit_s=_queued_s(job),
             cpus=job.cpus,
             time_limit_s=job.time_limit_s,
             user=job.user_name,
-            partition=_rights(job)[3],
+            partition=partition,
             account=job.account,
             qos=job.qos,
             nodes=job.node_count,
-            facts=self.facts_for(*_rights(job)),
+            facts=self.facts_for(user, account, qos, partition),
         )
 
 

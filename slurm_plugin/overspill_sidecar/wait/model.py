@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from overspill_sidecar.cluster import Job
+
 
 @dataclass(frozen=True, slots=True)
 class QueuedJob:
@@ -16,6 +18,11 @@ class QueuedJob:
     cpus: int
     #: None is unlimited.
     time_limit_s: int | None
+    #: Who submits it, charged to what, how; empty or None where that is not known.
+    user_id: int | None = None
+    account: str = ""
+    qos: str = ""
+    nodes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +46,52 @@ class WaitEstimate:
         return 1.0 / (1.0 + (threshold_s / self.median_s) ** 2)
 
 
+@dataclass(frozen=True, slots=True)
+class WaitGoingOn(WaitEstimate):
+    """The whole wait of a job that has waited for `waited_s` seconds already."""
+
+    waited_s: float = 0.0
+
+    def p_exceeds(self, threshold_s: float) -> float:
+        """Return the probability that the whole wait is longer, now that this much of it has passed."""
+        if self.waited_s >= threshold_s:
+            return 1.0
+        rest = WaitEstimate(self.median_s - self.waited_s, self.is_upper_bound)
+        return rest.p_exceeds(threshold_s - self.waited_s)
+
+
+def waited_s(job: Job, now_s: float) -> float:
+    """Return for how many seconds a job has waited for others; a clock that was set back counts as none."""
+    return max(0.0, now_s - max(job.submit_time_s, job.eligible_time_s or 0))
+
+
 class WaitModel(Protocol):
-    """Answers from memory: both calls take well under a millisecond."""
+    """Answers from memory about one snapshot: each call takes well under a millisecond."""
 
     def predict(self, job: QueuedJob) -> WaitEstimate | None:
         """Return how long `job` would wait if it were submitted now; None where the model knows nothing."""
         ...
 
+    def pending(self, job: Job, partition: str) -> WaitEstimate | None:
+        """Return the whole wait of a pending job in one of its partitions, what has passed of it included.
+
+        Of an array it is that of the task that starts last. None where the model knows nothing.
+        """
+        ...
+
     def observe(self, job: QueuedJob) -> None:
         """Take note of a job submitted after the snapshot that the model stands on, so that a burst sees itself."""
         ...
+
+
+class UnknownWaits:
+    """`WaitModel` of who predicts nothing."""
+
+    def predict(self, job: QueuedJob) -> WaitEstimate | None:  # noqa: ARG002 - the protocol's
+        return None
+
+    def pending(self, job: Job, partition: str) -> WaitEstimate | None:  # noqa: ARG002 - the protocol's
+        return None
+
+    def observe(self, job: QueuedJob) -> None:
+        """Pass it over."""

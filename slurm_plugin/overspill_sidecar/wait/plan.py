@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from overspill_sidecar.cluster import Job, Snapshot
 from overspill_sidecar.slurm_text import expand_hosts
-from overspill_sidecar.wait.model import QueuedJob, WaitEstimate
+from overspill_sidecar.wait.model import QueuedJob, WaitEstimate, WaitGoingOn, waited_s
 from overspill_sidecar.wait.profile import Profile
 
 #: Pending jobs that are planned one by one; those behind them are poured in as work without shape.
@@ -36,6 +36,9 @@ class PlanModel:
         running = tuple(_running(snapshot))
         #: By partition and job id: the planned start of the job, of an array that of its last task; seconds from now.
         self._planned: dict[tuple[str, int], float] = {}
+        self._unix_time_s = snapshot.unix_time_s
+        #: Far behind, jobs of one size are alike: a long queue must not cost a long time.
+        self._behind: dict[QueuedJob, WaitEstimate | None] = {}
         self._profiles = {name: _plan(snapshot, name, running, self._planned) for name in snapshot.partitions}
 
     def predict(self, job: QueuedJob) -> WaitEstimate | None:
@@ -44,13 +47,18 @@ class PlanModel:
             return None
         return WaitEstimate(profile.earliest_s(job.cpus, _duration_s(job.time_limit_s)), is_upper_bound=True)
 
-    def place_of(self, partition: str, slurm_job_id: int) -> WaitEstimate | None:
-        """Return how much longer a pending job will wait; None for one too far behind to be planned by itself.
-
-        Of an array it is its last task that counts.
-        """
-        at_s = self._planned.get((partition, slurm_job_id))
-        return None if at_s is None else WaitEstimate(at_s, is_upper_bound=True)
+    def pending(self, job: Job, partition: str) -> WaitEstimate | None:
+        rest_s = self._planned.get((partition, job.slurm_job_id))
+        if rest_s is None:
+            alike = QueuedJob(partition, job.cpus * job.tasks, job.time_limit_s)
+            if alike not in self._behind:
+                self._behind[alike] = self.predict(alike)
+            behind = self._behind[alike]
+            if behind is None:
+                return None
+            rest_s = behind.median_s
+        passed_s = waited_s(job, self._unix_time_s)
+        return WaitGoingOn(passed_s + rest_s, is_upper_bound=True, waited_s=passed_s)
 
     def observe(self, job: QueuedJob) -> None:
         profile = self._profiles.get(job.partition)

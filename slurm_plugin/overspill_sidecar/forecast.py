@@ -1,0 +1,134 @@
+"""How long jobs of this cluster wait: a model that learns while the router runs, and outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import structlog
+
+from overspill.errors import OverspillError
+from overspill_sidecar.cluster import Snapshot
+from overspill_sidecar.slurm.process import run
+from overspill_sidecar.wait import LearnedModel, OnlineModel, PlanModel, WaitModel, trees
+from overspill_sidecar.wait.following import Following
+from overspill_sidecar.wait.state import load, save
+
+_log = structlog.get_logger(__name__)
+
+_TICK_S = 10.0
+_SAVE_EVERY_S = 600.0
+#: The past that a model which is new lives through, and how long it may take to.
+_PAST = "now-14days"
+_LEARN_DEADLINE_S = 900.0
+
+
+class Forecast:
+    """Follows the snapshots. `model_of` is called in a thread, the rest in the event loop's."""
+
+    def __init__(
+        self,
+        path: Path,
+        overspill_partitions: Collection[str],
+        enough_jobs: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Take up what an earlier router has learned.
+
+        Args:
+            path: where that is kept.
+            overspill_partitions: whose jobs wait for a site, and are never learned from.
+            enough_jobs: from so many jobs on the learned model is asked; before, requested time limits say more.
+            clock: Unix time.
+        """
+        self._path = path
+        self._overspill = overspill_partitions
+        self._enough_jobs = enough_jobs
+        self._clock = clock
+        self._lock = threading.Lock()
+        model, why_new = load(path, cpus=1)
+        self._following = Following(model, overspill_partitions, self._lock)
+        self._is_new = bool(why_new)
+        self._successor: OnlineModel | None = None
+        self._has_past: bool | None = None
+        _log.info(
+            "wait model", action="wait_model_loaded", jobs=self.jobs, why_new=why_new, trees=trees.are_available()
+        )
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs the model has learned from, or learns from."""
+        return self._following.model.samples.taken
+
+    def model_of(self, snapshot: Snapshot) -> WaitModel:
+        """Learn what has happened since the last snapshot, and return what answers until the next one."""
+        if self._successor is not None:
+            self._following = Following(self._successor, self._overspill, self._lock)
+            self._successor = None
+        self._has_past = snapshot.config.has_slurmdbd
+        self._following.take(snapshot)
+        if self.jobs < self._enough_jobs:
+            return PlanModel(snapshot)
+        users = {job.user_id: job.user_name for job in snapshot.jobs}
+        return LearnedModel(self._following, self._lock, users, self._clock)
+
+    async def run(self) -> None:
+        """Live through the past if nothing is known yet; then keep the model fitted and saved, until cancelled."""
+        saved_at = time.monotonic()
+        try:
+            while True:
+                await asyncio.sleep(_TICK_S)
+                if self._is_new and self._has_past:
+                    self._is_new = False
+                    await self._learn_from_the_past()
+                await self._fit_trees()
+                if time.monotonic() - saved_at >= _SAVE_EVERY_S:
+                    await asyncio.to_thread(self._save)
+                    saved_at = time.monotonic()
+        finally:
+            self._save()
+
+    async def _learn_from_the_past(self) -> None:
+        """Have a process of its own make a model of what slurmdbd remembers: that takes minutes of a CPU."""
+        path = self._path.with_name(f"{self._path.name}.past")
+        argv = [sys.executable, "-m", "overspill_sidecar", "learn", "--since", _PAST, "--output", str(path)]
+        for partition in self._overspill:
+            argv += ["--not-from", partition]
+        try:
+            output = await run(argv, _LEARN_DEADLINE_S)
+        except OverspillError as error:
+            _log.warning("the past teaches nothing", action="wait_model_past", reason=error.reason)
+            return
+        model, reason = await asyncio.to_thread(load, path, 1)
+        path.unlink(missing_ok=True)
+        if output.status != 0 or reason:
+            _log.warning("the past teaches nothing", action="wait_model_past", reason=output.stderr.strip() or reason)
+            return
+        _log.info("wait model has lived through the past", action="wait_model_past", jobs=model.samples.taken)
+        self._successor = model
+
+    async def _fit_trees(self) -> None:
+        """Fit trees in a process of its own if there is something new to fit them to."""
+        model = self._following.model
+        if not (trees.are_available() and model.wants_trees()):
+            return
+        with self._lock:
+            training = model.training_set(self._clock())
+        loop = asyncio.get_running_loop()
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            forest = await loop.run_in_executor(pool, trees.fit, training)
+        with self._lock:
+            model.take_trees(forest)
+
+    def _save(self) -> None:
+        try:
+            with self._lock:
+                save(self._following.model, self._path)
+        except OSError as error:
+            _log.warning("wait model is not saved", action="wait_model_save_failed", reason=error.strerror)

@@ -1,0 +1,181 @@
+"""The wait model while a router runs: cold, warm, shared by threads, and kept for the next router."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from overspill_sidecar import forecast
+from overspill_sidecar.cli import main
+from overspill_sidecar.cluster import Job, Snapshot
+from overspill_sidecar.forecast import Forecast
+from overspill_sidecar.history import SACCT_FIELDS
+from overspill_sidecar.wait import LearnedModel, PlanModel, QueuedJob
+from overspill_sidecar.wait.state import load
+from tests.unit.sidecar_cluster import NOW_S, job, running, snapshot
+
+_HOUR_S = 3600
+#: When all that was lived through is over.
+_LATER_S = 60 * 24 * _HOUR_S + 60
+_ASKED = QueuedJob("batch", 4, _HOUR_S, user_id=2001)
+_SHORT = QueuedJob("batch", 1, 60, user_id=2002)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "waits.state"
+
+
+def _forecast(path: Path, enough_jobs: int = 40) -> Forecast:
+    return Forecast(path, {"overspill"}, enough_jobs, clock=lambda: NOW_S + _LATER_S)
+
+
+def _at(after_s: int, *jobs: Job) -> Snapshot:
+    return replace(snapshot(*jobs), unix_time_s=NOW_S + after_s)
+
+
+def _live(lived: Forecast, days: int) -> None:
+    """Have it see days in which alice's jobs of 4 CPUs wait for hours, and bob's of one start at once."""
+    for day in range(days):
+        at_s, number = day * 24 * _HOUR_S, 10 * day
+        times: dict[str, Any] = {"submit_time_s": NOW_S + at_s, "eligible_time_s": NOW_S + at_s}
+        long = job(number + 1, cpus=4, **times)
+        short: dict[str, Any] = {"cpus": 1, "time_limit_s": 60, "user_id": 2002, "user_name": "bob", **times}
+        lived.model_of(_at(at_s, long, job(number + 2, **short)))
+        short_runs = replace(running(number + 2, "c1"), **short, start_time_s=NOW_S + at_s + 5)
+        lived.model_of(_at(at_s + 10, long, short_runs))
+        long_runs = replace(running(number + 1, "c1", cpus=4), **times, start_time_s=NOW_S + at_s + 5 * _HOUR_S)
+        lived.model_of(_at(at_s + 6 * _HOUR_S, long_runs))
+
+
+def test_requested_times_answer_until_enough_jobs_were_seen(path: Path) -> None:
+    young = _forecast(path)
+    assert isinstance(young.model_of(_at(0)), PlanModel)
+    _live(young, days=20)
+    assert isinstance(young.model_of(_at(20 * 24 * _HOUR_S)), LearnedModel)
+
+
+def test_what_was_learned_is_answered_and_survives_the_router(path: Path) -> None:
+    lived = _forecast(path)
+    _live(lived, days=60)
+    before = lived.model_of(_at(60 * 24 * _HOUR_S))
+    long, short = before.predict(_ASKED), before.predict(_SHORT)
+    assert long is not None
+    assert short is not None
+    assert long.p_exceeds(1800) > 2 * short.p_exceeds(1800)
+    assert not long.is_upper_bound
+    asyncio.run(_run_and_stop(lived))
+    next_router = _forecast(path)
+    assert next_router.jobs == lived.jobs
+    after = next_router.model_of(_at(60 * 24 * _HOUR_S)).predict(_ASKED)
+    assert after is not None
+    assert after.p_exceeds(1800) == pytest.approx(long.p_exceeds(1800))
+
+
+def test_a_job_that_waits_already_is_likelier_to_wait_long(path: Path) -> None:
+    lived = _forecast(path)
+    _live(lived, days=60)
+    now_s = NOW_S + _LATER_S
+    waiting = job(999, submit_time_s=now_s - 1700, eligible_time_s=now_s - 1700, cpus=4)
+    model = lived.model_of(_at(60 * 24 * _HOUR_S))
+    fresh = model.pending(replace(waiting, submit_time_s=now_s, eligible_time_s=now_s), "batch")
+    pending = model.pending(waiting, "batch")
+    assert fresh is not None
+    assert pending is not None
+    assert fresh.p_exceeds(1800) < pending.p_exceeds(1800)
+    assert pending.p_exceeds(1600) == 1.0
+
+
+def test_who_asks_while_the_model_is_busy_goes_without(path: Path) -> None:
+    lived = _forecast(path)
+    _live(lived, days=20)
+    model, lock = lived.model_of(_at(20 * 24 * _HOUR_S)), lived._lock  # noqa: SLF001 - as somebody who saves has it
+    with lock:
+        answers: list[object] = []
+        asking = threading.Thread(target=lambda: answers.append(model.predict(_ASKED)))
+        asking.start()
+        asking.join(timeout=10)
+    assert answers == [None]
+
+
+def test_a_file_that_cannot_be_written_costs_what_was_learned_and_nothing_else(tmp_path: Path) -> None:
+    lived = _forecast(tmp_path / "absent" / "waits.state")
+    _live(lived, days=1)
+    asyncio.run(_run_and_stop(lived))
+
+
+async def _run_and_stop(lived: Forecast) -> None:
+    task = asyncio.create_task(lived.run())
+    await asyncio.sleep(0)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+_PAST = "41|1000|1000|1600|2600|2|2|64|64|30|alice|physics|{partition}|normal|4294901700"
+
+
+@pytest.fixture
+def sacct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have `sacct` print two jobs, one of them diverted."""
+    program = tmp_path / "bin" / "sacct"
+    program.parent.mkdir()
+    lines = ["|".join(SACCT_FIELDS), _PAST.format(partition="batch"), _PAST.format(partition="overspill")]
+    program.write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(lines) + "\nEND\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    return program
+
+
+def test_a_model_is_made_of_what_sacct_remembers_but_for_diverted_jobs(sacct: Path, path: Path) -> None:
+    ran = CliRunner().invoke(main, ["learn", "--not-from", "overspill", "--output", str(path)])
+    assert (ran.exit_code, ran.stderr) == (0, "learned from 1 jobs\n"), sacct
+    model, reason = load(path, 1)
+    assert (model.samples.taken, reason) == (1, "")
+
+
+def test_a_router_that_knows_nothing_lives_through_the_past(
+    sacct: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast, "_TICK_S", 0.01)
+    young, seen = _forecast(path), _at(0)
+    seen = replace(seen, config=replace(seen.config, has_slurmdbd=True))
+
+    async def until_grown() -> None:
+        task = asyncio.create_task(young.run())
+        async with asyncio.timeout(60):
+            while not young.jobs:
+                await asyncio.sleep(0.05)
+                await asyncio.to_thread(young.model_of, seen)
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(until_grown())
+    assert young.jobs == 1, sacct
+    assert load(path, 1)[0].samples.taken == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("exit 3", "sacct ended with exit code 3"), ("echo nonsense", "sacct's text lacks")],
+)
+def test_a_sacct_that_fails_is_told(sacct: Path, path: Path, text: str, said: str) -> None:
+    header = "" if text.startswith("echo") else "echo '" + "|".join(SACCT_FIELDS) + "'; "
+    sacct.write_text(f"#!/bin/sh\n{header}{text}\n")
+    ran = CliRunner().invoke(main, ["learn", "--output", str(path)])
+    assert ran.exit_code == 1
+    assert said in ran.stderr
+    assert not path.exists()
+
+
+def test_a_host_without_sacct_is_told(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ran = CliRunner().invoke(main, ["learn", "--output", str(path)])
+    assert (ran.exit_code, ran.stderr) == (1, "Error: sacct: No such file or directory\n")
