@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import sys
 import threading
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import structlog
 
-from overspill.errors import OverspillError
+from overspill.errors import OverspillError, UnavailableError
 from overspill_sidecar.cluster import Snapshot
 from overspill_sidecar.slurm.process import run
 from overspill_sidecar.wait import LearnedModel, OnlineModel, PlanModel, WaitModel, trees
+from overspill_sidecar.wait.fitting import fit_apart
 from overspill_sidecar.wait.following import Following
 from overspill_sidecar.wait.state import load, save
 
@@ -114,15 +113,17 @@ class Forecast:
         self._successor = model
 
     async def _fit_trees(self) -> None:
-        """Fit trees in a process of its own if there is something new to fit them to."""
+        """Fit trees if there is something new to fit them to."""
         model = self._following.model
         if not (trees.are_available() and model.wants_trees()):
             return
         with self._lock:
             training = model.training_set(self._clock())
-        loop = asyncio.get_running_loop()
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            forest = await loop.run_in_executor(pool, trees.fit, training)
+        try:
+            forest = await fit_apart(training)
+        except UnavailableError as error:
+            _log.warning("trees are not fitted", action="wait_model_fit_failed", reason=error.reason)
+            return
         with self._lock:
             model.take_trees(forest)
 
