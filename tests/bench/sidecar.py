@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import statistics
 import subprocess
@@ -26,6 +27,10 @@ from overspill.proxy_framing import OFFSETS, OUTPUT, FrameType
 from overspill.tls import TlsFiles
 from overspill.v1 import router_pb2
 from overspill.v1.router_pb2_grpc import RouterStub
+from overspill_sidecar.history import PastJob
+from overspill_sidecar.wait import OnlineModel
+from overspill_sidecar.wait.replay import warm_up
+from overspill_sidecar.wait.state import save
 from tests.integration.sidecar_agent import Certificates, FakeAgent
 from tests.integration.sidecar_road import Proxy, road
 
@@ -33,6 +38,7 @@ _RECORDED = Path(__file__).parents[1] / "unit" / "slurm_22_05"
 _CALLS = 5_000
 _OUTPUT_BYTES = 1024**3
 _ECHOES = 2_000
+_WAITS, _LEARNED_JOBS = "waits.state", 2_000
 
 
 def _programs(directory: Path, pending: int) -> None:
@@ -58,8 +64,11 @@ def _programs(directory: Path, pending: int) -> None:
 def _sidecar(directory: Path, tls: TlsFiles, port: int) -> Iterator[Path]:
     socket = directory / "router.sock"
     config = directory / "sidecar.toml"
+    files = {"records": "decisions.db", "accounts": "accounts.db", "waits": _WAITS}
+    router = "".join(f'{key} = "{directory / name}"\n' for key, name in files.items())
     config.write_text(
-        f'[slurm]\nrefresh_s = 5\n[router]\nsocket = "{socket}"\n[relay]\nsocket = "{directory}/relay.sock"\n'
+        f'[slurm]\nrefresh_s = 5\n[router]\nsocket = "{socket}"\n{router}'
+        f'[relay]\nsocket = "{directory}/relay.sock"\nrecords = "{directory}/events.db"\n'
         f'[[sites]]\nname = "site-a"\npartition = "overspill"\nagent = "localhost:{port}"\n'
         f'tls = {{ certificate = "{tls.certificate}", private_key = "{tls.private_key}", ca = "{tls.ca}" }}\n'
     )
@@ -80,18 +89,42 @@ def _ask(stub: RouterStub) -> tuple[float, str]:
     return time.perf_counter() - began, reason
 
 
-async def _bench_decide(pending: int) -> None:
+def _learn(path: Path) -> None:
+    """Keep a wait model that has seen enough jobs to be asked."""
+    model = OnlineModel(64)
+    drawn = random.Random(1)  # noqa: S311 - no secret
+    past = (
+        PastJob(
+            job_id=str(number),
+            submit_s=number * 60.0,
+            start_s=number * 60.0 + drawn.expovariate(1 / 900),
+            end_s=number * 60.0 + 7200,
+            cpus=drawn.choice((1, 2, 4, 8)),
+            time_limit_s=drawn.choice((600, 3600, 86400)),
+            user=f"user{drawn.randrange(50)}",
+            partition=drawn.choice(("batch", "long")),
+        )
+        for number in range(_LEARNED_JOBS)
+    )
+    warm_up(model, past)
+    save(model, path)
+
+
+async def _bench_decide(pending: int, *, is_learned: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         _programs(directory, pending)
+        if is_learned:
+            _learn(directory / _WAITS)
         agent = FakeAgent(Certificates(directory / "tls"))
         await agent.start()
         with _sidecar(directory, agent.certificates.files("cluster", "rig"), agent.port) as socket:
-            await asyncio.to_thread(_measure_decide, socket, pending)
+            what = f"Decide, {pending:6} pending, waits {'learned' if is_learned else 'planned'}"
+            await asyncio.to_thread(_measure_decide, socket, what)
         await agent.stop()
 
 
-def _measure_decide(socket: Path, pending: int) -> None:
+def _measure_decide(socket: Path, what: str) -> None:
     with grpc.insecure_channel(f"unix:{socket}") as channel:
         stub = RouterStub(channel)
         while _ask(stub)[1] in {"mode_off", "site_unreachable"}:
@@ -101,7 +134,7 @@ def _measure_decide(socket: Path, pending: int) -> None:
             samples.append(_ask(stub)[0])
             time.sleep(0.002)
         reason = _ask(stub)[1]
-    _report(f"Decide, {pending:6} pending ({reason})", samples)
+    _report(f"{what} ({reason})", samples)
 
 
 def _report(what: str, samples: list[float]) -> None:
@@ -146,7 +179,8 @@ async def _take(proxy: Proxy) -> int:
 
 async def _main() -> None:
     for pending in (0, 10_000):
-        await _bench_decide(pending)
+        for is_learned in (False, True):
+            await _bench_decide(pending, is_learned=is_learned)
     await _bench_relay()
 
 
