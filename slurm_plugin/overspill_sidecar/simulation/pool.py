@@ -10,8 +10,11 @@ import heapq
 import math
 from bisect import bisect_left, insort
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
+#: How many of the queue are looked at, the first included. Source: slurm.conf(5), the default of bf_max_job_test.
+_BACKFILL_DEPTH = 500
 #: Of the job that is asked about; others' are never negative.
 _ASKED = -1
 
@@ -67,7 +70,7 @@ class Pool:
 
     def submit(self, task: Task, now_s: float) -> bool:
         """Queue a task, which must not be larger than the pool; tell whether it starts at once."""
-        if task.cpus <= self.free_cpus and (not self._queue or self._may_overtake(task, now_s)):
+        if self._starts_at_once(task, now_s):
             self._overtake(task, now_s)
             return True
         self._queue.append(task)
@@ -90,11 +93,10 @@ class Pool:
 
     def wait_s(self, task: Task, now_s: float, horizon_s: float) -> float:
         """Return how long such a task would wait if it came now and nobody after it; infinite beyond `horizon_s`."""
-        cpus = task.cpus
-        if cpus <= self.free_cpus and (not self._queue or self._may_overtake(task, now_s)):
+        if self._starts_at_once(task, now_s):
             return 0.0
         last_s = now_s + horizon_s
-        if self.free_cpus + sum(freed for end_s, _, freed in self._ends if end_s <= last_s) < cpus:
+        if self.free_cpus + sum(freed for end_s, _, freed in self._ends if end_s <= last_s) < task.cpus:
             return math.inf
         twin = self._copy()
         twin.submit(task._replace(key=_ASKED), now_s)
@@ -121,6 +123,12 @@ class Pool:
         self._limit_ends[task.key] = limit_end_s
         insort(self._releases, (limit_end_s, task.key, task.cpus))
 
+    def _starts_at_once(self, task: Task, now_s: float) -> bool:
+        """Tell whether a task that comes now need not wait."""
+        if task.cpus > self.free_cpus or len(self._queue) >= _BACKFILL_DEPTH:
+            return False
+        return not self._queue or self._may_overtake(task, now_s)
+
     def _may_overtake(self, task: Task, now_s: float) -> bool:
         return task.cpus <= self._spare_cpus or now_s + task.limit_s <= self._reserved_s
 
@@ -143,14 +151,14 @@ class Pool:
     def _backfill(self, now_s: float) -> list[int]:
         free_cpus = self.free_cpus
         chosen: list[int] = []
-        for index, task in enumerate(self._queue):
+        for index, task in enumerate(islice(self._queue, _BACKFILL_DEPTH)):
+            if not free_cpus:
+                break
             # The first is larger than what is free.
             if task.cpus <= free_cpus and self._may_overtake(task, now_s):
                 self._overtake(task, now_s)
                 free_cpus = self.free_cpus
                 chosen.append(index)
-                if not free_cpus:
-                    break
         started = [self._queue[index].key for index in chosen]
         for index in reversed(chosen):
             del self._queue[index]
