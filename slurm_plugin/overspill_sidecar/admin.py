@@ -20,6 +20,7 @@ from overspill.v1.sidecar_pb2_grpc import (
 )
 from overspill_sidecar.decision.budget import AccountUse, budget_of
 from overspill_sidecar.decision.capacity import Amount, SlotGroup
+from overspill_sidecar.forecast import Forecast
 from overspill_sidecar.policy import WORDS, Policy, Scope, WordKey
 from overspill_sidecar.records.ledger import Ledger, Search
 from overspill_sidecar.records.record import message_of_budget
@@ -39,9 +40,16 @@ class RouterAdmin(RouterAdminServicer):
     """`overspill.v1.RouterAdmin`."""
 
     def __init__(
-        self, router: Router, watch: ClusterWatch, sites: Sequence[Site], ledger: Ledger, tally: Tally | None = None
+        self,
+        router: Router,
+        watch: ClusterWatch,
+        sites: Sequence[Site],
+        ledger: Ledger,
+        tally: Tally,
+        forecast: Forecast,
     ) -> None:
         self._router = router
+        self._forecast = forecast
         self._watch = watch
         self._sites = sites
         self._ledger = ledger
@@ -70,11 +78,13 @@ class RouterAdmin(RouterAdminServicer):
             records=str(self._ledger.path or ""),
             records_problem=self._ledger.problem,
             accounts=_account_uses(watch),
-            accounts_problem=self._tally.problem if self._tally else "",
+            accounts_problem=self._tally.problem,
             late_changes=[
                 pb.LateChangeCount(site=site, change=change, count=count)
                 for (site, change), count in self._router.late_counts()
             ],
+            wait_model_jobs=self._forecast.jobs,
+            learned_after_jobs=self._forecast.enough_jobs,
         )
         if watch.picture is not None:
             response.queue_age_s = now - watch.picture.snapshot.asked_at

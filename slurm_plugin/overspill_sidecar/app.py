@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -73,9 +74,18 @@ def _spare_garbage_collector() -> None:
     gc.set_threshold(10_000, 20, 100)
 
 
-def _forecast(config: SidecarConfig) -> Forecast:
-    partitions = [site.partition for site in config.sites]
-    return Forecast(config.router.waits, partitions, config.router.learned_after_jobs)
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What a router remembers beside its decisions, and the next one after it."""
+
+    tally: Tally
+    forecast: Forecast
+
+    @classmethod
+    def of(cls, config: SidecarConfig) -> _Memory:
+        partitions = [site.partition for site in config.sites]
+        forecast = Forecast(config.router.waits, partitions, config.router.learned_after_jobs)
+        return cls(Tally(config.router.accounts), forecast)
 
 
 class Sidecar:
@@ -87,10 +97,12 @@ class Sidecar:
         self._view = CommandLineView(config.slurm.command_deadline_s, config.slurm.accounting_refresh_s)
         is_relay_alone = role is Role.RELAY
         refresh_s = config.slurm.refresh_s * (_RELAY_REFRESH_FACTOR if is_relay_alone else 1)
-        self._tally = None if is_relay_alone else Tally(config.router.accounts)
-        self._forecast = None if is_relay_alone else _forecast(config)
-        model_of = self._forecast.model_of if self._forecast else lambda _: UnknownWaits()
-        self._watch = ClusterWatch(self._view, refresh_s, self._tally, model_of)
+        self._memory = None if is_relay_alone else _Memory.of(config)
+        if self._memory is None:
+            self._watch = ClusterWatch(self._view, refresh_s, model_of=lambda _: UnknownWaits())
+        else:
+            tally, forecast = self._memory.tally, self._memory.forecast
+            self._watch = ClusterWatch(self._view, refresh_s, tally, forecast.model_of)
         self._stop = asyncio.Event()
         self._listening: list[asyncio.Event] = []
 
@@ -109,8 +121,8 @@ class Sidecar:
         # The policy is read at every refresh; a hang-up must not end the service.
         loop.add_signal_handler(signal.SIGHUP, lambda: _log.info("nothing to reload", action="hangup"))
         async with AsyncExitStack() as stack:
-            if self._tally is not None:
-                stack.enter_context(self._tally)
+            if self._memory is not None:
+                stack.enter_context(self._memory.tally)
             home = "" if self._role is Role.ROUTER else socket.gethostname()
             sites = [Site(config, self._watch.slurm_cluster, home) for config in self._config.sites]
             for site in sites:
@@ -128,7 +140,7 @@ class Sidecar:
                 tasks[f"certificate of {site.name}"] = Renewal(site, enrolled).run
         gauges = CollectorRegistry()
         gauges.register(WatchGauges(self._watch, sites))
-        if self._role in {Role.ROUTER, Role.ALL}:
+        if (memory := self._memory) is not None:
             path = stack.enter_context(SocketPath(self._config.router.socket)).path
             ledger = stack.enter_context(Ledger(self._config.router.records, self._config.router.keep_records))
             router = Router(self._watch, sites, self._config.router.promise_s, ledger)
@@ -138,11 +150,11 @@ class Sidecar:
                 server_of(router, RouterHealth(self._watch), path).run, self._listening[-1]
             )
             path = stack.enter_context(SocketPath(self._config.router.admin_path)).path
-            admin = await serve_router_admin(RouterAdmin(router, self._watch, sites, ledger, self._tally), path)
+            service = RouterAdmin(router, self._watch, sites, ledger, memory.tally, memory.forecast)
+            admin = await serve_router_admin(service, path)
             stack.push_async_callback(admin.stop, _DRAIN_S)
             tasks["decision records"] = ledger.run
-            if self._forecast is not None:
-                tasks["wait model"] = self._forecast.run
+            tasks["wait model"] = memory.forecast.run
             tasks["pending jobs"] = LateLook(
                 self._watch, self._view, sites, router, self._config.router.late_every_s, host=socket.gethostname()
             ).run

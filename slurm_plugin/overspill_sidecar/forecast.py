@@ -48,7 +48,7 @@ class Forecast:
         """
         self._path = path
         self._overspill = overspill_partitions
-        self._enough_jobs = enough_jobs
+        self.enough_jobs = enough_jobs
         self._clock = clock
         self._lock = threading.Lock()
         model, why_new = load(path, cpus=1)
@@ -72,7 +72,7 @@ class Forecast:
             self._successor = None
         self._has_past = snapshot.config.has_slurmdbd
         self._following.take(snapshot)
-        if self.jobs < self._enough_jobs:
+        if self.jobs < self.enough_jobs:
             return PlanModel(snapshot)
         users = {job.user_id: job.user_name for job in snapshot.jobs}
         return LearnedModel(self._following, self._lock, users, self._clock)

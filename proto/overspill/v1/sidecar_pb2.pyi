@@ -296,6 +296,8 @@ class RouterStatusResponse(_message.Message):
     ACCOUNTS_FIELD_NUMBER: _builtins.int
     ACCOUNTS_PROBLEM_FIELD_NUMBER: _builtins.int
     LATE_CHANGES_FIELD_NUMBER: _builtins.int
+    WAIT_MODEL_JOBS_FIELD_NUMBER: _builtins.int
+    LEARNED_AFTER_JOBS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     started_at_ms: _builtins.int
     slurm_cluster: _builtins.str
@@ -308,6 +310,11 @@ class RouterStatusResponse(_message.Message):
     """Where decisions are kept, and why they are not: empty where they are."""
     records_problem: _builtins.str
     accounts_problem: _builtins.str
+    wait_model_jobs: _builtins.int
+    """Jobs that the wait model has learned from, and how many it needs to be asked: until then, waits are planned from
+    time limits. 0 needed: an older router, which has no such model.
+    """
+    learned_after_jobs: _builtins.int
     @_builtins.property
     def words(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyWord]: ...
     @_builtins.property
@@ -346,10 +353,12 @@ class RouterStatusResponse(_message.Message):
         accounts: _abc.Iterable[Global___AccountUse] | None = ...,
         accounts_problem: _builtins.str = ...,
         late_changes: _abc.Iterable[Global___LateChangeCount] | None = ...,
+        wait_model_jobs: _builtins.int = ...,
+        learned_after_jobs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s", "queue_age_s", b"queue_age_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s", "accounts", b"accounts", "accounts_problem", b"accounts_problem", "decisions", b"decisions", "is_queue_fresh", b"is_queue_fresh", "late_changes", b"late_changes", "mode", b"mode", "problems", b"problems", "queue_age_s", b"queue_age_s", "records", b"records", "records_problem", b"records_problem", "sites", b"sites", "slurm_cluster", b"slurm_cluster", "started_at_ms", b"started_at_ms", "version", b"version", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s", "accounts", b"accounts", "accounts_problem", b"accounts_problem", "decisions", b"decisions", "is_queue_fresh", b"is_queue_fresh", "late_changes", b"late_changes", "learned_after_jobs", b"learned_after_jobs", "mode", b"mode", "problems", b"problems", "queue_age_s", b"queue_age_s", "records", b"records", "records_problem", b"records_problem", "sites", b"sites", "slurm_cluster", b"slurm_cluster", "started_at_ms", b"started_at_ms", "version", b"version", "wait_model_jobs", b"wait_model_jobs", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__queue_age_s: _TypeAlias = _typing.Literal["queue_age_s"]  # noqa: Y015
     _WhichOneofArgType__queue_age_s: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s"]  # noqa: Y015

@@ -169,6 +169,8 @@ def _facts(picture: _Picture) -> dict[str, Cell]:
         facts["diverted"] = ", ".join(f"{jobs} {state}" for state, jobs in states.most_common()) or "no job now"
     if picture.router is not None:
         facts["decisions"] = _decisions(picture.router)
+        if picture.router.learned_after_jobs:
+            facts["waits"] = _waits(picture.router)
         if picture.router.late_changes:
             facts["while pending"] = ", ".join(
                 f"{it.count} {it.change.replace('_', ' ')} ({it.site})" for it in picture.router.late_changes
@@ -185,6 +187,13 @@ def _decisions(router: pb.RouterStatusResponse) -> str:
             reasons = ", ".join(f"{decision.reason} {decision.count}" for decision in made[:_MOST_REASONS])
             parts.append(f"{sum(decision.count for decision in made)} {name} ({reasons})")
     return "; ".join(parts) or "none since the router's start"
+
+
+def _waits(router: pb.RouterStatusResponse) -> str:
+    seen, needed = router.wait_model_jobs, router.learned_after_jobs
+    if seen >= needed:
+        return f"predicted by what {count(seen, 'job')} taught"
+    return f"planned from time limits until {needed} jobs were seen ({seen} so far)"
 
 
 def _print_sites(router: pb.RouterStatusResponse) -> None:
@@ -254,6 +263,7 @@ def _as_json(picture: _Picture) -> dict[str, object]:
         "late_changes": [
             {"site": it.site, "change": it.change, "count": it.count} for it in (router.late_changes if router else ())
         ],
+        "waits": {"jobs": router.wait_model_jobs, "learned_after_jobs": router.learned_after_jobs} if router else None,
         "problems": picture.problems,
         "notes": picture.notes,
     }
