@@ -159,10 +159,15 @@ def test_the_default_account_counts_where_none_is_named(any_rig: Rig) -> None:
     rig = any_rig
     rig.cluster.run(["scontrol", "update", "PartitionName=overspill", f"AllowAccounts={ACCOUNT}"], check=True)
     assert _is_diverted(rig)
-    rig.set_policy(f"{rig.options.policy},overspill_deny_accounts={ACCOUNT}")
-    _wait_for_answer(rig, "policy_account")
-    assert _partition_of(rig) == "batch"
-    rig.set_policy(rig.options.policy.partition(",overspill_deny")[0])
+    before = rig.options.policy
+    for word, reason in (
+        (f"overspill_deny_accounts={ACCOUNT}", "policy_account"),
+        (f"overspill_max_cpu_hours@{ACCOUNT}=0", "max_cpu_hours"),
+    ):
+        rig.set_policy(f"{before},{word}")
+        _wait_for_answer(rig, reason)
+        assert _partition_of(rig) == "batch"
+    rig.set_policy(before)
 
 
 def test_while_the_cluster_is_in_a_federation_its_jobs_stay(any_rig: Rig) -> None:
