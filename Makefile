@@ -9,7 +9,7 @@ POLICY ?= overspill_mode=on,overspill_wait=00:01:00
 # Not `?=`: make itself predefines AS, as the assembler.
 AS := alice
 
-.PHONY: help setup proto proto-check lint unit test test-slurm compare bench demo up down status exec packages images lock
+.PHONY: help setup proto proto-check lint unit test test-slurm compare bench judge demo up down status exec packages images lock
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -67,6 +67,10 @@ compare: setup ## All sessions of the comparison, at home and diverted: make com
 
 bench: setup ## Measure Overspill against plain Slurm, under 15 minutes: make bench [NAME="first-line cancellation"] [JSON=FILE]
 	@$(PY) -m tests.bench $(if $(JSON),--json $(JSON)) $(NAME)
+
+judge: .venv/.ready ## Score the wait model on recorded queues: make judge JUDGE=eval_wait.py TRACES=DIR [SEED=7] [OPTIONS="--closed --no-trees"]
+	@$(PY) -m tests.bench.judge $(or $(JUDGE),$(error where is the judge? make judge JUDGE=eval_wait.py TRACES=DIR)) \
+	  $(or $(TRACES),$(error where are the recorded queues? make judge JUDGE=eval_wait.py TRACES=DIR)) --seed $(or $(SEED),7) $(OPTIONS)
 
 demo: setup ## A full cluster spills over; every promise is checked: make demo [BACKEND=docker] [SLURM=26.05]
 	@$(PY) -m tests.rig demo $(BACKEND:%=--backend %) $(SLURM:%=--slurm %)

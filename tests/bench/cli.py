@@ -27,6 +27,7 @@ from tests.bench import (
     proxies,
     submission,
     throughput,
+    wait_model,
 )
 from tests.bench.bench import Bench, BenchError, bench_rig
 from tests.bench.figure import Figure
@@ -48,6 +49,7 @@ _ON_THE_LOCAL_BACK_END: Mapping[str, Measure] = {
     "idle-jobs": idle_jobs.measure,
     "crowd": crowd.measure,
     "submission": submission.measure,
+    "wait-model": wait_model.measure,
 }
 #: Which back end, and what is measured on a rig that has it.
 MEASUREMENTS: Mapping[str, tuple[SiteBackend, Measure]] = {
