@@ -78,7 +78,7 @@ def _packed(value: Forest | TrainingSet) -> bytes:
 def _unpacked(data: bytes, kind: type[_T]) -> _T:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         values = {field.name: arrays[field.name] for field in fields(kind)}
-    return kind(**{name: value if value.ndim else value.item() for name, value in values.items()})
+    return kind(**values)
 
 
 if __name__ == "__main__":

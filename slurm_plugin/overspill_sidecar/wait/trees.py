@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from overspill_sidecar.wait.forest import ANCHORS_S, Forest
+from overspill_sidecar.wait.forest import ALL_LEAVES, ANCHORS_S, MOST_LEAVES, Forest
 from overspill_sidecar.wait.samples import TrainingSet
 
 TREES = 80
@@ -17,7 +18,7 @@ _DEPTH = 8
 #: Fitted alone: one thread and fixed seeds, so that the same jobs give the same trees.
 SETTINGS = {
     "objective": "binary",
-    "num_leaves": 15,
+    "num_leaves": MOST_LEAVES - 1,
     "max_depth": _DEPTH,
     "learning_rate": 0.08,
     "min_data_in_leaf": 30,
@@ -71,39 +72,42 @@ def _fit_one(features: NDArray[np.float32], exceeds: NDArray[np.bool_]) -> Itera
         yield tree["tree_structure"]
 
 
+@dataclass(slots=True)
+class _Flat:
+    """One tree: its nodes, and the values of its leaves from left to right."""
+
+    #: Feature, threshold, whether unknown goes right, and the leaves that are kept if it goes right.
+    nodes: list[tuple[int, float, bool, int]] = field(default_factory=list)
+    leaves: list[float] = field(default_factory=list)
+
+    def add(self, node: Node) -> None:
+        """Append all that is below `node`."""
+        if "leaf_value" in node:
+            self.leaves.append(cast("float", node["leaf_value"]))
+            return
+        feature, threshold = cast("int", node["split_feature"]), cast("float", node["threshold"])
+        # A feature that was always known has no side for the unknown: LightGBM takes it for 0 then.
+        unknown_right = not node["default_left"] if node["missing_type"] == "NaN" else threshold < 0
+        first = len(self.leaves)
+        self.add(cast("Node", node["left_child"]))
+        left = sum(1 << leaf for leaf in range(first, len(self.leaves)))
+        self.nodes.append((feature, threshold, unknown_right, ALL_LEAVES & ~left))
+        self.add(cast("Node", node["right_child"]))
+
+
 def _flatten(trees: list[tuple[int, Node]]) -> Forest:
-    """Return the trees as arrays; a leaf becomes a node that leads to itself."""
-    roots: list[int] = []
-    rows: list[list[float]] = []
-    depth = 0
-    for _, tree in trees:
-        roots.append(len(rows))
-        depth = max(depth, _add(tree, rows))
-    feature, threshold, unknown_right, left, right, value = np.array(rows, np.float64).T
+    """Return the trees as arrays with a column for each."""
+    flat = [_Flat() for _ in trees]
+    for one, (_, tree) in zip(flat, trees, strict=True):
+        one.add(tree)
+    height = max(1, *(len(one.nodes) for one in flat))
+    nodes = [one.nodes + [(0, np.inf, False, ALL_LEAVES)] * (height - len(one.nodes)) for one in flat]
+    columns = [np.array([[node[part] for node in one] for one in nodes]).T for part in range(4)]
     return Forest(
-        roots=np.array(roots, np.intp),
         anchor=np.array([anchor for anchor, _ in trees], np.intp),
-        feature=feature.astype(np.intp),
-        threshold=threshold.copy(),
-        unknown_right=unknown_right.astype(np.bool_),
-        children=np.stack([left, right], axis=1).astype(np.intp).ravel(),
-        value=value.copy(),
-        depth=depth,
+        feature=columns[0].astype(np.intp),
+        threshold=columns[1].astype(np.float64),
+        unknown_right=columns[2].astype(np.bool_),
+        keeps=columns[3].astype(np.uint16),
+        value=np.array([one.leaves + [0.0] * (MOST_LEAVES - len(one.leaves)) for one in flat]).T.copy(),
     )
-
-
-def _add(node: Node, rows: list[list[float]]) -> int:
-    """Append a node and all below it; return how deep they go."""
-    index = len(rows)
-    if "leaf_value" in node:
-        rows.append([0, np.inf, 0, index, index, cast("float", node["leaf_value"])])
-        return 0
-    feature, threshold = cast("int", node["split_feature"]), cast("float", node["threshold"])
-    # A feature that was always known has no side for the unknown: LightGBM takes it for 0 then.
-    unknown_right = not node["default_left"] if node["missing_type"] == "NaN" else threshold < 0
-    rows.append([feature, threshold, float(unknown_right), 0, 0, 0])
-    depth = 0
-    for side, name in ((3, "left_child"), (4, "right_child")):
-        rows[index][side] = len(rows)
-        depth = max(depth, _add(cast("Node", node[name]), rows))
-    return depth + 1
