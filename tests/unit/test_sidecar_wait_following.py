@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from overspill_sidecar.cluster import Job, Snapshot, Trail
+from overspill_sidecar.history import PastJob
 from overspill_sidecar.wait import OnlineModel
 from overspill_sidecar.wait.following import Following
+from overspill_sidecar.wait.replay import warm_up
 from tests.unit.sidecar_cluster import NOW_S, job, running, snapshot
 
 _TRAIL = Trail("d1", "site-a", "batch")
@@ -172,3 +174,10 @@ def test_a_users_last_priority_stands_for_the_next_jobs(following: Following) ->
     assert (facts.priority, facts.jobs_ahead) == (500, 1)
     assert facts.usable_cpus == 8
     assert facts.free_cpus == 8
+
+
+def test_jobs_of_a_replayed_past_that_wait_still_are_followed_on(model: OnlineModel) -> None:
+    submit_s = NOW_S - 400.0
+    warm_up(model, [PastJob("1", submit_s, None, None, 1, 3600, "alice", "batch")])
+    Following(model, ()).take(_at(0, _running(1, start_s=-100, after_s=-400)))
+    assert model.training_set(float(NOW_S)).wait_s.tolist() == [300]

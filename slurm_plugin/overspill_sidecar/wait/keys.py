@@ -49,5 +49,10 @@ class Keys:
         self._started = {own: key for own, key in self._started.items() if own in active}
 
 
+def key_of(slurm_job_id: int | str, restart_count: int) -> str:
+    """Return the key of an attempt of a job that stands alone."""
+    return f"{slurm_job_id}.{restart_count}"
+
+
 def _own_key(job: Job) -> str:
-    return f"{job.slurm_job_id}.{job.restart_count}"
+    return key_of(job.slurm_job_id, job.restart_count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from overspill_sidecar.history import Kind, PastJob, moments
+from overspill_sidecar.wait.keys import key_of
 from overspill_sidecar.wait.online import OnlineModel
 from overspill_sidecar.wait.outlook import Outlook
 from overspill_sidecar.wait.waiting import WaitingJob
@@ -14,7 +15,7 @@ def replay(model: OnlineModel, jobs: Iterable[PastJob]) -> Iterator[tuple[PastJo
     """Let `model` live through `jobs`, and yield what it thinks of each at its submission, before it knows better.
 
     Jobs that were diverted are not to be among them. The model learns as the iterator is drawn from: for a warm start
-    alone, `warm_up` draws all. Jobs that wait or run still stay in the model's queue, by their job ids.
+    alone, `warm_up` draws all. Jobs that wait or run still stay in the model's queue, by the keys under which `Following` hears of them.
     """
     for moment in moments(jobs):
         job, at_s = moment.job, moment.at_s
@@ -53,5 +54,5 @@ def waiting_job(job: PastJob, key: int | str) -> WaitingJob:
 
 
 def _key(job: PastJob, attempt: int) -> str:
-    """Return a key that no other attempt has; of a job that is not over its id, by which it is heard of again."""
-    return job.job_id if job.end_s is None else f"past {attempt}"
+    """Return a key that no other attempt has; of a job that is not over the one by which it is heard of again."""
+    return key_of(job.job_id, 0) if job.end_s is None else f"past {attempt}"
