@@ -15,7 +15,7 @@ def replay(model: OnlineModel, jobs: Iterable[PastJob]) -> Iterator[tuple[PastJo
     """Let `model` live through `jobs`, and yield what it thinks of each at its submission, before it knows better.
 
     Jobs that were diverted are not to be among them. The model learns as the iterator is drawn from: for a warm start
-    alone, `warm_up` draws all. Jobs that wait or run still stay in the model's queue, by the keys under which `Following` hears of them.
+    alone, `warm_up` draws all. Jobs that wait or run still stay in the model's queue, where `Following` finds them.
     """
     for moment in moments(jobs):
         job, at_s = moment.job, moment.at_s
