@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from overspill_sidecar import cli
 
 _SITE = '{"op":"site","procs":64}'
 
@@ -83,3 +86,13 @@ def test_without_stdio_it_says_what_is_missing() -> None:
     done = subprocess.run([program, "wait-model"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "--stdio" in done.stderr
+
+
+def test_without_the_extra_it_says_so_once_and_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "are_available", lambda: False)
+    lines = "".join(f"{line}\n" for line in (_SITE, _submit(1, 0), _predict(2, 99)))
+    done = CliRunner().invoke(cli.main, ["wait-model", "--stdio"], input=lines)
+    assert done.exit_code == 0
+    assert done.stderr.count("\n") == 1
+    assert "overspill[trees]" in done.stderr
+    assert len(done.stdout.splitlines()) == 1
