@@ -44,6 +44,8 @@ class LearnedModel:
         self._lock = lock
         self._users = users
         self._clock = clock
+        #: Of pending jobs, as if they were submitted now.
+        self._fresh: dict[tuple[object, ...], Outlook] = {}
 
     def predict(self, job: QueuedJob) -> WaitEstimate | None:
         if not self._lock.acquire(timeout=_PATIENCE_S):
@@ -55,11 +57,17 @@ class LearnedModel:
             self._lock.release()
 
     def pending(self, job: Job, partition: str) -> WaitEstimate | None:
-        """Of an array, whose tasks are asked about as one, the answer is that for a task."""
-        with self._lock:
-            now_s = self._clock()
-            waiting = self._following.waiting_job("", job, partition)
-            return _estimate(self._following.model.predict(waiting, now_s, waited_s(job, now_s)))
+        """Of an array, whose tasks are asked about as one, the answer is that for a task.
+
+        The model is asked once for jobs that are alike: the whole queue may be looked through.
+        """
+        alike = (partition, job.user_name, job.account, job.qos, job.cpus, job.time_limit_s, job.node_count)
+        fresh = self._fresh.get(alike)
+        if fresh is None:
+            with self._lock:
+                waiting = self._following.waiting_job("", job, partition)
+                fresh = self._fresh[alike] = self._following.model.predict(waiting, self._clock())
+        return _estimate(Outlook(fresh.exceeds, waited_s(job, self._clock()), fresh.upper_s))
 
     def observe(self, job: QueuedJob) -> None:
         """Pass it over: the next snapshot shows it, and a job that was judged too well is looked at again later.
