@@ -2,18 +2,18 @@
 SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
-APT_PACKAGES := python3 python3-venv gcc libc6-dev make lua5.1 lua-socket slurmctld slurmd slurm-client libslurm-dev \
+APT_PACKAGES := python3 python3-venv gcc libc6-dev make lua5.1 lua-socket slurmctld slurmd slurm-client libslurm-dev libpython3-dev \
 	munge slurmdbd mariadb-server-core mariadb-client-core bubblewrap iproute2 iptables util-linux procps debootstrap \
 	rpm lowdown man-db lintian faketime openssl docker.io
 POLICY ?= overspill_mode=on,overspill_wait=00:01:00
 # Not `?=`: make itself predefines AS, as the assembler.
 AS := alice
 
-.PHONY: help setup proto proto-check lint unit test test-slurm compare bench judge demo up down status exec packages images lock
+.PHONY: help setup proto proto-check lint unit test test-slurm compare bench judge demo up down status exec packages pyslurm images lock
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.ready build/spank_overspill.so ## Install what is missing: Debian packages, virtual environment, C plugin
+setup: .venv/.ready .venv/.pyslurm build/spank_overspill.so ## Install what is missing: Debian packages, virtual environment, C plugin
 
 build/.apt: Makefile
 	@mkdir -p build
@@ -31,6 +31,11 @@ build/.apt: Makefile
 	@umask 022; $(VENV)/bin/uv --version >/dev/null 2>&1 || $(VENV)/bin/pip install --quiet uv
 	@umask 022; $(VENV)/bin/uv pip sync --quiet --compile-bytecode --python $(PY) --require-hashes requirements.lock
 	@$(VENV)/bin/uv pip install --quiet --python $(PY) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.pyslurm: $(wildcard images/overspill_pyslurm/*) | .venv/.ready
+	@echo "[setup] pyslurm for this machine's Slurm"
+	@umask 022; $(PY) -m overspill_pyslurm >build/pyslurm.log 2>&1 || { tail -n 20 build/pyslurm.log; exit 1; }
 	@touch $@
 
 build/spank_overspill.so: $(wildcard slurm_plugin/spank/*.c slurm_plugin/spank/*.h slurm_plugin/spank/Makefile) | build/.apt
@@ -93,6 +98,10 @@ exec: .venv/.ready ## Execute a command in the cluster: make exec CMD='squeue' [
 packages: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
 packages: setup ## Build dist/*.deb and dist/*.rpm for this machine's Slurm: make packages [SLURM_INCLUDE=/opt/slurm/include]
 	@PYTHONPATH=packaging $(PY) -m overspill_packages $(if $(SLURM_INCLUDE),--slurm-include $(SLURM_INCLUDE))
+
+pyslurm: .venv/.ready ## What reads the queue, for this machine's Slurm: make pyslurm [SLURM_INCLUDE=DIR] [SLURM_LIBRARY=DIR] [DIRECTORY=DIR]
+	@$(PY) -m overspill_pyslurm $(if $(SLURM_INCLUDE),--slurm-include $(SLURM_INCLUDE)) \
+	  $(if $(SLURM_LIBRARY),--slurm-library $(SLURM_LIBRARY)) $(if $(DIRECTORY),--directory $(DIRECTORY))
 
 images: setup ## What jobs run in: make images [IMAGE="runtime-mini htcondor"] [BASE=debian:trixie] [CA=FILE] [FRESH=1] [LOCK=1]
 	@$(PY) -m overspill_images $(if $(BASE),--base $(BASE)) $(if $(CA),--ca $(CA)) $(if $(FRESH),--fresh) $(if $(LOCK),--lock) $(IMAGE)

@@ -16,6 +16,7 @@ SIDECAR_EVENTS: Final[dict[str, str]] = {
     "hangup": "SIGHUP came; there is nothing to reload",
     "metrics_served": "Prometheus may ask",
     "slurm_reachable": "slurmctld answers again",
+    "queue_reader": "queue is read",
     "certificate_renewed": "a site has issued our next certificate",
     "certificate_replaced": "certificate files have changed; new connections use them",
     "policy_changed": "the policy words in slurm.conf have changed",

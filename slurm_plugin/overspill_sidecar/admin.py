@@ -88,6 +88,7 @@ class RouterAdmin(RouterAdminServicer):
         )
         if watch.picture is not None:
             response.queue_age_s = now - watch.picture.snapshot.asked_at
+            response.queue_reader = watch.picture.snapshot.reader
         return response
 
     async def ListDecisions(  # noqa: N802 - gRPC's name

@@ -39,7 +39,7 @@ from overspill_sidecar.relay.stranded import Strandings
 from overspill_sidecar.router import Router, server_of
 from overspill_sidecar.sites.renewal import Renewal
 from overspill_sidecar.sites.site import Site
-from overspill_sidecar.slurm import CommandLineView
+from overspill_sidecar.slurm import view_of
 from overspill_sidecar.wait import UnknownWaits
 from overspill_sidecar.watch import ClusterWatch
 
@@ -94,7 +94,7 @@ class Sidecar:
     def __init__(self, config: SidecarConfig, role: Role) -> None:
         self._config = config
         self._role = role
-        self._view = CommandLineView(config.slurm.command_deadline_s, config.slurm.accounting_refresh_s)
+        self._view = view_of(config.slurm)
         is_relay_alone = role is Role.RELAY
         refresh_s = config.slurm.refresh_s * (_RELAY_REFRESH_FACTOR if is_relay_alone else 1)
         self._memory = None if is_relay_alone else _Memory.of(config)
@@ -127,6 +127,7 @@ class Sidecar:
             sites = [Site(config, self._watch.slurm_cluster, home) for config in self._config.sites]
             for site in sites:
                 stack.push_async_callback(site.close)
+            stack.push_async_callback(self._view.close)
             tasks = await self._startup(stack, sites)
             await self._main_loop(tasks)
         _log.info("stopped", action="stopped")

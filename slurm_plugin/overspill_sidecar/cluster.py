@@ -9,7 +9,7 @@ from overspill_sidecar.accounting import Accounting
 
 #: States in which a job holds its nodes, `squeue`'s long names. COMPLETING is included: its processes may still live.
 _PENDING_STATES = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
-_ENDED_STATES = frozenset(
+ENDED_STATES = frozenset(
     {
         "BOOT_FAIL",
         "CANCELLED",
@@ -28,7 +28,7 @@ _ENDED_STATES = frozenset(
 #: As `scontrol requeue Incomplete` has it; a COMPLETING job may be a cancelled one.
 _STARTED_STATES = frozenset({"CONFIGURING", "RESIZING", "RUNNING", "SIGNALING", "STOPPED", "SUSPENDED"})
 #: Every state that squeue may show, by its long name.
-STATES = _PENDING_STATES | _STARTED_STATES | _ENDED_STATES | {"COMPLETING", "STAGE_OUT"}
+STATES = _PENDING_STATES | _STARTED_STATES | ENDED_STATES | {"COMPLETING", "STAGE_OUT"}
 #: Reasons of pending jobs that do not compete for nodes now. Source: squeue(1), JOB REASON CODES.
 _WAITS_FOR_ITSELF = (
     "Dependency",
@@ -194,7 +194,7 @@ class Job:
     @property
     def is_active(self) -> bool:
         """Whether processes of this attempt may exist: neither pending nor over."""
-        return not self.is_pending and self.state not in _ENDED_STATES
+        return not self.is_pending and self.state not in ENDED_STATES
 
     @property
     def has_attempt(self) -> bool:
@@ -209,7 +209,7 @@ class Job:
     @property
     def is_diverted(self) -> bool:
         """Whether Overspill has sent it to a site, or let it go there, and it is not over."""
-        if self.trail is None or self.state in _ENDED_STATES:
+        if self.trail is None or self.state in ENDED_STATES:
             return False
         own = self.trail.partition.split(",")
         return any(name not in own for name in self.partitions)
@@ -315,6 +315,8 @@ class ClusterConfig:
     has_slurmdbd: bool = False
     #: Of several controllers the one that acts, as SlurmctldHost names it; empty where there is but one.
     acting_controller: str = ""
+    #: Of slurmctld: "24.11"; empty where it does not tell.
+    slurm_release: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +334,8 @@ class Snapshot:
     accounting: Accounting | None = None
     #: Whether the cluster is a member of a federation, so that any job may have siblings on other clusters.
     is_federated: bool = False
+    #: Who read the queue, and why nobody else.
+    reader: str = ""
 
     @property
     def default_partition(self) -> Partition | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -35,7 +36,17 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Reader(StrEnum):
+    """Who reads the queue."""
+
+    #: pyslurm where it fits the Slurm, else the command line.
+    AUTO = "auto"
+    COMMAND_LINE = "command-line"
+    PYSLURM = "pyslurm"
+
+
 class SlurmConfig(_Section):
+    reader: Reader = Reader.AUTO
     refresh_s: float = Field(default=5.0, ge=0.2, le=300)
     #: A command of Slurm that takes longer has failed.
     #: Associations and QOS are a record for each user, whether he uses the cluster or not: asked less often.

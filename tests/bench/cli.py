@@ -25,6 +25,7 @@ from tests.bench import (
     launch_rate,
     output_latency,
     proxies,
+    queue_readers,
     submission,
     throughput,
     wait_model,
@@ -48,6 +49,7 @@ _ON_THE_LOCAL_BACK_END: Mapping[str, Measure] = {
     "proxies": proxies.measure,
     "idle-jobs": idle_jobs.measure,
     "crowd": crowd.measure,
+    "queue-readers": queue_readers.measure,
     "submission": submission.measure,
     "wait-model": wait_model.measure,
 }

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from overspill_images.cache import CACHE, locked
 from overspill_images.process import run
 from overspill_images.slurm import slurm_tree
+from overspill_pyslurm import building, pruning
 from tests.rig.errors import RigError
 from tests.rig.parts import CHECKOUT, VENV
 from tests.rig.progress import Progress, silent
@@ -49,7 +51,7 @@ def of_release(release: Release, progress: Progress = silent) -> System:
     try:
         tree = slurm_tree(release.name, release.suite, progress)
         return System(tree, _environment(tree, release, progress), _spank_plugin(tree, release))
-    except (ChildProcessError, LookupError) as error:
+    except (ChildProcessError, LookupError, pruning.OtherSourceError) as error:
         raise RigError(f"no host for Slurm {release.name}: {error}") from error
 
 
@@ -61,7 +63,9 @@ def compile_packages(system: System, lib: Path, packages: Collection[str]) -> No
 
 def _environment(tree: Path, release: Release, progress: Progress) -> Path:
     """Return the environment for the tree's Python with the libraries that our packages bring along."""
-    recipe = hashlib.sha256(f"{tree.name} {_REQUIREMENTS.read_text()}".encode()).hexdigest()[:8]
+    ingredients = (_REQUIREMENTS, building.LOCK, Path(building.__file__), Path(pruning.__file__))
+    texts = " ".join(path.read_text() for path in ingredients)
+    recipe = hashlib.sha256(f"{tree.name} {texts}".encode()).hexdigest()[:8]
     environment = CACHE / "slurm" / f"{release.name}-python-{recipe}"
     with locked(CACHE / "slurm" / f"{release.name}-python.lock"):
         if not environment.exists():
@@ -71,6 +75,8 @@ def _environment(tree: Path, release: Release, progress: Progress) -> Path:
             partial.mkdir(parents=True)
             _run_inside(tree, partial, _PYTHON, "-m", "venv", "--without-pip", "/mnt")
             _install_libraries(partial)
+            progress(f"pyslurm for Slurm {release.name}")
+            _build_pyslurm(tree, partial)
             _run_inside(tree, partial, _PYTHON, "-m", "compileall", "-q", "/mnt/lib")
             partial.rename(environment)
     return environment
@@ -84,6 +90,13 @@ def _install_libraries(environment: Path) -> None:
     what = ("--require-hashes", "--requirements", str(_REQUIREMENTS), "--only-binary", ":all:")
     where = ("--target", str(libraries), "--python-version", version, "--link-mode", "copy")
     run(uv, "pip", "install", "--quiet", *what, *where)
+
+
+def _build_pyslurm(tree: Path, environment: Path) -> None:
+    (libraries,) = environment.glob("lib/python*/site-packages")
+    version = libraries.parent.name.removeprefix("python")
+    with TemporaryDirectory() as links:
+        building.build(building.tree(tree, version, Path(links)), libraries)
 
 
 def _spank_plugin(tree: Path, release: Release) -> Path:

@@ -298,6 +298,7 @@ class RouterStatusResponse(_message.Message):
     LATE_CHANGES_FIELD_NUMBER: _builtins.int
     WAIT_MODEL_JOBS_FIELD_NUMBER: _builtins.int
     LEARNED_AFTER_JOBS_FIELD_NUMBER: _builtins.int
+    QUEUE_READER_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     started_at_ms: _builtins.int
     slurm_cluster: _builtins.str
@@ -315,6 +316,10 @@ class RouterStatusResponse(_message.Message):
     time limits. 0 needed: an older router, which has no such model.
     """
     learned_after_jobs: _builtins.int
+    queue_reader: _builtins.str
+    """Who read the queue, and why nobody else did: "pyslurm", "command-line (pyslurm cannot be used: ...)". Empty while
+    nobody has, and from an older router.
+    """
     @_builtins.property
     def words(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyWord]: ...
     @_builtins.property
@@ -355,10 +360,11 @@ class RouterStatusResponse(_message.Message):
         late_changes: _abc.Iterable[Global___LateChangeCount] | None = ...,
         wait_model_jobs: _builtins.int = ...,
         learned_after_jobs: _builtins.int = ...,
+        queue_reader: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s", "queue_age_s", b"queue_age_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s", "accounts", b"accounts", "accounts_problem", b"accounts_problem", "decisions", b"decisions", "is_queue_fresh", b"is_queue_fresh", "late_changes", b"late_changes", "learned_after_jobs", b"learned_after_jobs", "mode", b"mode", "problems", b"problems", "queue_age_s", b"queue_age_s", "records", b"records", "records_problem", b"records_problem", "sites", b"sites", "slurm_cluster", b"slurm_cluster", "started_at_ms", b"started_at_ms", "version", b"version", "wait_model_jobs", b"wait_model_jobs", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s", "accounts", b"accounts", "accounts_problem", b"accounts_problem", "decisions", b"decisions", "is_queue_fresh", b"is_queue_fresh", "late_changes", b"late_changes", "learned_after_jobs", b"learned_after_jobs", "mode", b"mode", "problems", b"problems", "queue_age_s", b"queue_age_s", "queue_reader", b"queue_reader", "records", b"records", "records_problem", b"records_problem", "sites", b"sites", "slurm_cluster", b"slurm_cluster", "started_at_ms", b"started_at_ms", "version", b"version", "wait_model_jobs", b"wait_model_jobs", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__queue_age_s: _TypeAlias = _typing.Literal["queue_age_s"]  # noqa: Y015
     _WhichOneofArgType__queue_age_s: _TypeAlias = _typing.Literal["_queue_age_s", b"_queue_age_s"]  # noqa: Y015

@@ -69,7 +69,8 @@ def _look_at(
 
 def _look_at_queue(router: pb.RouterStatusResponse) -> Iterator[Finding]:
     if router.is_queue_fresh:
-        yield ok("router: queue", f"its picture of the queue is {duration(router.queue_age_s)} old")
+        read = f", read by {router.queue_reader}" if router.queue_reader else ""
+        yield ok("router: queue", f"its picture of the queue is {duration(router.queue_age_s)} old{read}")
     else:
         what = "it has no fresh picture of the queue, so all jobs run locally"
         yield error("router: queue", what, "its log says why (action slurm_unreachable): can SlurmUser run squeue?")

@@ -161,6 +161,8 @@ def _facts(picture: _Picture) -> dict[str, Cell]:
         words = [f"{word.word}={word.value}" for word in router.words if word.word != "overspill_mode"]
         facts["policy"] = " ".join(words) or "no words in slurm.conf"
         age = f"queue seen {duration(router.queue_age_s)} ago" if router.HasField("queue_age_s") else "queue never seen"
+        if router.queue_reader:
+            age += f" by {router.queue_reader}"
         facts["router"] = f"{router.version}, up {_since(router.started_at_ms)}, {age}"
     if (relay := picture.relay) is not None:
         facts["relay"] = f"{relay.version}, up {_since(relay.started_at_ms)}, {count(relay.jobs, 'job')} connected"
@@ -247,7 +249,9 @@ def _as_json(picture: _Picture) -> dict[str, object]:
         "cluster": snapshot.config.cluster_name if snapshot else None,
         "mode": router.mode if router else None,
         "policy": {word.word: word.value for word in router.words} if router else None,
-        "router": _daemon(router, queue_age_s=round(router.queue_age_s, 3)) if router else None,
+        "router": _daemon(router, queue_age_s=round(router.queue_age_s, 3), queue_reader=router.queue_reader)
+        if router
+        else None,
         "relay": _daemon(relay, jobs=relay.jobs) if relay else None,
         "sites": [_site(site) for site in router.sites] if router else None,
         "accounts": [_account(use) for use in router.accounts] if router else None,
@@ -269,7 +273,7 @@ def _as_json(picture: _Picture) -> dict[str, object]:
     }
 
 
-def _daemon(answer: pb.RouterStatusResponse | pb.RelayStatusResponse, **more: float) -> dict[str, object]:
+def _daemon(answer: pb.RouterStatusResponse | pb.RelayStatusResponse, **more: float | str) -> dict[str, object]:
     return {"version": answer.version, "started_at_ms": answer.started_at_ms, **more}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -11,13 +10,14 @@ from typing import TypeVar
 import structlog
 
 from overspill.errors import NotFoundError, UnavailableError, UnrunnableError
-from overspill_sidecar import metrics
 from overspill_sidecar.accounting import Accounting
 from overspill_sidecar.cluster import Job, JobDetails, JobRequest, Node, Snapshot
+from overspill_sidecar.config import Reader, SlurmConfig
 from overspill_sidecar.slurm import queries
 from overspill_sidecar.slurm.assoc_mgr import accounting_argv, parse_accounting
 from overspill_sidecar.slurm.batching import BatchedQuestions
-from overspill_sidecar.slurm.process import Output, run
+from overspill_sidecar.slurm.process import checked, run
+from overspill_sidecar.slurm.readers import FittingReader, PyslurmReader, QueueReader, SqueueReader, secret_end
 from overspill_sidecar.slurm.shown_job import parse_shown_job, show_job_argv
 
 _log = structlog.get_logger(__name__)
@@ -35,10 +35,13 @@ _TRY_FOR_S = 15.0
 
 
 class CommandLineView:
-    """Asks slurmctld through its own commands, which any Slurm has. Parsing happens in a thread."""
+    """Asks slurmctld through its own commands, and for the whole queue whoever reads that. Parsing is a thread's."""
 
-    def __init__(self, deadline_s: float = 10.0, accounting_refresh_s: float = 30.0) -> None:
+    def __init__(
+        self, deadline_s: float = 10.0, accounting_refresh_s: float = 30.0, reader: QueueReader | None = None
+    ) -> None:
         self._deadline_s = deadline_s
+        self._reader = reader or SqueueReader(deadline_s)
         self._questions = BatchedQuestions(self._jobs)
         self._accounting_refresh_s = accounting_refresh_s
         self._known_accounting: Accounting | None = None
@@ -57,8 +60,8 @@ class CommandLineView:
             self._known_accounting = await self._accounting() if config.enforced else None
             self._is_federated = await self._ask(queries.federation_argv(), lambda text: "Federation:" in text)
             self._ask_accounting_at = asked_at + self._accounting_refresh_s
-        accounting, is_federated = self._known_accounting, self._is_federated
-        return Snapshot(asked_at, unix_time_s, config, jobs, partitions, nodes, accounting, is_federated)
+        accounting, is_federated, reader = self._known_accounting, self._is_federated, self._reader.used
+        return Snapshot(asked_at, unix_time_s, config, jobs, partitions, nodes, accounting, is_federated, reader)
 
     async def _accounting(self) -> Accounting | None:
         """Return associations and QOS, asked less often than the rest; None if slurmctld does not tell them.
@@ -70,6 +73,10 @@ class CommandLineView:
         except UnavailableError as error:
             _log.warning("accounting cannot be read", action="accounting_unknown", reason=error.reason)
             return None
+
+    async def close(self) -> None:
+        """End what reads the queue, if that is a process. Idempotent."""
+        await self._reader.close()
 
     async def job(self, slurm_job_id: int) -> Job | None:
         return await self._questions.ask(slurm_job_id)
@@ -88,7 +95,7 @@ class CommandLineView:
         output = await run(argv, self._deadline_s)
         if any(words in output.stdout + output.stderr for words in _NO_SUCH_NODE):
             raise NotFoundError(f"Slurm does not know one of the nodes {','.join(names)}")
-        return queries.parse_nodes(_checked(argv, output))
+        return queries.parse_nodes(checked(argv, output))
 
     async def drain(self, names: Sequence[str], reason: str) -> None:
         await self._act(queries.node_update_argv(names, State="DRAIN", Reason=reason))
@@ -106,7 +113,7 @@ class CommandLineView:
     async def _details(self, slurm_job_ids: frozenset[int]) -> Mapping[int, JobDetails]:
         argv = queries.details_argv(slurm_job_ids)
         output = await run(argv, self._deadline_s)
-        return {} if _NO_SUCH_JOB in output.stderr else queries.parse_details(_checked(argv, output))
+        return {} if _NO_SUCH_JOB in output.stderr else queries.parse_details(checked(argv, output))
 
     async def _requests(self, slurm_job_ids: frozenset[int]) -> Mapping[int, JobRequest]:
         """Ask about one job after the other: scontrol takes no list, and squeue does not show all of it."""
@@ -115,13 +122,13 @@ class CommandLineView:
             argv = show_job_argv(slurm_job_id)
             output = await run(argv, self._deadline_s)
             if _NO_SUCH_JOB not in output.stderr:
-                request = parse_shown_job(_checked(argv, output), slurm_job_id)
+                request = parse_shown_job(checked(argv, output), slurm_job_id)
                 found |= {slurm_job_id: request} if request else {}
         return found
 
     async def _ask(self, argv: Sequence[str], parse: Callable[[str], _T]) -> _T:
         output = await run(argv, self._deadline_s)
-        return await asyncio.to_thread(parse, _checked(argv, output))
+        return await asyncio.to_thread(parse, checked(argv, output))
 
     async def _act(self, argv: Sequence[str]) -> None:
         give_up_at = time.monotonic() + _TRY_FOR_S
@@ -139,26 +146,26 @@ class CommandLineView:
         raise UnrunnableError(reason)
 
 
+def view_of(config: SlurmConfig) -> CommandLineView:
+    """Return the view that the configuration asks for."""
+    deadline_s = config.command_deadline_s
+    squeue, pyslurm = SqueueReader(deadline_s), PyslurmReader(deadline_s)
+    readers: dict[Reader, QueueReader] = {
+        Reader.AUTO: FittingReader(pyslurm, squeue),
+        Reader.COMMAND_LINE: squeue,
+        Reader.PYSLURM: pyslurm,
+    }
+    return CommandLineView(deadline_s, config.accounting_refresh_s, readers[config.reader])
+
+
 async def ask_jobs(argv: Sequence[str], deadline_s: float) -> tuple[Job, ...]:
     """Return the jobs that a command of `queries.jobs_argv` names, none if Slurm says that there are none of these.
 
     Raises:
         UnavailableError: as of `ClusterView.snapshot`.
     """
-    record_end = f"\x1e{secrets.token_hex(8)}"
+    record_end = secret_end()
     output = await run(argv, deadline_s, queries.jobs_format(record_end))
     if _NO_SUCH_JOB in output.stderr:
         return ()
-    return await asyncio.to_thread(queries.parse_jobs, _checked(argv, output), record_end)
-
-
-def _checked(argv: Sequence[str], output: Output) -> str:
-    """Return the answer's text.
-
-    Raises:
-        UnavailableError: if the command failed, or complained and went on: squeue exits with 0 after a bad format.
-    """
-    if output.status != 0 or "error" in output.stderr:
-        metrics.SLURM_FAILURES.labels(argv[0]).inc()
-        raise UnavailableError(f"{argv[0]}: {output.stderr.strip() or f'exited with {output.status}'}")
-    return output.stdout
+    return await asyncio.to_thread(queries.parse_jobs, checked(argv, output), record_end)

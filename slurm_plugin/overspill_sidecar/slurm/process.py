@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,6 +42,7 @@ async def run(argv: Sequence[str], deadline_s: float, settings: Mapping[str, str
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=environment() | dict(settings or {}),
+            start_new_session=True,
         )
     except OSError as error:
         metrics.SLURM_FAILURES.labels(argv[0]).inc()
@@ -51,7 +54,26 @@ async def run(argv: Sequence[str], deadline_s: float, settings: Mapping[str, str
         metrics.SLURM_FAILURES.labels(argv[0]).inc()
         raise UnavailableError(f"{argv[0]} gave no answer within {deadline_s:g} s") from None
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        await end(process)
     return Output(process.returncode or 0, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"))
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End a process that leads a group, with the group: what it has started holds our pipes, too."""
+    if process.returncode is None:
+        # It may have ended by itself meanwhile.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
+def checked(argv: Sequence[str], output: Output) -> str:
+    """Return the answer's text.
+
+    Raises:
+        UnavailableError: if the command failed, or complained and went on: squeue exits with 0 after a bad format.
+    """
+    if output.status != 0 or "error" in output.stderr:
+        metrics.SLURM_FAILURES.labels(argv[0]).inc()
+        raise UnavailableError(f"{argv[0]}: {output.stderr.strip() or f'exited with {output.status}'}")
+    return output.stdout

@@ -23,9 +23,9 @@ from overspill_sidecar.slurm_text import (
 )
 
 _T = TypeVar("_T")
-_FIELD_END = "\x1f"
+FIELD_END = "\x1f"
 #: Source: squeue(1), --Format. Of `admin_comment`, which may also be anything, only operators can write it.
-_JOB_FIELDS = (
+JOB_FIELDS = (
     "JobID",
     "ArrayJobID",
     "ArrayTaskID",
@@ -110,8 +110,8 @@ def jobs_format(record_end: str) -> dict[str, str]:
         record_end: a text that no user can guess and write into a job. Unlike a process's arguments, its environment
             is hidden from other users.
     """
-    *fields, last = _JOB_FIELDS
-    return {"SQUEUE_FORMAT2": ",".join(f"{name}:{_FIELD_END}" for name in fields) + f",{last}:{record_end}"}
+    *fields, last = JOB_FIELDS
+    return {"SQUEUE_FORMAT2": ",".join(f"{name}:{FIELD_END}" for name in fields) + f",{last}:{record_end}"}
 
 
 def details_argv(slurm_job_ids: Collection[int]) -> list[str]:
@@ -161,13 +161,27 @@ def parse_jobs(text: str, record_end: str) -> tuple[Job, ...]:
     """Read what `jobs_argv` prints in the environment of `jobs_format` with the same `record_end`.
 
     Raises:
+        UnavailableError: as of `parse_records`.
+    """
+    return tuple(parse_records(text, record_end, {}).values())
+
+
+def parse_records(text: str, record_end: str, known: Mapping[str, Job]) -> dict[str, Job]:
+    """Return the job of each record of what `jobs_argv` prints.
+
+    Args:
+        text: see `parse_jobs`.
+        record_end: see `parse_jobs`.
+        known: what this has returned before: a record that is the same is not read again.
+
+    Raises:
         UnavailableError: if a record is not as asked for. A squeue that does not know a field prints what it knows and
             still exits with 0, and half a queue is worse than none.
     """
     records = [record.removeprefix("\n") for record in text.split(record_end)]
     if records.pop().strip():
-        raise UnavailableError("squeue's last record has no end")
-    return tuple(_parse_job(record) for record in records)
+        raise UnavailableError("the last record of the queue has no end")
+    return {record: known.get(record) or _parse_job(record) for record in records}
 
 
 def parse_details(text: str) -> dict[int, JobDetails]:
@@ -223,6 +237,7 @@ def parse_config(text: str) -> ClusterConfig:
             has_slurmdbd=values.get("AccountingStorageType", "") == "accounting_storage/slurmdbd",
             enforced=frozenset(_names(_given(values.get("AccountingStorageEnforce", "")))) - {"none"},
             acting_controller=_acting_controller(text),
+            slurm_release=".".join(values.get("SLURM_VERSION", "").split(".")[:2]),
             parameters=tuple(_given(values.get(key, "")) for key in ("SlurmctldParameters", "SchedulerParameters")),
         )
     except (KeyError, ValueError, IndexError) as error:
@@ -237,10 +252,10 @@ def _acting_controller(text: str) -> str:
 
 
 def _parse_job(record: str) -> Job:
-    values = record.split(_FIELD_END, len(_JOB_FIELDS) - 1)
-    if len(values) < len(_JOB_FIELDS):
-        raise UnavailableError(f"squeue printed {len(values)} fields of a job, asked were {len(_JOB_FIELDS)}")
-    field = dict(zip(_JOB_FIELDS, values, strict=True))
+    values = record.split(FIELD_END, len(JOB_FIELDS) - 1)
+    if len(values) < len(JOB_FIELDS):
+        raise UnavailableError(f"a job has {len(values)} fields, asked were {len(JOB_FIELDS)}")
+    field = dict(zip(JOB_FIELDS, values, strict=True))
     tres = parse_tres(field["tres-alloc"])
     try:
         return Job(
@@ -280,7 +295,7 @@ def _parse_job(record: str) -> Job:
             array_tasks=_several_tasks(field["ArrayTaskID"]),
         )
     except ValueError as error:
-        raise UnavailableError(f"squeue's record of job {field['JobID']} cannot be read: {error}") from error
+        raise UnavailableError(f"the record of job {field['JobID']} cannot be read: {error}") from error
 
 
 def parse_trail(admin_comment: str) -> Trail | None:
