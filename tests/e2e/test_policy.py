@@ -13,6 +13,7 @@ from overspill.v1 import router_pb2
 from tests.e2e.commands import overspill, overspill_json
 from tests.e2e.diversion import look_often, wait_until
 from tests.rig import Rig
+from tests.rig.errors import CommandError
 from tests.rig.routing import ask_router
 
 _NOTHING = "#!/bin/sh\n:\n"
@@ -32,9 +33,9 @@ def _full_rig() -> Iterator[Rig]:
         yield rig
 
 
-def _wait_for_reason(rig: Rig, reason: str) -> None:
+def _wait_for_reason(rig: Rig, reason: str, *options: str) -> None:
     def is_so() -> bool:
-        answer = ask_router(rig)
+        answer = ask_router(rig, *options)
         return answer is not None and answer["reason"] == reason
 
     wait_until(is_so, timeout_s=40, what=f"the answer {reason}")
@@ -78,9 +79,11 @@ class _Submitter:
                 job_id = self.rig.sbatch(_NOTHING)
                 self.partitions.append(self.rig.job(job_id)["Partition"])
                 self.rig.cluster.run(["scancel", str(job_id)])
-            except Exception as error:  # noqa: BLE001 - the thread's edge: the test shows it
-                self.problem = str(error)
-                return
+            except CommandError as error:
+                # slurmctld drops the connections that it has while it reads its configuration anew (seen on 22.05).
+                if "socket error" not in str(error):
+                    self.problem = str(error)
+                    return
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self.run, name="submitter")
@@ -129,7 +132,8 @@ def _reason_of_the_last(rig: Rig) -> object:
 def test_what_an_account_has_had_is_known_after_a_restart(full_rig: Rig) -> None:
     rig = full_rig
     rig.set_policy(f"overspill_mode=on,{_WAIT},overspill_max_cpu_hours=1000")
-    _wait_for_reason(rig, "wait_above_threshold")
+    # What was promised to jobs that were cancelled before a look at the queue showed them is free again after a while.
+    _wait_for_reason(rig, "wait_above_threshold", "--ntasks=4")
     before = _use(rig)["cpu_hours"]
     job_id = rig.sbatch("#!/bin/sh\nsleep 5\n", "--time=60", "--ntasks=4")
     rig.wait_for_state(job_id, "RUNNING", timeout_s=60)
