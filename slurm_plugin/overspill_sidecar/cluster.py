@@ -35,6 +35,7 @@ _WAITS_FOR_ITSELF = (
     "BeginTime",
     "JobHeld",
     "JobArrayTaskLimit",
+    "Licenses",
     "Reservation",
     "Prolog",
     "launch failed",

@@ -53,7 +53,8 @@ class Forecast:
         self._lock = threading.Lock()
         model, why_new = load(path, cpus=1)
         self._following = Following(model, overspill_partitions, self._lock)
-        self._is_new = bool(why_new)
+        #: One that was stopped before it had lived through the past does so now.
+        self._is_new = self.jobs < enough_jobs
         self._successor: OnlineModel | None = None
         self._has_past: bool | None = None
         _log.info(
@@ -71,7 +72,11 @@ class Forecast:
             self._following = Following(self._successor, self._overspill, self._lock)
             self._successor = None
         self._has_past = snapshot.config.has_slurmdbd
-        self._following.take(snapshot)
+        try:
+            self._following.take(snapshot)
+        except Exception:  # noqa: BLE001 - logged; without a picture of the cluster neither router nor relay would go on
+            _log.exception("wait model has lost its way and begins anew", action="wait_model_broken")
+            self._following = Following(OnlineModel(cpus=1), self._overspill, self._lock)
         if self.jobs < self.enough_jobs:
             return PlanModel(snapshot)
         users = {job.user_id: job.user_name for job in snapshot.jobs}
@@ -83,15 +88,21 @@ class Forecast:
         try:
             while True:
                 await asyncio.sleep(_TICK_S)
-                if self._is_new and self._has_past:
-                    self._is_new = False
-                    await self._learn_from_the_past()
-                await self._fit_trees()
-                if time.monotonic() - saved_at >= _SAVE_EVERY_S:
-                    await asyncio.to_thread(self._save)
-                    saved_at = time.monotonic()
+                try:
+                    await self._look_after()
+                    if time.monotonic() - saved_at >= _SAVE_EVERY_S:
+                        saved_at = time.monotonic()
+                        await asyncio.to_thread(self._save)
+                except Exception:  # noqa: BLE001 - the loop's edge; logged with its traceback
+                    _log.exception("looking after the wait model failed", action="wait_model_failed")
         finally:
             self._save()
+
+    async def _look_after(self) -> None:
+        if self._is_new and self._has_past:
+            self._is_new = False
+            await self._learn_from_the_past()
+        await self._fit_trees()
 
     async def _learn_from_the_past(self) -> None:
         """Have a process of its own make a model of what slurmdbd remembers: that takes minutes of a CPU."""
@@ -109,8 +120,10 @@ class Forecast:
         if output.status != 0 or reason:
             _log.warning("the past teaches nothing", action="wait_model_past", reason=output.stderr.strip() or reason)
             return
-        _log.info("wait model has lived through the past", action="wait_model_past", jobs=model.samples.taken)
-        self._successor = model
+        known, self_taught = model.samples.taken, self.jobs
+        _log.info("wait model has lived through the past", action="wait_model_past", jobs=known, before=self_taught)
+        if known > self_taught:
+            self._successor = model
 
     async def _fit_trees(self) -> None:
         """Fit trees if there is something new to fit them to."""

@@ -8,6 +8,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
@@ -17,7 +18,7 @@ from overspill_sidecar.cli import main
 from overspill_sidecar.cluster import Job, Snapshot
 from overspill_sidecar.forecast import Forecast
 from overspill_sidecar.history import SACCT_FIELDS
-from overspill_sidecar.wait import LearnedModel, PlanModel, QueuedJob
+from overspill_sidecar.wait import LearnedModel, OnlineModel, PlanModel, QueuedJob, trees
 from overspill_sidecar.wait.state import load
 from tests.unit.sidecar_cluster import NOW_S, job, running, snapshot
 
@@ -105,6 +106,58 @@ def test_who_asks_while_the_model_is_busy_goes_without(path: Path) -> None:
     assert answers == [None]
 
 
+def test_who_asks_about_a_pending_job_while_the_model_is_busy_goes_without(path: Path) -> None:
+    lived = _forecast(path)
+    _live(lived, days=20)
+    model, lock = lived.model_of(_at(20 * 24 * _HOUR_S)), lived._lock  # noqa: SLF001 - as somebody who saves has it
+    with lock:
+        answers: list[object] = []
+        asking = threading.Thread(target=lambda: answers.append(model.pending(job(1), "batch")), daemon=True)
+        asking.start()
+        asking.join(timeout=10)
+        assert answers == [None]
+
+
+def test_a_model_that_breaks_costs_no_picture_of_the_cluster(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lived = _forecast(path)
+    _live(lived, days=20)
+    broken = lived._following  # noqa: SLF001 - the defect cannot be ordered from outside
+    monkeypatch.setattr(broken, "take", Mock(side_effect=KeyError("gone")))
+    assert isinstance(lived.model_of(_at(20 * 24 * _HOUR_S)), PlanModel)
+    assert lived.jobs == 0
+    lived.model_of(_at(20 * 24 * _HOUR_S + 5, job(1)))
+    assert lived._following is not broken  # noqa: SLF001
+
+
+def test_whatever_goes_wrong_in_looking_after_the_model_the_service_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast, "_TICK_S", 0.01)
+    again, tries = asyncio.Event(), 0
+
+    async def no_space_left(_: object) -> None:
+        nonlocal tries
+        tries += 1
+        if tries > 1:
+            again.set()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(forecast, "fit_apart", no_space_left)
+    monkeypatch.setattr(trees, "are_available", lambda: True)
+    lived = _forecast(path)
+    monkeypatch.setattr(OnlineModel, "wants_trees", lambda _: True)
+
+    async def until_tried_twice() -> None:
+        task = asyncio.create_task(lived.run())
+        async with asyncio.timeout(10):
+            await again.wait()
+        assert not task.done()
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(until_tried_twice())
+
+
 def test_a_file_that_cannot_be_written_costs_what_was_learned_and_nothing_else(tmp_path: Path) -> None:
     lived = _forecast(tmp_path / "absent" / "waits.state")
     _live(lived, days=1)
@@ -160,6 +213,14 @@ def test_a_router_that_knows_nothing_lives_through_the_past(
     asyncio.run(until_grown())
     assert young.jobs == 1, sacct
     assert load(path, 1)[0].samples.taken == 1
+
+
+def test_a_router_that_was_stopped_before_it_lived_through_the_past_does_so_later(
+    sacct: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(_run_and_stop(_forecast(path)))
+    assert path.exists()
+    test_a_router_that_knows_nothing_lives_through_the_past(sacct, path, monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,13 @@ def test_a_name_that_looks_like_a_field_or_a_record_makes_the_record_worth_nothi
     assert _changed(("JobName=wrap", forged), ("Licenses=(null)", "Licenses=l:1")) is None
 
 
+@pytest.mark.parametrize("end", ["\n", "\n\n", "\x0c", "\x85", "\u2028"])
+def test_a_name_that_holds_a_whole_record_does_not_hide_the_true_one_behind_it(end: str) -> None:
+    all_else = _PLAIN.strip().partition("JobName=wrap ")[2]
+    forged = f"JobName=x {all_else}{end}JobId=999 JobName=y"
+    assert _changed(("JobName=wrap", forged), ("y UserId", "y Licenses=l:1 UserId")) is None
+
+
 def test_a_name_that_claims_to_share_its_nodes_is_not_believed() -> None:
     asked = _changed(("JobName=wrap", "JobName=x Exclusive=NO"), ("OverSubscribe=OK", "OverSubscribe=NO"))
     assert asked is not None
@@ -131,6 +138,9 @@ def test_a_number_that_is_none_makes_the_record_worth_nothing(old: str, new: str
 
 
 def test_of_an_array_the_record_of_this_job_is_read() -> None:
-    text = _PLAIN.replace("JobId=5 ", "JobId=6 ArrayJobId=5 ArrayTaskId=1 ") + _PLAIN
-    assert parse_shown_job(text, 5) == JobRequest(memory_per_cpu_mib=1000)
-    assert parse_shown_job(text, 7) is None
+    first, rest = (
+        _PLAIN.replace("JobId=5 ", f"JobId={number} ArrayJobId=5 ArrayTaskId={tasks} ")
+        for number, tasks in ((6, "1"), (5, "2-9"))
+    )
+    assert parse_shown_job(first + rest, 5) == JobRequest(memory_per_cpu_mib=1000)
+    assert parse_shown_job(first + rest, 7) is None

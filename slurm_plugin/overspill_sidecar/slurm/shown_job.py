@@ -2,7 +2,8 @@
 
 A user chooses names, comments and paths, and may make them look like other fields of the record, or like other jobs'
 records. He cannot keep the true ones from being printed: whatever is there twice is not believed, nor is anything else
-of such a record.
+of such a record. A name with a line's end in it may push them to where another record seems to be: of a job that is
+none of an array's, there is no other.
 """
 
 from __future__ import annotations
@@ -72,11 +73,12 @@ def parse_shown_job(text: str, slurm_job_id: int) -> JobRequest | None:
 
     Of an array it prints a record for each of its jobs; the one that bears the array's id is meant.
     """
-    records = [line for line in text.splitlines() if line.startswith(f"JobId={slurm_job_id} ")]
+    records = [line for line in text.split("\n") if line.startswith(f"JobId={slurm_job_id} ")]
     if len(records) != 1:
         return None
+    is_of_array = records[0].startswith(f"JobId={slurm_job_id} ArrayJobId=")
     pairs = _PAIR.findall(records[0])
-    seen = Counter(name for name, _ in pairs)
+    seen = Counter(name for name, _ in (pairs if is_of_array else _PAIR.findall(text)))
     if any(seen[name] != 1 for name in _ALWAYS) or any(seen[name] > 1 for name in _SOMETIMES):
         return None
     if seen["MinMemoryCPU"] + seen["MinMemoryNode"] != 1:

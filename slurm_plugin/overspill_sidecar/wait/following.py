@@ -72,6 +72,7 @@ class Following:
         self._tell_arrivals(seen, snapshot.unix_time_s)
         with self._guard:
             self.model.advance(snapshot.unix_time_s)
+            self.model.followed_at_s = snapshot.unix_time_s
         self._seen_at_s = snapshot.unix_time_s
 
     def facts_for(self, user: str, account: str, qos: str, partition: str) -> SlurmFacts:
@@ -125,8 +126,12 @@ class Following:
                 self._last_priority.made(_rights(job), list)[:] = [job.priority]
 
     def _tell_departures(self, seen: _Seen, now_s: float) -> None:
-        """Tell who is gone. When is not known: since the last snapshot, so that what follows comes after it."""
-        model, at_s = self.model, now_s if self._seen_at_s is None else self._seen_at_s
+        """Tell who is gone. When is not known: since the last snapshot, so that what follows comes after it.
+
+        That may have been another router's: who left while none ran has not waited, or run, until now.
+        """
+        model = self.model
+        at_s = now_s if model.followed_at_s is None else min(now_s, model.followed_at_s)
         with self._guard:
             running, pending = list(model.queue.running), list(model.queue.pending)
         for key in running:
@@ -150,7 +155,9 @@ class Following:
         for at_s, kind, key, job in sorted(events, key=lambda event: event[:3]):
             with self._guard:
                 if kind == _SUBMITTED:
-                    self.model.submitted(self.waiting_job(key, job), self._heard_at_s(at_s, now_s))
+                    is_ours = self._is_local(job)
+                    heard_at_s = self._heard_at_s(at_s, now_s)
+                    self.model.submitted(self.waiting_job(key, job), heard_at_s, is_to_teach=is_ours)
                 else:
                     self.model.started(key, at_s)
 

@@ -48,13 +48,9 @@ class LearnedModel:
         self._fresh: dict[tuple[object, ...], Outlook] = {}
 
     def predict(self, job: QueuedJob) -> WaitEstimate | None:
-        if not self._lock.acquire(timeout=_PATIENCE_S):
-            return None
-        try:
-            now_s = self._clock()
-            return _estimate(self._following.model.predict(self._waiting(job, now_s), now_s))
-        finally:
-            self._lock.release()
+        now_s = self._clock()
+        outlook = self._ask(lambda: self._waiting(job, now_s), now_s)
+        return None if outlook is None else _estimate(outlook)
 
     def pending(self, job: Job, partition: str) -> WaitEstimate | None:
         """Of an array, whose tasks are asked about as one, the answer is that for a task.
@@ -62,12 +58,22 @@ class LearnedModel:
         The model is asked once for jobs that are alike: the whole queue may be looked through.
         """
         alike = (partition, job.user_name, job.account, job.qos, job.cpus, job.time_limit_s, job.node_count)
-        fresh = self._fresh.get(alike)
+        now_s, fresh = self._clock(), self._fresh.get(alike)
         if fresh is None:
-            with self._lock:
-                waiting = self._following.waiting_job("", job, partition)
-                fresh = self._fresh[alike] = self._following.model.predict(waiting, self._clock())
-        return _estimate(Outlook(fresh.exceeds, waited_s(job, self._clock()), fresh.upper_s))
+            fresh = self._ask(lambda: self._following.waiting_job("", job, partition), now_s)
+            if fresh is None:
+                return None
+            self._fresh[alike] = fresh
+        return _estimate(Outlook(fresh.exceeds, waited_s(job, now_s), fresh.upper_s))
+
+    def _ask(self, waiting: Callable[[], WaitingJob], now_s: float) -> Outlook | None:
+        """Return what the model says, None if it is busy: a submission may wait for whoever asks."""
+        if not self._lock.acquire(timeout=_PATIENCE_S):
+            return None
+        try:
+            return self._following.model.predict(waiting(), now_s)
+        finally:
+            self._lock.release()
 
     def observe(self, job: QueuedJob) -> None:
         """Pass it over: the next snapshot shows it, and a job that was judged too well is looked at again later.

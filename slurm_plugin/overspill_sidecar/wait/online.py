@@ -53,7 +53,7 @@ class OnlineModel:
     """
 
     __slots__ = (
-        *("asked", "blend", "bound", "due", "fitted_at", "forest"),
+        *("asked", "blend", "bound", "due", "fitted_at", "followed_at_s", "forest"),
         *("learner", "queue", "samples", "waiting"),
     )
 
@@ -71,6 +71,8 @@ class OnlineModel:
         self.forest: Forest | None = None
         #: Jobs taken into the samples when trees were last asked for.
         self.fitted_at = 0
+        #: Moment of the last snapshot that it was brought up to; None: it was never in step with a queue.
+        self.followed_at_s: float | None = None
         self.waiting: dict[int | str, Waiting] = {}
         #: When pending jobs pass the next wait of the grid, or their bound: (time, number, key of the job).
         self.due: list[tuple[float, int, int | str]] = []
@@ -90,18 +92,20 @@ class OnlineModel:
         outlook = Outlook(opinion.outlook.exceeds, waited_s, 0.0)
         return Outlook(outlook.exceeds, waited_s, outlook.quantile_s(self.bound.share))
 
-    def submitted(self, job: WaitingJob, now_s: float | None = None) -> None:
+    def submitted(self, job: WaitingJob, now_s: float | None = None, *, is_to_teach: bool = True) -> None:
         """Take a job into the queue.
 
         Args:
             job: not known yet, or nothing happens.
             now_s: when it was first heard of, if that was later than its submission.
+            is_to_teach: whether its wait is one to learn from.
         """
         if job.key in self.queue.pending or job.key in self.queue.running:
             return
         now_s = job.submit_s if now_s is None else now_s
         tracked = self.queue.look_at(job)
-        opinion = self._opinion_of(tracked, job, now_s) if now_s - job.submit_s <= _FRESH_S else None
+        is_fresh = is_to_teach and now_s - job.submit_s <= _FRESH_S
+        opinion = self._opinion_of(tracked, job, now_s) if is_fresh else None
         self.advance(now_s)
         if opinion is not None:
             self._take_sample(tracked, opinion)
