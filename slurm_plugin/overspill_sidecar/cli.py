@@ -112,7 +112,8 @@ def learn(since: str, not_from: tuple[str, ...], output: Path) -> None:
     """
     try:
         with subprocess.Popen(sacct_argv(since), stdout=subprocess.PIPE, text=True, errors="replace") as sacct:
-            past = [job for job in read_sacct(sacct.stdout or ()) if job.partition not in not_from]
+            jobs = read_sacct(sacct.stdout or ())
+            past = [job for job in jobs if not {job.partition, *job.other_partitions} & set(not_from)]
         if sacct.returncode:
             raise click.ClickException(f"sacct ended with exit code {sacct.returncode}")
         model = OnlineModel(max((job.cpus for job in past), default=1))

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import structlog
 
+from overspill.certificates import write_file
 from overspill.errors import OverspillError, UnavailableError
 from overspill_sidecar.cluster import Snapshot
 from overspill_sidecar.slurm.process import run
 from overspill_sidecar.wait import LearnedModel, OnlineModel, PlanModel, WaitModel, trees
 from overspill_sidecar.wait.fitting import fit_apart
 from overspill_sidecar.wait.following import Following
-from overspill_sidecar.wait.state import load, save
+from overspill_sidecar.wait.state import dump, load
 
 _log = structlog.get_logger(__name__)
 
@@ -107,7 +108,19 @@ class Forecast:
     async def _learn_from_the_past(self) -> None:
         """Have a process of its own make a model of what slurmdbd remembers: that takes minutes of a CPU."""
         path = self._path.with_name(f"{self._path.name}.past")
-        argv = [sys.executable, "-m", "overspill_sidecar", "learn", "--since", _PAST, "--output", str(path)]
+        argv = [
+            "nice",
+            "-n",
+            "19",
+            sys.executable,
+            "-m",
+            "overspill_sidecar",
+            "learn",
+            "--since",
+            _PAST,
+            "--output",
+            str(path),
+        ]
         for partition in self._overspill:
             argv += ["--not-from", partition]
         try:
@@ -143,6 +156,7 @@ class Forecast:
     def _save(self) -> None:
         try:
             with self._lock:
-                save(self._following.model, self._path)
+                state = dump(self._following.model)
+            write_file(self._path, state)
         except OSError as error:
             _log.warning("wait model is not saved", action="wait_model_save_failed", reason=error.strerror)

@@ -177,10 +177,11 @@ _PAST = "41|1000|1000|1600|2600|2|2|64|64|30|alice|physics|{partition}|normal|42
 
 @pytest.fixture
 def sacct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have `sacct` print two jobs, one of them diverted."""
+    """Have `sacct` print three jobs, of which one was diverted and one may still be."""
     program = tmp_path / "bin" / "sacct"
     program.parent.mkdir()
-    lines = ["|".join(SACCT_FIELDS), _PAST.format(partition="batch"), _PAST.format(partition="overspill")]
+    partitions = ("batch", "overspill", "batch,overspill")
+    lines = ["|".join(SACCT_FIELDS), *(_PAST.format(partition=name) for name in partitions)]
     program.write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(lines) + "\nEND\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")

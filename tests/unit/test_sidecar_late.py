@@ -307,6 +307,15 @@ def test_a_job_that_could_start_at_home_soon_is_called_back() -> None:
     assert dict(place.router.late_counts()) == {("site-a", "recalled"): 1}
 
 
+def test_a_job_whose_user_insists_is_not_called_back() -> None:
+    comment = json.loads(_diverted_comment())
+    comment["overspill"]["option"] = "always"
+    place = Place(diverted(admin_comment=json.dumps(comment)))
+    place.empty_batch()
+    place.looks()
+    assert place.partitions(1) == "batch,overspill"
+
+
 def _diverted_comment(**site: Any) -> str:
     ours = {"decision": "d-1", "site": "site-a", "partition": "batch"}
     return json.dumps({"site": site, "overspill": ours}, separators=(",", ":"))

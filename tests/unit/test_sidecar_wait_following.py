@@ -206,3 +206,9 @@ def test_jobs_of_a_replayed_past_that_wait_still_are_followed_on(model: OnlineMo
     warm_up(model, [PastJob("1", submit_s, None, None, 1, 3600, "alice", "batch")])
     Following(model, ()).take(_at(0, _running(1, start_s=-100, after_s=-400)))
     assert model.training_set(float(NOW_S)).wait_s.tolist() == [300]
+
+
+def test_jobs_that_came_while_nobody_looked_teach_nothing(following: Following, model: OnlineModel) -> None:
+    following.take(_at(3600, _new(1, after_s=1800)))
+    assert list(model.queue.pending) == ["1.0"]
+    assert model.samples.taken == 0

@@ -32,6 +32,8 @@ class PastJob:
     qos: str = ""
     nodes: int | None = None
     priority: int | None = None
+    #: Of a job that never started: the others that it might have started in.
+    other_partitions: tuple[str, ...] = ()
 
     @property
     def queued_s(self) -> float:

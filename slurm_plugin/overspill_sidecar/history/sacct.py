@@ -70,6 +70,7 @@ def _parse(names: list[str], line: str) -> PastJob | None:
         return None
     # A job that is cancelled while it waits has a start time, but no node.
     alloc_nodes = int(field["AllocNodes"] or 0)
+    first, *others = field["Partition"].split(",")
     return PastJob(
         job_id=field["JobIDRaw"],
         submit_s=required(parse_time_s(field["Submit"]), "Submit"),
@@ -78,12 +79,13 @@ def _parse(names: list[str], line: str) -> PastJob | None:
         cpus=_count(field, "AllocCPUS" if alloc_nodes else "ReqCPUS") or _count(field, "ReqCPUS") or 1,
         time_limit_s=_time_limit_s(field.get("TimelimitRaw", "")),
         user=field["User"],
-        partition=field["Partition"].split(",")[0],
+        partition=first,
         eligible_s=parse_time_s(field.get("Eligible", "")),
         account=field.get("Account", ""),
         qos=field.get("QOS", ""),
         nodes=alloc_nodes or _count(field, "ReqNodes"),
         priority=_count(field, "Priority"),
+        other_partitions=tuple(others),
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from overspill_sidecar.cluster import Job, Snapshot
 from overspill_sidecar.decision.capacity import Amount, SiteView
+from overspill_sidecar.decision.eligibility import LEFT_TO_US
 from overspill_sidecar.late.outlook import Outlook
+from overspill_sidecar.late.request import wish_of
 from overspill_sidecar.late.standing import Standing, may_be_added, may_be_recalled, standing_of
 from overspill_sidecar.policy import Mode, Policy
 
@@ -16,6 +19,7 @@ from overspill_sidecar.policy import Mode, Policy
 _IS_BAD = 0.5
 #: So much better must it look before a job is recalled: between the two nothing changes.
 _IS_GOOD = 0.25
+_JOBS_AT_ONCE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ def to_recall(look: Look, most: int) -> list[Job]:
         (badness, -job.priority, job.slurm_job_id, job)
         for job in _ours(look, {Standing.DIVERTED}, look.partition_of_site)
         if may_be_recalled(job, look.snapshot.unix_time_s)
+        and (look.policy.mode is Mode.OFF or wish_of(job.admin_comment).option in LEFT_TO_US)
         and (badness := _badness_at_home(job, look)) is not None
         and badness < _IS_GOOD
     )
@@ -75,7 +80,10 @@ def to_recall(look: Look, most: int) -> list[Job]:
 
 def _ours(look: Look, wanted: Collection[Standing], partition_of_site: Mapping[str, str]) -> Iterable[Job]:
     """Yield the jobs that compete for nodes, have not been started before, and whose standing is wanted."""
-    for job in look.snapshot.jobs:
+    for number, job in enumerate(look.snapshot.jobs):
+        if number % _JOBS_AT_ONCE == 0:
+            # Decisions come first: who asks the same model meanwhile gets his turn.
+            time.sleep(0)
         if (
             job.is_competing
             and not job.restart_count

@@ -23,6 +23,8 @@ _KEPT_PRIORITIES = 20_000
 
 
 _SUBMITTED, _STARTED = 1, 2
+#: After so long without a snapshot, only those that waited long are left of the jobs that came meanwhile.
+_BLIND_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +165,9 @@ class Following:
 
     def _heard_at_s(self, queued_s: float, now_s: float) -> float:
         """Return when a job that is new counts as heard of: at once, if it was not there at the last snapshot."""
-        is_new = self._seen_at_s is not None and queued_s >= self._seen_at_s - 1.0
-        return queued_s if is_new else now_s
+        if self._seen_at_s is None or now_s - self._seen_at_s > _BLIND_S:
+            return now_s
+        return queued_s if queued_s >= self._seen_at_s - 1.0 else now_s
 
     def waiting_job(self, key: str, job: Job, partition: str = "") -> WaitingJob:
         """Return one of Slurm's jobs as the model knows it, in this partition of its own, by default the first."""
