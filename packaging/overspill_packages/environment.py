@@ -90,3 +90,13 @@ def _forget_the_build(target: Path, facts: Facts) -> None:
         for note in target.glob(f"lib/python*/site-packages/*.dist-info/{name}"):
             note.unlink()
     (target / ".lock").unlink(missing_ok=True)
+    _forget_numpys_tests(target)
+
+
+def _forget_numpys_tests(target: Path) -> None:
+    """Remove a fifth of numpy, which nobody runs here."""
+    (numpy,) = target.glob("lib/python*/site-packages/numpy")
+    for directory in list(numpy.rglob("tests")):
+        shutil.rmtree(directory)
+    for library in numpy.glob("_core/_*_tests.*"):
+        library.unlink()
