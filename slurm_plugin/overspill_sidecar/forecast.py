@@ -57,7 +57,7 @@ class Forecast:
         #: One that was stopped before it had lived through the past does so now.
         self._is_new = self.jobs < enough_jobs
         self._successor: OnlineModel | None = None
-        self._has_past: bool | None = None
+        self._has_past = False
         _log.info(
             "wait model", action="wait_model_loaded", jobs=self.jobs, why_new=why_new, trees=trees.are_available()
         )
@@ -108,19 +108,8 @@ class Forecast:
     async def _learn_from_the_past(self) -> None:
         """Have a process of its own make a model of what slurmdbd remembers: that takes minutes of a CPU."""
         path = self._path.with_name(f"{self._path.name}.past")
-        argv = [
-            "nice",
-            "-n",
-            "19",
-            sys.executable,
-            "-m",
-            "overspill_sidecar",
-            "learn",
-            "--since",
-            _PAST,
-            "--output",
-            str(path),
-        ]
+        argv = ["nice", "-n", "19", sys.executable, "-m", "overspill_sidecar", "learn"]
+        argv += ["--since", _PAST, "--output", str(path)]
         for partition in self._overspill:
             argv += ["--not-from", partition]
         try:

@@ -18,7 +18,7 @@ from overspill_sidecar.decision.eligibility import LEFT_TO_US, SITE_CHOICES, why
 from overspill_sidecar.decision.shape import Pins, Shape, StaysLocal, shape_of
 from overspill_sidecar.decision.situation import Queue, Situation
 from overspill_sidecar.policy import Mode, Policy
-from overspill_sidecar.wait import QueuedJob, WaitEstimate
+from overspill_sidecar.wait import LIKELIER_THAN_NOT, QueuedJob, WaitEstimate
 
 #: By the job's own partition; None where nobody knows.
 _Waits = Mapping[str, WaitEstimate | None]
@@ -235,7 +235,7 @@ def _why_wait_is_borne(shape: Shape, waits: _Waits, situation: Situation) -> str
             return "larger_than_own_partition"
         if wait is None:
             return "wait_unknown"
-        if wait.p_exceeds(situation.policy.wait_s(name)) <= 0.5:  # noqa: PLR2004 - more likely than not
+        if wait.p_exceeds(situation.policy.wait_s(name)) <= LIKELIER_THAN_NOT:
             return "wait_below_threshold"
     return None
 

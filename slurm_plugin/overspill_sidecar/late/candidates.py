@@ -14,10 +14,9 @@ from overspill_sidecar.late.outlook import Outlook
 from overspill_sidecar.late.request import wish_of
 from overspill_sidecar.late.standing import Standing, may_be_added, may_be_recalled, standing_of
 from overspill_sidecar.policy import Mode, Policy
+from overspill_sidecar.wait import LIKELIER_THAN_NOT
 
-#: More likely than not, as at submit.
-_IS_BAD = 0.5
-#: So much better must it look before a job is recalled: between the two nothing changes.
+#: So much better than bad must it look before a job is recalled: between the two nothing changes.
 _IS_GOOD = 0.25
 _JOBS_AT_ONCE = 20
 
@@ -58,7 +57,7 @@ def to_add(look: Look, most: int) -> list[Job]:
         and may_be_added(job, now_s)
         and _may_fit(job, free)
         and (badness := _badness(job, job.partitions, look)) is not None
-        and (badness > _IS_BAD or look.policy.mode is Mode.ALWAYS)
+        and (badness > LIKELIER_THAN_NOT or look.policy.mode is Mode.ALWAYS)
     )
     return [job for *_, job in heapq.nsmallest(most, ranked, key=lambda each: each[:3])]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from overspill_sidecar.simulation.pool import Change
 from overspill_sidecar.simulation.workload import ReplayedJob
-from overspill_sidecar.wait.online import OnlineModel
-from overspill_sidecar.wait.waiting import WaitingJob
-
-#: More likely than not, as the router has it.
-_DECIDED = 0.5
+from overspill_sidecar.wait import LIKELIER_THAN_NOT, OnlineModel, WaitingJob
+from overspill_sidecar.wait.replay import waiting_job
 
 
 class Learned:
@@ -20,7 +19,7 @@ class Learned:
         self._asked: WaitingJob | None = None
 
     def would_exceed(self, job: ReplayedJob, threshold_s: float) -> bool | None:
-        return self._model.predict(self._waiting(job), job.at_s).p_exceeds(threshold_s) > _DECIDED
+        return self._model.predict(self._waiting(job), job.at_s).p_exceeds(threshold_s) > LIKELIER_THAN_NOT
 
     def submitted(self, job: ReplayedJob) -> None:
         self._model.submitted(self._waiting(job))
@@ -34,16 +33,5 @@ class Learned:
     def _waiting(self, job: ReplayedJob) -> WaitingJob:
         """Return the job as the model wants it: the same object twice, so that it need not think twice."""
         if self._asked is None or self._asked.key != job.key:
-            past = job.past
-            self._asked = WaitingJob(
-                key=job.key,
-                submit_s=job.at_s,
-                cpus=past.cpus,
-                time_limit_s=past.time_limit_s,
-                user=past.user,
-                partition=past.partition,
-                account=past.account,
-                qos=past.qos,
-                nodes=past.nodes,
-            )
+            self._asked = replace(waiting_job(job.past, job.key), submit_s=job.at_s)
         return self._asked

@@ -8,6 +8,9 @@ from typing import Protocol
 
 from overspill_sidecar.cluster import Job
 
+#: A wait whose probability is above this is reckoned with: at submit, at a later look, and in a simulation alike.
+LIKELIER_THAN_NOT = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class QueuedJob:
