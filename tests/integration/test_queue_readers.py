@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from overspill.errors import ConfigError, UnavailableError
-from overspill_sidecar.slurm import FittingReader, PyslurmReader, QueueReader, SqueueReader
+from overspill_sidecar.slurm import CommandLineView, FittingReader, PyslurmReader, QueueReader, SqueueReader
 from overspill_sidecar.slurm.readers import PYSLURM_ARGV
 
 _RECORDED = Path(__file__).parents[1] / "unit" / "slurm_22_05"
@@ -145,3 +145,14 @@ async def test_a_slurm_that_answers_neither_is_unknown_and_pyslurm_is_not_blamed
     readers.write_command("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
     assert "Unable to contact" in await _refusal(reader, UnavailableError)
     assert reader.used == ""
+
+
+async def test_a_snapshot_is_read_by_the_reader_and_not_read_again_where_nothing_has_changed(readers: Readers) -> None:
+    choose = 'case "$*" in *partition) f=partitions;; *node) f=nodes;; *--version) f=;; *) f=config;; esac'
+    readers.write_command("scontrol", f"{choose}; cat {_RECORDED}/$f.txt 2>/dev/null || echo slurm-wlm {_RELEASE}.8")
+    readers.write_command("squeue", "exit 1")
+    view = CommandLineView(reader=readers.pyslurm())
+    first, second = await view.snapshot(), await view.snapshot()
+    assert first.reader == "pyslurm"
+    assert len(first.jobs) == 12
+    assert all(job is again for job, again in zip(first.jobs, second.jobs, strict=True))

@@ -54,7 +54,7 @@ class CommandLineView:
         asked_at, unix_time_s = time.monotonic(), time.time()
         config = await self._ask(queries.config_argv(), queries.parse_config)
         partitions = await self._ask(queries.partitions_argv(), queries.parse_partitions)
-        jobs = await ask_jobs(queries.jobs_argv(), self._deadline_s)
+        jobs = await self._reader.jobs(config.slurm_release)
         nodes = await self._ask(queries.nodes_argv(), queries.parse_nodes)
         if config.has_slurmdbd and asked_at >= self._ask_accounting_at:
             self._known_accounting = await self._accounting() if config.enforced else None
