@@ -208,6 +208,37 @@ def test_jobs_of_a_replayed_past_that_wait_still_are_followed_on(model: OnlineMo
     assert model.training_set(float(NOW_S)).wait_s.tolist() == [300]
 
 
+def test_a_requeued_job_of_a_replayed_past_is_followed_on(model: OnlineModel) -> None:
+    first = PastJob("1", NOW_S - 900.0, NOW_S - 800.0, NOW_S - 500.0, 1, 3600, "alice", "batch")
+    again = PastJob("1", NOW_S - 400.0, None, None, 1, 3600, "alice", "batch")
+    warm_up(model, [first, again])
+    Following(model, ()).take(_at(0, _running(1, start_s=-100, after_s=-400, restart_count=1)))
+    assert list(model.queue.running) == ["1.1"]
+    assert sorted(model.training_set(float(NOW_S)).wait_s) == [100, 300]
+
+
+def test_arrays_are_followed_on_after_a_restart(following: Following, model: OnlineModel) -> None:
+    def array(tasks: int) -> Job:
+        return _new(7, tasks=tasks, all_tasks=tasks)
+
+    def task(number: int, start_s: int) -> Job:
+        return _running(100 + number, start_s, array_job_id=7, array_task_id=number)
+
+    following.take(_at(10, array(4)))
+    following.take(_at(20, array(3), task(1, 15)))
+    restored = restore(dump(model))
+    later = Following(restored, {"overspill"})
+    later.take(_at(30, array(3), task(1, 15)))
+    assert (len(restored.queue.pending), len(restored.queue.running)) == (3, 1)
+    later.take(_at(40, array(1), task(1, 15), task(2, 35), task(3, 35)))
+    later.take(_at(50, array(1)))
+    assert (len(restored.queue.pending), len(restored.queue.running)) == (1, 0)
+    user = restored.queue.users.get("alice")
+    assert user is not None
+    assert list(user.run_times_s) == [5, 5]
+    assert sorted(restored.training_set(NOW_S + 50.0).wait_s) == [10, 30, 30, 45]  # the last one waits still
+
+
 def test_jobs_that_came_while_nobody_looked_teach_nothing(following: Following, model: OnlineModel) -> None:
     following.take(_at(3600, _new(1, after_s=1800)))
     assert list(model.queue.pending) == ["1.0"]

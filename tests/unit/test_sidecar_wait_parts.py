@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overspill_sidecar.wait.accounts import Shares, UserShare
 from overspill_sidecar.wait.decaying import DecayingPeak, DecayingSum, RecentMean
+from overspill_sidecar.wait.queue import QueueState
 from overspill_sidecar.wait.releases import NEVER_S, Releases
 from overspill_sidecar.wait.tracked import Bounded
+from overspill_sidecar.wait.waiting import WaitingJob
 
 _releases = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 8)), max_size=12)
 
@@ -88,3 +91,35 @@ def test_a_bounded_table_lets_go_of_what_was_longest_not_asked_for() -> None:
     assert table.made(1, list) is first
     table.made(3, list)
     assert (table.get(2), table.get(1)) == (None, first)
+
+
+def test_a_full_table_keeps_users_that_have_jobs() -> None:
+    table: Shares[UserShare] = Shares(2)
+    for name in ("alice", "bob"):
+        table.made(name, UserShare).running = 1
+    for name in ("carol", "dave", "erin"):
+        table.made(name, UserShare)
+    assert set(table.entries) == {"alice", "bob", "erin"}
+    table.made("alice", UserShare).running = 0
+    table.made("bob", UserShare).running = 0
+    table.made("frank", UserShare)
+    assert set(table.entries) == {"bob", "frank"}
+
+
+def test_jobs_end_well_however_many_users_came_meanwhile() -> None:
+    queue = QueueState(100)
+    queue.users.room = queue.partitions.room = 3
+    jobs = [
+        queue.look_at(WaitingJob(number, number, 1, 3600, f"user {number}", f"partition {number}"))
+        for number in range(20)
+    ]
+    for job in jobs:
+        queue.submitted(job)
+    for number, job in enumerate(jobs[:10]):
+        queue.started(job, 100.0 + number, job.key)
+    for job in jobs[:10]:
+        queue.ended(job, 200.0)
+    for job in jobs[10:]:
+        queue.removed(job)
+    assert (queue.everybody.running, len(queue.pending)) == (0, 0)
+    assert all(share.running == 0 and not share.pending for share in queue.users.entries.values())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from overspill_sidecar.wait.decaying import DecayingPeak, DecayingSum, RecentMean
 from overspill_sidecar.wait.releases import Releases
-from overspill_sidecar.wait.tracked import Tracked
+from overspill_sidecar.wait.tracked import Bounded, Tracked
 
 LONG_AGO_S = -1e9
 _HOUR_S, _TWO_DAYS_S = 3600.0, 172_800.0
@@ -101,3 +102,15 @@ class PartitionShare(Share):
     """One partition's jobs."""
 
     releases: Releases = field(default_factory=Releases)
+
+
+S = TypeVar("S", bound=Share)
+
+
+class Shares(Bounded[str, S]):
+    """Shares by name: one that has jobs stays, because what these do is still to be counted."""
+
+    __slots__ = ()
+
+    def is_needed(self, entry: S) -> bool:
+        return bool(entry.pending or entry.running)

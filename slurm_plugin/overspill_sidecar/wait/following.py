@@ -12,9 +12,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from overspill_sidecar.cluster import Job, Snapshot
-from overspill_sidecar.wait.keys import Keys
+from overspill_sidecar.wait.keys import Keys, own_key
 from overspill_sidecar.wait.online import OnlineModel
-from overspill_sidecar.wait.queue import QueueState
 from overspill_sidecar.wait.tracked import Bounded
 from overspill_sidecar.wait.waiting import SlurmFacts, WaitingJob
 
@@ -29,10 +28,15 @@ _BLIND_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a snapshot says of the jobs that compete with local ones: pending and running, by key."""
+    """What a snapshot says of the jobs that compete with local ones: pending and running, by key.
+
+    Attributes:
+        waited_as: by their keys, under which ones those waited that run now and did not at the last look.
+    """
 
     waiting: Mapping[str, Job] = field(default_factory=dict)
     running: Mapping[str, Job] = field(default_factory=dict)
+    waited_as: Mapping[str, str] = field(default_factory=dict)
 
 
 class Following:
@@ -58,7 +62,7 @@ class Following:
         self.model = model
         self._guard = guard or nullcontext()
         self._overspill = frozenset(overspill_partitions)
-        self._keys = Keys()
+        self._keys = Keys(model.queue.pending)
         self._seen_at_s: float | None = None
         #: Of the last snapshot, by partition: priorities of those that wait, rising; CPUs usable and free.
         self._priorities: dict[str, list[int]] = {}
@@ -89,15 +93,16 @@ class Following:
 
     def _see(self, snapshot: Snapshot) -> _Seen:
         waiting: dict[str, Job] = {}
-        running: dict[str, Job] = {}
-        for job in snapshot.jobs:
-            if job.is_active and self._overspill.isdisjoint(job.partitions):
-                running[self._keys.of_active(job)] = job
+        running = {
+            own_key(job): job for job in snapshot.jobs if job.is_active and self._overspill.isdisjoint(job.partitions)
+        }
+        started = {key: job for key, job in running.items() if key not in self.model.queue.running}
+        waited_as = {key: self._keys.while_pending(job) for key, job in started.items()}
         for job in snapshot.jobs:
             if job.is_competing and self._is_local(job):
                 waiting.update((key, job) for key in self._keys.of_pending(job))
         self._keys.forget_all_but(snapshot.jobs)
-        return _Seen(waiting, running)
+        return _Seen(waiting, running, waited_as)
 
     def _is_local(self, job: Job) -> bool:
         """Whether its wait is one for local nodes alone: it is not, or not also, on its way to a site."""
@@ -140,20 +145,21 @@ class Following:
             if key not in seen.running:
                 with self._guard:
                     model.ended(key, at_s)
+        started = frozenset(seen.waited_as.values())
         for key in pending:
-            if key not in seen.waiting and key not in seen.running:
+            if key not in seen.waiting and key not in started:
                 with self._guard:
                     model.removed(key, at_s)
 
     def _tell_arrivals(self, seen: _Seen, now_s: float) -> None:
         """Tell who was submitted and who has started, in the order in which it happened."""
         queue = self.model.queue
-        new = [(key, job) for key, job in (*seen.waiting.items(), *seen.running.items()) if not _knows(queue, key)]
+        started = {waited_as: seen.running[key] for key, waited_as in seen.waited_as.items()}
+        new = [(key, job) for key, job in (*seen.waiting.items(), *started.items()) if key not in queue.pending]
         events = [(min(now_s, _queued_s(job)), _SUBMITTED, key, job) for key, job in new]
-        for key, job in seen.running.items():
-            if key not in queue.running:
-                started_s = max(_queued_s(job), min(now_s, job.start_time_s or now_s))
-                events.append((started_s, _STARTED, key, job))
+        for key, job in started.items():
+            started_s = max(_queued_s(job), min(now_s, job.start_time_s or now_s))
+            events.append((started_s, _STARTED, key, job))
         for at_s, kind, key, job in sorted(events, key=lambda event: event[:3]):
             with self._guard:
                 if kind == _SUBMITTED:
@@ -161,7 +167,7 @@ class Following:
                     heard_at_s = self._heard_at_s(at_s, now_s)
                     self.model.submitted(self.waiting_job(key, job), heard_at_s, is_to_teach=is_ours)
                 else:
-                    self.model.started(key, at_s)
+                    self.model.started(key, at_s, own_key(job))
 
     def _heard_at_s(self, queued_s: float, now_s: float) -> float:
         """Return when a job that is new counts as heard of: at once, if it was not there at the last snapshot."""
@@ -185,10 +191,6 @@ class Following:
             nodes=job.node_count,
             facts=self.facts_for(user, account, qos, partition),
         )
-
-
-def _knows(queue: QueueState, key: str) -> bool:
-    return key in queue.pending or key in queue.running
 
 
 def _queued_s(job: Job) -> float:

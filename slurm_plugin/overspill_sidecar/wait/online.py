@@ -112,20 +112,23 @@ class OnlineModel:
         self.queue.submitted(tracked)
         self.asked = None
 
-    def started(self, key: int | str, at_s: float) -> None:
-        """Note that a pending job has started, and learn how long it has waited."""
-        job = self.queue.pending.get(key)
+    def started(self, key: int | str, at_s: float, key_from_now: int | str | None = None) -> None:
+        """Note that a pending job has started, and learn how long it has waited.
+
+        Args:
+            key: by which it waited.
+            at_s: when it started.
+            key_from_now: by which it runs, if that is another one.
+        """
+        job, waiting = self._leaving(key, at_s)
         if job is None:
             return
-        self.advance(at_s)
-        waiting = self.waiting.pop(key, None)
         if waiting is not None:
             self._learn(waiting, waiting.passed, len(GRID_S), 0.0)
             self.samples.ended(waiting.sample, at_s)
             if not waiting.is_bound_judged:
                 self.bound.learn(has_held=at_s - job.submit_s <= waiting.upper_s)
-        self.queue.started(job, max(at_s, job.submit_s))
-        self.asked = None
+        self.queue.started(job, max(at_s, job.submit_s), job.key if key_from_now is None else key_from_now)
 
     def ended(self, key: int | str, at_s: float) -> None:
         """Note that a running job has ended. A pending one that ended has left the queue: `removed`."""
@@ -142,15 +145,21 @@ class OnlineModel:
 
         How long it would have waited is not known, and not guessed.
         """
-        job = self.queue.pending.get(key)
+        job, waiting = self._leaving(key, at_s)
         if job is None:
             return
-        self.advance(at_s)
-        waiting = self.waiting.pop(key, None)
         if waiting is not None:
             self.samples.ended(waiting.sample, np.inf)
         self.queue.removed(job)
+
+    def _leaving(self, key: int | str, at_s: float) -> tuple[Tracked | None, Waiting | None]:
+        """Come to the moment at which a job leaves the queue; return it, and what is still to be learnt from it."""
+        job = self.queue.pending.get(key)
+        if job is None:
+            return None, None
+        self.advance(at_s)
         self.asked = None
+        return job, self.waiting.pop(key, None)
 
     def advance(self, now_s: float) -> None:
         """Learn from the jobs that wait still and have passed a wait of the grid, or their bound, by now."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from overspill_sidecar.wait.accounts import PartitionShare, Share, UserShare
+from overspill_sidecar.wait.accounts import PartitionShare, Share, Shares, UserShare
 from overspill_sidecar.wait.crowd import Crowd
 from overspill_sidecar.wait.decaying import DecayingSum, RecentMean
 from overspill_sidecar.wait.lookalikes import Lookalikes
 from overspill_sidecar.wait.releases import Releases
-from overspill_sidecar.wait.tracked import Bounded, Tracked, track
+from overspill_sidecar.wait.tracked import Tracked, track
 from overspill_sidecar.wait.waiting import WaitingJob
 
 #: Users and partitions that something is remembered of.
@@ -37,8 +37,8 @@ class QueueState:
         self.everybody = Share()
         self.running: dict[int | str, Tracked] = {}
         self.crowd = Crowd()
-        self.users: Bounded[str, UserShare] = Bounded(_KEPT_USERS)
-        self.partitions: Bounded[str, PartitionShare] = Bounded(_KEPT_PARTITIONS)
+        self.users: Shares[UserShare] = Shares(_KEPT_USERS)
+        self.partitions: Shares[PartitionShare] = Shares(_KEPT_PARTITIONS)
         self.lookalikes = Lookalikes()
         #: Releases as the time limits have them, and as jobs are expected to run.
         self.limits = Releases()
@@ -72,9 +72,10 @@ class QueueState:
         self._count("submitted", 1.0, job.submit_s)
         self._count("submitted_work", job.work, job.submit_s)
 
-    def started(self, job: Tracked, now_s: float) -> None:
-        """Move a pending job to the running ones."""
+    def started(self, job: Tracked, now_s: float, key: int | str) -> None:
+        """Move a pending job to the running ones, where it has this key."""
         self._leave_queue(job)
+        job.key = key
         job.start_s = now_s
         self.running[job.key] = job
         self.everybody.started(job, now_s)

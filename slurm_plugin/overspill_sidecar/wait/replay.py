@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from overspill_sidecar.history import Kind, PastJob, moments
@@ -17,9 +18,12 @@ def replay(model: OnlineModel, jobs: Iterable[PastJob]) -> Iterator[tuple[PastJo
     Jobs that were diverted are not to be among them. The model learns as the iterator is drawn from: for a warm start
     alone, `warm_up` draws all. Jobs that wait or run still stay in the model's queue, where `Following` finds them.
     """
-    for moment in moments(jobs):
+    past = list(jobs)
+    attempts = Counter(job.job_id for job in past if job.start_s is not None and job.end_s is not None)
+    for moment in moments(past):
         job, at_s = moment.job, moment.at_s
-        key = _key(job, moment.key)
+        # Of a job that is not over the key by which it is heard of again; of others one that no attempt has.
+        key = key_of(job.job_id, attempts[job.job_id]) if job.end_s is None else f"past {moment.key}"
         match moment.kind:
             case Kind.SUBMITTED:
                 waiting = waiting_job(job, key)
@@ -51,8 +55,3 @@ def waiting_job(job: PastJob, key: int | str) -> WaitingJob:
         qos=job.qos,
         nodes=job.nodes,
     )
-
-
-def _key(job: PastJob, attempt: int) -> str:
-    """Return a key that no other attempt has; of a job that is not over the one by which it is heard of again."""
-    return key_of(job.job_id, 0) if job.end_s is None else f"past {attempt}"

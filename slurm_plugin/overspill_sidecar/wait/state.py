@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from overspill.certificates import write_file
 from overspill.errors import InvalidRequestError
-from overspill_sidecar.wait.accounts import PartitionShare, Share, UserShare
+from overspill_sidecar.wait.accounts import PartitionShare, Share, Shares, UserShare
 from overspill_sidecar.wait.blend import Blend
 from overspill_sidecar.wait.bound import AdaptiveShare
 from overspill_sidecar.wait.crowd import Crowd
@@ -44,7 +44,7 @@ _CLASSES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         *(AdaptiveShare, Blend, Bounded, Crowd, DecayingPeak, DecayingSum, Forest, Learner, Lookalikes, OnlineModel),
-        *(PartitionShare, QueueState, RecentMean, Releases, Samples, Share, Tracked, UserShare, Waiting),
+        *(PartitionShare, QueueState, RecentMean, Releases, Samples, Share, Shares, Tracked, UserShare, Waiting),
     )
 }
 _Array = NDArray[np.generic]
@@ -99,7 +99,8 @@ def _attributes(kind: type) -> tuple[str, ...]:
     """Return the names of what an object of this class consists of."""
     if hasattr(kind, "__dataclass_fields__"):
         return tuple(field.name for field in fields(kind))
-    return tuple(cast("Iterable[str]", getattr(kind, "__slots__", ())))
+    slots = (cast("Iterable[str]", each.__dict__.get("__slots__", ())) for each in kind.__mro__)
+    return tuple(name for names in slots for name in names)
 
 
 _ATTRIBUTES = {kind: _attributes(kind) for kind in _CLASSES.values()}

@@ -16,6 +16,8 @@ SIZES, LENGTHS = 20, 16
 UNLIMITED_AS_S = 86400.0
 #: Jobs that are expected to run for less are expected to run for this.
 _SHORTEST_S = 60.0
+#: A full table looks at so many entries for one that may go: each new entry costs the same, however large it is.
+_LOOKED_AT = 8
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -87,7 +89,10 @@ def track(job: WaitingJob, expected_s: float | None, usual_share: float) -> Trac
 
 
 class Bounded(Generic[K, V]):
-    """A table of at most so many entries; the ones that were made or asked for longest ago go first."""
+    """A table of at most so many entries; the ones that were made or asked for longest ago go first.
+
+    Entries that are needed stay: while there are many of these, it is larger.
+    """
 
     __slots__ = ("entries", "room")
 
@@ -102,9 +107,20 @@ class Bounded(Generic[K, V]):
         """Return the entry of `key`, which is made if there is none."""
         found = self.entries.get(key)
         if found is None:
+            self._make_room()
             found = self.entries[key] = make()
-            if len(self.entries) > self.room:
-                self.entries.popitem(last=False)
         else:
             self.entries.move_to_end(key)
         return found
+
+    def is_needed(self, entry: V) -> bool:  # noqa: ARG002 - for tables some of whose entries are
+        """Tell whether an entry must not go yet."""
+        return False
+
+    def _make_room(self) -> None:
+        for _ in range(_LOOKED_AT):
+            if len(self.entries) < self.room:
+                return
+            key, entry = self.entries.popitem(last=False)
+            if self.is_needed(entry):
+                self.entries[key] = entry
