@@ -145,6 +145,7 @@ class Sidecar:
             path = stack.enter_context(SocketPath(self._config.router.socket)).path
             ledger = stack.enter_context(Ledger(self._config.router.records, self._config.router.keep_records))
             router = Router(self._watch, sites, self._config.router.promise_s, ledger)
+            self._watch.misses_jobs = router.misses_jobs
             gauges.register(PromiseGauges(router.promised))
             self._listening.append(asyncio.Event())
             tasks["router"] = functools.partial(

@@ -295,6 +295,8 @@ class Node:
     features: frozenset[str] = frozenset()
     #: Types in Gres, in lower case.
     gpu_types: frozenset[str] = frozenset()
+    #: Slurm gives a job whole cores: its CPUs are a multiple of this where cores are what is allocated.
+    threads_per_core: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +339,11 @@ class Snapshot:
     is_federated: bool = False
     #: Who read the queue, and why nobody else.
     reader: str = ""
+
+    @property
+    def decisions(self) -> frozenset[str]:
+        """Ids of the decisions whose jobs it shows."""
+        return frozenset(job.trail.decision_id for job in self.jobs if job.trail)
 
     @property
     def default_partition(self) -> Partition | None:

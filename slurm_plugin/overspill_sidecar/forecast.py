@@ -14,7 +14,7 @@ import structlog
 from overspill.certificates import write_file
 from overspill.errors import OverspillError, UnavailableError
 from overspill_sidecar.cluster import Snapshot
-from overspill_sidecar.slurm.process import run
+from overspill_sidecar.subprocesses import run_raw
 from overspill_sidecar.wait import LearnedModel, OnlineModel, PlanModel, WaitModel, trees
 from overspill_sidecar.wait.fitting import fit_apart
 from overspill_sidecar.wait.following import Following
@@ -113,14 +113,15 @@ class Forecast:
         for partition in self._overspill:
             argv += ["--not-from", partition]
         try:
-            output = await run(argv, _LEARN_DEADLINE_S)
+            output = await run_raw(argv, _LEARN_DEADLINE_S)
         except OverspillError as error:
             _log.warning("the past teaches nothing", action="wait_model_past", reason=error.reason)
             return
         model, reason = await asyncio.to_thread(load, path, 1)
         path.unlink(missing_ok=True)
         if output.status != 0 or reason:
-            _log.warning("the past teaches nothing", action="wait_model_past", reason=output.stderr.strip() or reason)
+            said = output.stderr.decode("utf-8", "replace").strip()
+            _log.warning("the past teaches nothing", action="wait_model_past", reason=said or reason)
             return
         known, self_taught = model.samples.taken, self.jobs
         _log.info("wait model has lived through the past", action="wait_model_past", jobs=known, before=self_taught)

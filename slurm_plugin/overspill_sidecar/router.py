@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +21,7 @@ from overspill_sidecar import metrics
 from overspill_sidecar.decision.budget import use_of
 from overspill_sidecar.decision.capacity import Amount, SiteView, amount_of, can_start_now
 from overspill_sidecar.decision.decide import Decision, Verdict, decide
-from overspill_sidecar.decision.explored import Explored, ExploredJobs
+from overspill_sidecar.decision.explored import Explored, ExploredJobs, shown_cpus
 from overspill_sidecar.decision.promises import Promise, Promises
 from overspill_sidecar.decision.situation import Situation
 from overspill_sidecar.decision.trial import Trials
@@ -202,6 +202,10 @@ class Router:
             return {}
         return self._promises.unsettled(picture.seen_decisions, picture.snapshot.asked_at)
 
+    def misses_jobs(self, seen_decisions: Collection[str], asked_at: float) -> bool:
+        """Tell whether a snapshot that shows these decisions' jobs lacks some that were promised a place before it."""
+        return self._promises.is_missing(seen_decisions, asked_at)
+
     def _current_picture(self, now: float) -> Picture | None:
         """Return the fresh picture; when it is a new one, bring promises and model up to this moment."""
         picture = self._watch.fresh(now)
@@ -240,11 +244,8 @@ class Router:
         self._counts[decision.verdict, decision.reason] += 1
         self._keep(record)
         self._promise(record)
-        if decision.reason == "explore" and decision.shape is not None:
-            partitions, shape = frozenset(decision.own_partitions), decision.shape
-            self.explored.note(
-                Explored(record.decided_at_unix_s, record.request.user_id, partitions, shape.cpus, shape.time_limit_s)
-            )
+        if decision.reason == "explore" and picture is not None:
+            self.explored.note(_explored(record, picture))
         if picture is not None:
             _observe(picture.model, record)
         _log.debug(
@@ -281,6 +282,14 @@ def _is_free_now(decision: Decision, situation: Situation) -> bool:
     room = situation.queue.rooms.get(site.partition) if situation.queue else None
     promised = situation.promised.get(site.name, Amount())
     return room is not None and decision.shape is not None and can_start_now(decision.shape, site, room, promised)
+
+
+def _explored(record: Record, picture: Picture) -> Explored:
+    request, shape, own = record.request, record.decision.shape, record.decision.own_partitions
+    assert shape is not None  # noqa: S101 - a job without one is never drawn
+    threads = {count for name in own for count in picture.queue.rooms[name].threads_per_core}
+    cpus = shown_cpus(shape.cpus, (shape.nodes, max(request.num_tasks, 1)), threads)
+    return Explored(record.decided_at_unix_s, request.user_id, frozenset(own), cpus, shape.time_limit_s)
 
 
 def _entry(record: Record) -> Entry:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import structlog
 
-from overspill.errors import OverspillError
+from overspill.errors import OverspillError, UnavailableError
 from overspill_sidecar import metrics
 from overspill_sidecar.cluster import ClusterConfig, Snapshot
 from overspill_sidecar.decision.capacity import rooms_in
@@ -46,7 +46,7 @@ class Picture:
     snapshot: Snapshot
     queue: Queue
     model: WaitModel
-    #: Decisions whose jobs the snapshot shows.
+    #: Decisions whose jobs the snapshot shows, or which are over.
     seen_decisions: frozenset[str]
 
 
@@ -78,6 +78,8 @@ class ClusterWatch:
         self._vain_claims = VainClaims()
         self._renewed = asyncio.Event()
         self._is_failing = False
+        #: Tells whether somebody waits for jobs which a snapshot asked for at that moment does not show.
+        self.misses_jobs: Callable[[Collection[str], float], bool] = lambda _decision_ids, _asked_at: False
         self.picture: Picture | None = None
         self.policy = Policy()
         self.problems: tuple[Problem, ...] = ()
@@ -130,7 +132,8 @@ class ClusterWatch:
         """
         with metrics.SNAPSHOT_SECONDS.time():
             snapshot = await self._view.snapshot()
-            picture = await asyncio.to_thread(self._prepare, snapshot)
+            over = await self._decisions_over(snapshot)
+            picture = await asyncio.to_thread(self._prepare, snapshot, over)
         self._take_policy(snapshot)
         await self._look_up_users()
         self.picture = picture
@@ -140,8 +143,18 @@ class ClusterWatch:
         self._renewed.set()
         self._renewed = asyncio.Event()
 
-    def _prepare(self, snapshot: Snapshot) -> Picture:
-        return prepare(snapshot, self._tally, self._vain_claims, self._model_of)
+    async def _decisions_over(self, snapshot: Snapshot) -> Collection[str]:
+        """Return the decisions whose jobs are over, if somebody waits for jobs that the snapshot does not show."""
+        if not self.misses_jobs(snapshot.decisions, snapshot.asked_at):
+            return ()
+        try:
+            return await self._view.decisions_over()
+        except UnavailableError as error:
+            _log.debug("jobs that are over are not told", action="over_unknown", reason=error.reason)
+            return ()
+
+    def _prepare(self, snapshot: Snapshot, over: Collection[str]) -> Picture:
+        return prepare(snapshot, self._tally, self._vain_claims, self._model_of, over)
 
     def _take_policy(self, snapshot: Snapshot) -> None:
         said, problems = parse_policy(snapshot.config.parameters, self.policy)
@@ -183,6 +196,7 @@ def prepare(
     tally: Tally | None = None,
     vain_claims: VainClaims | None = None,
     model_of: Callable[[Snapshot], WaitModel] = PlanModel,
+    over: Collection[str] = (),
 ) -> Picture:
     """Make a picture of a snapshot: not for the event loop.
 
@@ -191,6 +205,7 @@ def prepare(
         tally: remembers what accounts have had; without one nobody knows.
         vain_claims: remembers who waits in vain. One thread at a time may use either.
         model_of: tells how long jobs wait.
+        over: decisions whose jobs are over.
     """
     default = snapshot.default_partition
     return Picture(
@@ -204,5 +219,5 @@ def prepare(
             tally.observe(snapshot) if tally else None,
         ),
         model=model_of(snapshot),
-        seen_decisions=frozenset(job.trail.decision_id for job in snapshot.jobs if job.trail),
+        seen_decisions=snapshot.decisions.union(over),
     )

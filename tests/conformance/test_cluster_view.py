@@ -279,6 +279,19 @@ async def test_an_admin_comment_is_kept_as_it_is_and_our_part_of_it_is_read(clus
     assert now.trail == Trail("d-1", "a", "batch")
 
 
+async def test_the_decision_about_a_job_that_is_over_is_told_and_of_others_not(cluster: Cluster) -> None:
+    job = await cluster.run_job()
+    decision_id = f"d-{job.slurm_job_id} alone"
+    decided = {decision_id}
+    await cluster.view.update(job.name, AdminComment=_COMMENT.replace("d-1", decision_id))
+    assert not decided & await cluster.view.decisions_over()
+    assert decided <= (await cluster.view.snapshot()).decisions
+    await cluster.cancel(job)
+    await _job_becomes(cluster, job, lambda now: now.state == "CANCELLED", "cancelled")
+    assert decided <= await cluster.view.decisions_over()
+    assert not decided & (await cluster.view.snapshot()).decisions
+
+
 async def test_a_running_job_keeps_its_partition(cluster: Cluster) -> None:
     job = await cluster.run_job()
     with pytest.raises(UnrunnableError):

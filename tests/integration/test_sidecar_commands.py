@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from overspill.errors import NotFoundError, OverspillError, UnavailableError, UnrunnableError
-from overspill_sidecar.cluster import Job
 from overspill_sidecar.slurm import CommandLineView, command_line
-from tests.unit.sidecar_cluster import job
 
 _RECORDED = Path(__file__).parents[1] / "unit" / "slurm_22_05"
 _END = r'sed "s/\x1e/${SQUEUE_FORMAT2##*:}/"'
@@ -46,30 +44,6 @@ async def test_four_commands_make_a_snapshot_whatever_the_number_of_jobs(program
     snapshot = await CommandLineView().snapshot()
     assert (len(snapshot.jobs), sorted(snapshot.nodes)) == (12, ["c1", "c2", "c3", "c4", "ovs1"])
     assert sorted((tmp_path / "calls").read_text().split()) == ["scontrol", "scontrol", "scontrol", "squeue"]
-
-
-class _Reader:
-    """A reader of one job, which notes for which Slurm it was asked."""
-
-    used = "mine"
-
-    def __init__(self) -> None:
-        self.releases: list[str] = []
-
-    async def jobs(self, release: str) -> tuple[Job, ...]:
-        self.releases.append(release)
-        return (job(4711),)
-
-    async def close(self) -> None:
-        return
-
-
-async def test_the_queue_is_read_by_the_reader_that_was_chosen(programs: Programs) -> None:
-    programs.write("squeue", "exit 1")
-    reader = _Reader()
-    snapshot = await CommandLineView(reader=reader).snapshot()
-    assert [each.slurm_job_id for each in snapshot.jobs] == [4711]
-    assert (snapshot.reader, reader.releases) == ("mine", ["22.05"])
 
 
 async def test_one_job_is_found_by_its_id(programs: Programs) -> None:

@@ -53,6 +53,7 @@ class Place:
     def restart(self) -> None:
         """Begin as a router that knows nothing but what the jobs carry."""
         self.router = Router(self.watch, [self.site], 30, self.ledger)
+        self.watch.misses_jobs = self.router.misses_jobs
         self.late = LateLook(self.watch, self.view, [self.site], self.router, 10, self._outlook)
 
     async def look(self, after_s: float = 0) -> None:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from overspill_sidecar.cluster import Job
-from overspill_sidecar.decision.explored import Explored, ExploredJobs
+from overspill_sidecar.decision.explored import Explored, ExploredJobs, shown_cpus
 from tests.unit.sidecar_cluster import NOW_S, job
 
-_STAYED = Explored(NOW_S + 0.7, 2001, frozenset({"batch"}), 2, 3600)
+_STAYED = Explored(NOW_S + 0.7, 2001, frozenset({"batch"}), frozenset({2}), 3600)
 
 
 def _job(slurm_job_id: int = 7, submit_time_s: int = NOW_S + 1, cpus: int = 2) -> Job:
@@ -61,3 +61,27 @@ def test_it_forgets_what_is_old_rather_than_grow() -> None:
         assert explored.has(_job(number))
     assert not explored.has(_job(0))
     assert explored.has(_job(10_999))
+
+
+@pytest.mark.parametrize(
+    ("cpus", "parts", "threads", "shown"),
+    [
+        (3, (1, 1), {1}, {3}),
+        (3, (1, 1), {2}, {3, 4}),
+        (3, (1, 3), {2}, {3, 4, 6}),
+        (6, (2, 6), {2}, {6, 8, 12}),
+        (1, (1, 1), {1, 2, 4}, {1, 2, 4}),
+        (5, (1, 1), set(), {5}),
+    ],
+)
+def test_slurm_shows_the_cpus_asked_for_or_whole_cores(
+    cpus: int, parts: tuple[int, ...], threads: set[int], shown: set[int]
+) -> None:
+    assert shown_cpus(cpus, parts, threads) == shown
+
+
+def test_a_job_that_has_been_given_whole_cores_is_known_again() -> None:
+    explored = ExploredJobs()
+    explored.note(replace(_STAYED, cpus=shown_cpus(3, (1,), {2})))
+    assert not explored.has(_job(7, cpus=5))
+    assert explored.has(_job(8, cpus=4))

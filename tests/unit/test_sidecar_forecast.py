@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import structlog
 from click.testing import CliRunner
 
 from overspill_sidecar import forecast
@@ -18,8 +19,10 @@ from overspill_sidecar.cli import main
 from overspill_sidecar.cluster import Job, Snapshot
 from overspill_sidecar.forecast import Forecast
 from overspill_sidecar.history import SACCT_FIELDS
+from overspill_sidecar.metrics import REGISTRY
 from overspill_sidecar.wait import LearnedModel, OnlineModel, PlanModel, QueuedJob, trees
 from overspill_sidecar.wait.state import load
+from tests.integration.sidecar_road import eventually_async
 from tests.unit.sidecar_cluster import NOW_S, job, running, snapshot
 
 _HOUR_S = 3600
@@ -222,6 +225,27 @@ def test_a_router_that_was_stopped_before_it_lived_through_the_past_does_so_late
     asyncio.run(_run_and_stop(_forecast(path)))
     assert path.exists()
     test_a_router_that_knows_nothing_lives_through_the_past(sacct, path, monkeypatch)
+
+
+def test_a_past_that_takes_too_long_is_no_failure_of_slurms(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "_TICK_S", 0.01)
+    monkeypatch.setattr(forecast, "_LEARN_DEADLINE_S", 0.01)
+    young, seen = _forecast(path), _at(0)
+    young.model_of(replace(seen, config=replace(seen.config, has_slurmdbd=True)))
+    with structlog.testing.capture_logs() as logs:
+
+        async def until_told() -> None:
+            task = asyncio.create_task(young.run())
+            await eventually_async(is_told, "told", 60)
+            task.cancel()
+            await asyncio.wait([task])
+
+        async def is_told() -> bool:
+            return bool(logs)
+
+        asyncio.run(until_told())
+    assert (logs[0]["action"], logs[0]["reason"]) == ("wait_model_past", "nice gave no answer within 0.01 s")
+    assert REGISTRY.get_sample_value("overspill_slurm_query_failures_total", {"command": "nice"}) is None
 
 
 @pytest.mark.parametrize(

@@ -119,9 +119,16 @@ def test_the_standard_workload_format_is_read() -> None:
     text = ["; MaxProcs: 1024\n", ";\n", _SWF.format(status=1)]
     (job,) = read_swf(text)
     assert (job.submit_s, job.start_s, job.end_s, job.wait_s) == (120, 150, 750, 30)
-    assert (job.cpus, job.time_limit_s, job.user, job.partition) == (32, 900, "5", "2.")
+    assert (job.cpus, job.time_limit_s, job.user, job.partition) == (32, 900, "5", "2")
     assert processors_of_swf(text) == 1024
     assert processors_of_swf([_SWF.format(status=1)]) is None
+
+
+def test_partitions_of_the_workload_format_have_names_that_a_policy_can_say() -> None:
+    line = "3 120 30 600 16 -1 -1 32 900 -1 1 5 1 -1 {queue} {partition} -1 -1"
+    told = [(2, 3), (2, -1), (-1, 3), (-1, -1), (0, 0)]
+    jobs = read_swf(line.format(queue=queue, partition=partition) for queue, partition in told)
+    assert [job.partition for job in jobs] == ["2.3", "2", "3", "all", "0.0"]
 
 
 def test_parts_of_a_checkpointed_job_are_not_jobs() -> None:

@@ -129,6 +129,8 @@ class Room:
     #: What all its nodes have.
     features: frozenset[str] = frozenset()
     gpu_types: frozenset[str] = frozenset()
+    #: Of each kind of node.
+    threads_per_core: frozenset[int] = frozenset()
     #: Whether the relay has drained nodes of it because its site fails its jobs.
     is_failing: bool = False
 
@@ -172,6 +174,7 @@ def _room(snapshot: Snapshot, partition: Partition, waiting: Amount, jobs: int) 
         jobs=jobs,
         features=frozenset.intersection(*(node.features for node in nodes)) if nodes else frozenset(),
         gpu_types=frozenset.intersection(*(node.gpu_types for node in nodes)) if nodes else frozenset(),
+        threads_per_core=frozenset(node.threads_per_core for node in nodes),
         is_failing=any(node.is_drained and is_reason_of_failing(node.reason) for node in nodes),
     )
 

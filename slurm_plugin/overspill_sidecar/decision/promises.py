@@ -25,9 +25,9 @@ class Promise:
 class Promises:
     """Keeps each promise until its job is seen in a snapshot, or one that should show it does not.
 
-    A submission that Slurm rejects after the decision, or that was `sbatch --test-only`, never shows a job. Whether one
-    is still to come, only a snapshot can tell that was asked for long enough after the decision: while Slurm does not
-    answer, nothing lapses.
+    A job that is over before any snapshot shows it is looked for among those that are over. A submission that Slurm
+    rejects after the decision, or that was `sbatch --test-only`, never shows a job. Whether one is still to come, only
+    a snapshot can tell that was asked for long enough after the decision: while Slurm does not answer, nothing lapses.
     """
 
     def __init__(self, time_to_live_s: float) -> None:
@@ -70,6 +70,15 @@ class Promises:
             if promise.decision_id not in decision_ids and not self._has_lapsed(promise, asked_at):
                 sums[promise.site] = sums.get(promise.site, Amount()) + promise.amount
         return sums
+
+    def is_missing(self, decision_ids: Collection[str], asked_at: float) -> bool:
+        """Tell whether a snapshot shows not all jobs of which it could: some may be over. Any thread may ask."""
+        return any(
+            promise.made_at < asked_at
+            and promise.decision_id not in decision_ids
+            and not self._has_lapsed(promise, asked_at)
+            for promise in list(self._open.values())
+        )
 
     @property
     def by_site(self) -> Mapping[str, Amount]:

@@ -12,6 +12,8 @@ from overspill_sidecar.history.lines import OnBadLine, read_lines
 from overspill_sidecar.history.past_job import PastJob
 
 _FIELDS = 18
+#: Partition of jobs of which the log tells neither queue nor partition: policies need a name for it.
+NO_PARTITION = "all"
 #: A part of a job that was checkpointed: the line for the whole job stands beside these.
 _PARTIAL = frozenset({2, 3, 4})
 _MAX_PROCESSORS = re.compile(r";\s*MaxProcs:\s*(\d+)")
@@ -56,8 +58,13 @@ def _parse(line: str) -> PastJob | None:
         cpus=asked if asked > 0 else got,
         time_limit_s=requested_time if requested_time > 0 else None,
         user=_label(values[11]),
-        partition=f"{_label(values[14])}.{_label(values[15])}",
+        partition=_partition(values[14], values[15]),
     )
+
+
+def _partition(*numbers: float) -> str:
+    """Return the numbers of queue and partition, as `1.2`, without those that the log does not tell."""
+    return ".".join(_label(number) for number in numbers if number >= 0) or NO_PARTITION
 
 
 def _label(number: float) -> str:

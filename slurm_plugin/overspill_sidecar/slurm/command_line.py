@@ -81,6 +81,11 @@ class CommandLineView:
     async def job(self, slurm_job_id: int) -> Job | None:
         return await self._questions.ask(slurm_job_id)
 
+    async def decisions_over(self) -> frozenset[str]:
+        argv, record_end = queries.over_argv(), secret_end()
+        output = await run(argv, self._deadline_s, queries.over_format(record_end))
+        return await asyncio.to_thread(queries.parse_over, checked(argv, output), record_end)
+
     async def details(self, slurm_job_id: int) -> JobDetails:
         return await self._details_questions.ask(slurm_job_id) or JobDetails()
 

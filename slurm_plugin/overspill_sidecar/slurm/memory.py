@@ -7,7 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from overspill.errors import NotFoundError, UnavailableError, UnrunnableError
-from overspill_sidecar.cluster import ClusterConfig, Job, JobDetails, JobRequest, Node, Partition, Snapshot
+from overspill_sidecar.cluster import (
+    ENDED_STATES,
+    ClusterConfig,
+    Job,
+    JobDetails,
+    JobRequest,
+    Node,
+    Partition,
+    Snapshot,
+)
 from overspill_sidecar.slurm.queries import parse_trail
 from overspill_sidecar.slurm_text import last_array_tasks
 
@@ -41,6 +50,10 @@ class InMemoryView:
     async def job(self, slurm_job_id: int) -> Job | None:
         self._check_answering()
         return self.jobs.get(slurm_job_id)
+
+    async def decisions_over(self) -> frozenset[str]:
+        self._check_answering()
+        return frozenset(job.trail.decision_id for job in self.jobs.values() if job.trail and job.state in ENDED_STATES)
 
     async def details(self, slurm_job_id: int) -> JobDetails:
         self._check_answering()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from overspill.errors import UnavailableError
 from overspill_sidecar import metrics
+from overspill_sidecar.subprocesses import run_raw
 
 #: Times as Unix seconds whatever the zone, array expressions in full length. Source: squeue(1), ENVIRONMENT VARIABLES.
 _SETTINGS = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "LC_ALL": "C"}
@@ -36,35 +34,11 @@ async def run(argv: Sequence[str], deadline_s: float, settings: Mapping[str, str
         UnavailableError: if it cannot be started or does not end within `deadline_s`; it is killed then.
     """
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment() | dict(settings or {}),
-            start_new_session=True,
-        )
-    except OSError as error:
+        raw = await run_raw(argv, deadline_s, env=environment() | dict(settings or {}))
+    except UnavailableError:
         metrics.SLURM_FAILURES.labels(argv[0]).inc()
-        raise UnavailableError(f"cannot run {argv[0]}: {error.strerror}") from error
-    try:
-        async with asyncio.timeout(deadline_s):
-            stdout, stderr = await process.communicate()
-    except TimeoutError:
-        metrics.SLURM_FAILURES.labels(argv[0]).inc()
-        raise UnavailableError(f"{argv[0]} gave no answer within {deadline_s:g} s") from None
-    finally:
-        await end(process)
-    return Output(process.returncode or 0, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"))
-
-
-async def end(process: asyncio.subprocess.Process) -> None:
-    """End a process that leads a group, with the group: what it has started holds our pipes, too."""
-    if process.returncode is None:
-        # It may have ended by itself meanwhile.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        raise
+    return Output(raw.status, raw.stdout.decode("utf-8", "replace"), raw.stderr.decode("utf-8", "replace"))
 
 
 def checked(argv: Sequence[str], output: Output) -> str:

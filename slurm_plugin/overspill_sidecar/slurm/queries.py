@@ -66,6 +66,11 @@ _GPU_TYPE = re.compile(r"(?<![\w.-])gpu[:=]([A-Za-z][\w.-]*)", re.ASCII)
 _HIDDEN_OPTIONS = {"Deadline": "deadline", "CoreSpec": "core-spec"}
 #: Of every SlurmctldHost, in their order.
 _CONTROLLER = re.compile(r"^Slurmctld\(\w+\) at (\S+) is (\w+)$", re.MULTILINE)
+#: Of the states of jobs that are over those that every squeue takes (seen: 22.05, 24.11, 26.05).
+_OVER_STATES = (
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
+    *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
+)
 _PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)")
 _DRAINED = frozenset({"DRAIN", "DRAINED", "DRAINING"})
 #: A reason is one as long as the node is in such a state.
@@ -112,6 +117,22 @@ def jobs_format(record_end: str) -> dict[str, str]:
     """
     *fields, last = JOB_FIELDS
     return {"SQUEUE_FORMAT2": ",".join(f"{name}:{FIELD_END}" for name in fields) + f",{last}:{record_end}"}
+
+
+def over_argv() -> list[str]:
+    """Return the command that prints the admin_comment of each job that is over and not forgotten yet."""
+    return ["squeue", "--noheader", "--all", f"--states={','.join(_OVER_STATES)}"]
+
+
+def over_format(record_end: str) -> dict[str, str]:
+    """Return the environment in which `over_argv` prints what `parse_over` reads; as `jobs_format`."""
+    return {"SQUEUE_FORMAT2": f"admin_comment:{record_end}"}
+
+
+def parse_over(text: str, record_end: str) -> frozenset[str]:
+    """Read what `over_argv` prints: the ids of the decisions in it."""
+    trails = map(parse_trail, text.split(record_end))
+    return frozenset(trail.decision_id for trail in trails if trail)
 
 
 def details_argv(slurm_job_ids: Collection[int]) -> list[str]:
@@ -389,6 +410,7 @@ def _parse_node(values: Mapping[str, str]) -> Node:
         gpus_allocated=int(allocated.get("gres/gpu", "0")),
         features=frozenset(_names(values.get("ActiveFeatures", ""))),
         gpu_types=frozenset(match[1].lower() for match in _GPU_TYPE.finditer(values.get("Gres", ""))),
+        threads_per_core=int(values.get("ThreadsPerCore", "1")),
         is_drained=not _DRAINED.isdisjoint(flags),
         # Slurm 24.11 keeps it when the node is undrained.
         reason="" if flags.isdisjoint(_WITH_REASON) else values.get("Reason", ""),

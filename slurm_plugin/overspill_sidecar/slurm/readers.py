@@ -18,7 +18,8 @@ from overspill.errors import ConfigError, UnavailableError
 from overspill_sidecar import metrics
 from overspill_sidecar.cluster import ENDED_STATES, Job
 from overspill_sidecar.slurm import queries
-from overspill_sidecar.slurm.process import checked, end, environment, run
+from overspill_sidecar.slurm.process import checked, environment, run
+from overspill_sidecar.subprocesses import end
 
 _log = structlog.get_logger(__name__)
 

@@ -33,6 +33,14 @@ class ClusterView(Protocol):
         """
         ...
 
+    async def decisions_over(self) -> frozenset[str]:
+        """Return the ids of the decisions whose jobs are over, as long as slurmctld remembers these (MinJobAge).
+
+        Raises:
+            UnavailableError: as for `snapshot`.
+        """
+        ...
+
     async def details(self, slurm_job_id: int) -> JobDetails:
         """Return what a job asks for beside its `Job`: nothing where Slurm knows of none, or of nothing it can tell.
 

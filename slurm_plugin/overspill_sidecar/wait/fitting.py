@@ -6,13 +6,13 @@ import asyncio
 import io
 import os
 import sys
-import tempfile
 from dataclasses import fields
 from typing import BinaryIO, TypeVar
 
 import numpy as np
 
 from overspill.errors import UnavailableError
+from overspill_sidecar.subprocesses import run_raw
 from overspill_sidecar.wait import trees
 from overspill_sidecar.wait.forest import Forest
 from overspill_sidecar.wait.samples import TrainingSet
@@ -32,33 +32,12 @@ async def fit_apart(training: TrainingSet, deadline_s: float = _DEADLINE_S) -> F
     Raises:
         UnavailableError: if it did not end well, or in time; what it said is in the reason.
     """
-    with tempfile.TemporaryFile() as source:
-        await asyncio.to_thread(_write, training, source)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", _MODULE),
-            stdin=source,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    try:
-        async with asyncio.timeout(deadline_s):
-            stdout, stderr = await process.communicate()
-    except TimeoutError:
-        raise UnavailableError(f"fitting trees took more than {deadline_s:g} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        said = stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["nothing"]
-        raise UnavailableError(f"fitting trees failed with {process.returncode}: {said[0]}")
-    return _unpacked(stdout, Forest)
-
-
-def _write(training: TrainingSet, file: BinaryIO) -> None:
-    file.write(_packed(training))
-    file.flush()
-    file.seek(0)
+    source = await asyncio.to_thread(_packed, training)
+    output = await run_raw((sys.executable, "-m", _MODULE), deadline_s, source)
+    if output.status != 0:
+        said = output.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["nothing"]
+        raise UnavailableError(f"fitting trees failed with {output.status}: {said[0]}")
+    return _unpacked(output.stdout, Forest)
 
 
 def main(source: BinaryIO, target: BinaryIO) -> None:
