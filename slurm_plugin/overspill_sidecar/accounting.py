@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 #: What Slurm gives a job that names no QOS and whose association names none.
-_USUAL_QOS = "normal"
+USUAL_QOS = "normal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,24 @@ class Accounting:
         self, demand: Demand, user_id: int, account: str, partition: str, qos: tuple[str, ...]
     ) -> bool:
         """Tell whether a limit of the association, of the accounts above it, or of a QOS would keep the job back."""
-        return any(_is_over(limits, demand) for limits in self._limits(user_id, account, partition, qos))
+        return any(
+            share > 1
+            for limits in self._limits(user_id, account, partition, qos)
+            for _, share in _shares(limits, demand)
+        )
+
+    def fullest_limit(self, demand: Demand, user_id: int, account: str, partition: str, qos: tuple[str, ...]) -> float:
+        """Return the share of its tightest limit that is used once the job runs, too: above 1 it has to wait.
+
+        How many jobs may be submitted is no such limit: over it, a job is refused.
+        """
+        shares = (
+            share
+            for limits in self._limits(user_id, account, partition, qos)
+            for name, share in _shares(limits, demand)
+            if name != "submit"
+        )
+        return max(shares, default=0.0)
 
     def _association(self, user_id: int, account: str, partition: str) -> Association | None:
         found = self.associations.get((account, user_id, partition))
@@ -116,21 +133,31 @@ class Accounting:
             seen.add(above)
             association = self.associations.get((above, None, ""))
         for name in qos:
-            found = self.qos.get(name or _USUAL_QOS)
+            found = self.qos.get(name or USUAL_QOS)
             if found is not None:
                 yield found.limits
                 yield from (limits for limits in (found.users.get(user_id), found.accounts.get(account)) if limits)
 
 
-def _is_over(limits: Limits, demand: Demand) -> bool:
+def _shares(limits: Limits, demand: Demand) -> Iterator[tuple[str, float]]:
+    """Yield which share of each limit is used once the job runs, too, with the name of what is limited."""
     minutes = float("inf") if demand.minutes is None else demand.minutes
-    return (
-        any(counted.used + _wanted(name, demand, minutes) > counted.limit for name, counted in limits.groups.items())
-        or any(demand.tres.get(name, 0) > most for name, most in limits.job_tres.items())
-        or any(demand.tres.get(name, 0) > most * demand.nodes for name, most in limits.node_tres.items())
-        or any(_product(demand.tres.get(name, 0), minutes) > most for name, most in limits.job_minutes.items())
-        or (limits.wall_min is not None and minutes > limits.wall_min)
-    )
+    for name, counted in limits.groups.items():
+        yield name, _share(counted.used + _wanted(name, demand, minutes), counted.limit)
+    for name, most in limits.job_tres.items():
+        yield name, _share(demand.tres.get(name, 0), most)
+    for name, most in limits.node_tres.items():
+        yield name, _share(demand.tres.get(name, 0), most * demand.nodes)
+    for name, most in limits.job_minutes.items():
+        yield name, _share(_product(demand.tres.get(name, 0), minutes), most)
+    if limits.wall_min is not None:
+        yield "wall", _share(minutes, limits.wall_min)
+
+
+def _share(used: float, limit: float) -> float:
+    if limit > 0:
+        return used / limit
+    return float("inf") if used > 0 else 0.0
 
 
 def _wanted(name: str, demand: Demand, minutes: float) -> float:

@@ -43,6 +43,8 @@ _WAITS_FOR_ITSELF = (
 
 #: Reasons of those that a limit of accounting keeps back, whatever is free. Source: as above.
 _LIMITED = ("Assoc", "QOS")
+#: Reasons of those that ask for more than their partition gives anybody. Source: as above.
+_OUT_OF_BOUNDS = frozenset({"PartitionNodeLimit", "PartitionTimeLimit"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +210,11 @@ class Job:
         return self.is_pending and self.reason.startswith(_LIMITED)
 
     @property
+    def is_out_of_bounds(self) -> bool:
+        """Whether its only partition's limits keep it pending until somebody changes the one or the other."""
+        return self.is_pending and len(self.partitions) == 1 and self.reason in _OUT_OF_BOUNDS
+
+    @property
     def is_diverted(self) -> bool:
         """Whether Overspill has sent it to a site, or let it go there, and it is not over."""
         if self.trail is None or self.state in ENDED_STATES:
@@ -259,6 +266,8 @@ class Partition:
     min_nodes: int = 0
     max_memory_per_cpu_mib: int | None = None
     gpu_defaults: GpuDefaults = GpuDefaults()
+    #: Whether the jobs that it has are started: one in state DRAIN takes no new ones, but starts these.
+    starts_jobs: bool = True
 
     @property
     def given_time_s(self) -> int | None:
@@ -297,6 +306,23 @@ class Node:
     gpu_types: frozenset[str] = frozenset()
     #: Slurm gives a job whole cores: its CPUs are a multiple of this where cores are what is allocated.
     threads_per_core: int = 1
+    #: Whether the backfill scheduler keeps it for a job that it has planned.
+    is_planned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Nodes that are kept for some jobs, or for none, from `start_s` to `end_s`, Unix seconds.
+
+    Attributes:
+        cpus: that it takes of its nodes; None: all.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    start_s: int
+    end_s: int
+    cpus: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +346,14 @@ class ClusterConfig:
     acting_controller: str = ""
     #: Of slurmctld: "24.11"; empty where it does not tell.
     slurm_release: str = ""
+    #: How much priority a pending job gains by its age at most, and at which age; 0 where it gains none.
+    priority_weight_age: int = 0
+    priority_max_age_s: int = 0
+
+    @property
+    def enforces_limits(self) -> bool:
+        """Whether limits of associations or QOS keep jobs back."""
+        return not self.enforced.isdisjoint({"limits", "qos"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +373,8 @@ class Snapshot:
     is_federated: bool = False
     #: Who read the queue, and why nobody else.
     reader: str = ""
+    #: Those that are not over; None where Slurm does not tell.
+    reservations: tuple[Reservation, ...] | None = None
 
     @property
     def decisions(self) -> frozenset[str]:

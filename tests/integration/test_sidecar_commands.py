@@ -15,7 +15,10 @@ from overspill_sidecar.slurm import CommandLineView, command_line
 _RECORDED = Path(__file__).parents[1] / "unit" / "slurm_22_05"
 _END = r'sed "s/\x1e/${SQUEUE_FORMAT2##*:}/"'
 _SQUEUE = f'case "$*" in *--jobs=29*) {_END} {_RECORDED}/job.txt;; *) {_END} {_RECORDED}/jobs.txt;; esac'
-_SCONTROL = f'case "$*" in *partition) f=partitions;; *node) f=nodes;; *config) f=config;; esac; cat {_RECORDED}/$f.txt'
+_SCONTROL = (
+    'case "$*" in *partition) f=partitions;; *node) f=nodes;; *config) f=config;; *reservation) f=reservations;; esac;'
+    f" cat {_RECORDED}/$f.txt"
+)
 
 
 class Programs:
@@ -38,12 +41,25 @@ def _programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
     return Programs(tmp_path)
 
 
-async def test_four_commands_make_a_snapshot_whatever_the_number_of_jobs(programs: Programs, tmp_path: Path) -> None:
+async def test_a_few_commands_make_a_snapshot_whatever_the_number_of_jobs(programs: Programs, tmp_path: Path) -> None:
     for name, script in (("squeue", _SQUEUE), ("scontrol", _SCONTROL)):
         programs.write(name, f"echo {name} >>{tmp_path}/calls; {script}")
-    snapshot = await CommandLineView().snapshot()
+    view = CommandLineView()
+    snapshot = await view.snapshot()
     assert (len(snapshot.jobs), sorted(snapshot.nodes)) == (12, ["c1", "c2", "c3", "c4", "ovs1"])
-    assert sorted((tmp_path / "calls").read_text().split()) == ["scontrol", "scontrol", "scontrol", "squeue"]
+    often = ["scontrol", "scontrol", "scontrol", "squeue"]
+    seldom = ["scontrol"]  # reservations
+    assert sorted((tmp_path / "calls").read_text().split()) == sorted(often + seldom)
+    await view.snapshot()
+    assert sorted((tmp_path / "calls").read_text().split()) == sorted(often + seldom + often)
+
+
+async def test_reservations_that_slurm_does_not_tell_are_unknown_and_the_rest_is_told(programs: Programs) -> None:
+    assert [each.name for each in (await CommandLineView().snapshot()).reservations or ()] == ["maint1", "cores"]
+    failure = "echo 'slurm_load_reservations error: Zero Bytes were transmitted or received' >&2; exit 1"
+    programs.write("scontrol", f'case "$*" in *reservation) {failure};; esac; {_SCONTROL}')
+    snapshot = await CommandLineView().snapshot()
+    assert (snapshot.reservations, len(snapshot.jobs)) == (None, 12)
 
 
 async def test_one_job_is_found_by_its_id(programs: Programs) -> None:

@@ -16,14 +16,14 @@ from click.testing import CliRunner
 
 from overspill_sidecar import forecast
 from overspill_sidecar.cli import main
-from overspill_sidecar.cluster import Job, Snapshot
+from overspill_sidecar.cluster import Job, Partition, Snapshot
 from overspill_sidecar.forecast import Forecast
 from overspill_sidecar.history import SACCT_FIELDS
 from overspill_sidecar.metrics import REGISTRY
 from overspill_sidecar.wait import LearnedModel, OnlineModel, PlanModel, QueuedJob, trees
 from overspill_sidecar.wait.state import load
 from tests.integration.sidecar_road import eventually_async
-from tests.unit.sidecar_cluster import NOW_S, job, running, snapshot
+from tests.unit.sidecar_cluster import NOW_S, job, partition, running, snapshot
 
 _HOUR_S = 3600
 #: When all that was lived through is over.
@@ -95,6 +95,22 @@ def test_a_job_that_waits_already_is_likelier_to_wait_long(path: Path) -> None:
     assert pending is not None
     assert fresh.p_exceeds(1800) < pending.p_exceeds(1800)
     assert pending.p_exceeds(1600) == 1.0
+
+
+def test_in_a_partition_that_starts_no_jobs_no_end_of_the_wait_is_in_sight(path: Path) -> None:
+    lived = _forecast(path)
+    down = partition(is_up=False, starts_jobs=False)
+    for model in (lived.model_of(snapshot(partitions=(down,))), _learned(lived, down)):
+        for wait in (model.predict(_SHORT), model.pending(job(1), "batch")):
+            assert wait is not None
+            assert wait.p_exceeds(1e9) == 1.0
+
+
+def _learned(lived: Forecast, *partitions: Partition) -> LearnedModel:
+    _live(lived, days=20)
+    model = lived.model_of(replace(_at(20 * 24 * _HOUR_S), partitions={each.name: each for each in partitions}))
+    assert isinstance(model, LearnedModel)
+    return model
 
 
 def test_who_asks_while_the_model_is_busy_goes_without(path: Path) -> None:

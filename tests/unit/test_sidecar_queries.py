@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overspill.errors import UnavailableError
-from overspill_sidecar.cluster import Job, JobDetails, Trail
+from overspill_sidecar.cluster import Job, JobDetails, Reservation, Trail
 from overspill_sidecar.slurm import queries
 from overspill_sidecar.slurm.process import environment
 
@@ -120,6 +120,7 @@ def test_no_text_makes_the_parsers_fail_in_another_way(text: str) -> None:
         queries.parse_partitions,
         queries.parse_nodes,
         queries.parse_config,
+        queries.parse_reservations,
     ):
         try:
             parse(text)
@@ -255,6 +256,37 @@ def test_the_rest_of_an_array_says_which_tasks_wait_together(jobs: dict[int, Job
     assert several
     assert not any("%" in tasks for tasks in several)
     assert jobs[30].array_tasks == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "is_up", "starts_jobs"),
+    [("UP", True, True), ("DRAIN", False, True), ("DOWN", False, False), ("INACTIVE", False, False)],
+)
+def test_a_partition_that_takes_no_new_jobs_may_start_those_that_it_has(
+    state: str, *, is_up: bool, starts_jobs: bool
+) -> None:
+    line = _text("partitions").splitlines()[0].replace("State=UP", f"State={state}")
+    batch = queries.parse_partitions(line)["batch"]
+    assert (batch.is_up, batch.starts_jobs) == (is_up, starts_jobs)
+
+
+def test_reservations_are_read_with_what_they_take() -> None:
+    assert queries.parse_reservations(_text("reservations")) == (
+        Reservation("maint1", ("c1",), 1795310000, 1795313600, 2),
+        Reservation("cores", ("c3",), 1795306400, 1795310000, 1),
+    )
+    assert queries.parse_reservations("No reservations in the system\n") == ()
+    with pytest.raises(UnavailableError):
+        queries.parse_reservations("ReservationName=x StartTime=soon EndTime=later\n")
+
+
+def test_what_age_adds_to_a_priority_is_read() -> None:
+    config = queries.parse_config(
+        "ClusterName = rig\nKillWait = 30 sec\nPriorityMaxAge = 7-00:00:00\nPriorityWeightAge = 1000\n"
+    )
+    assert (config.priority_weight_age, config.priority_max_age_s) == (1000, 7 * 86400)
+    basic = queries.parse_config(_text("config"))
+    assert (basic.priority_weight_age, basic.priority_max_age_s) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -192,15 +192,6 @@ def test_what_the_model_may_use_is_counted_without_virtual_nodes(following: Foll
     assert model.queue.cpus == local
 
 
-def test_a_users_last_priority_stands_for_the_next_jobs(following: Following) -> None:
-    assert following.facts_for("bob", "", "", "batch").priority is None
-    following.take(_at(10, _new(1, priority=500, user_name="bob"), _new(2, priority=900), _new(3, priority=100)))
-    facts = following.facts_for("bob", "", "", "batch")
-    assert (facts.priority, facts.jobs_ahead) == (500, 1)
-    assert facts.usable_cpus == 8
-    assert facts.free_cpus == 8
-
-
 def test_jobs_of_a_replayed_past_that_wait_still_are_followed_on(model: OnlineModel) -> None:
     submit_s = NOW_S - 400.0
     warm_up(model, [PastJob("1", submit_s, None, None, 1, 3600, "alice", "batch")])

@@ -214,9 +214,19 @@ def _own_partitions(named: tuple[str, ...], policy: Policy, queue: Queue) -> tup
 
 def _waits(job: DecideRequest, shape: Shape, own: Sequence[Partition], account: str, situation: Situation) -> _Waits:
     """Return what is predicted for each of the job's partitions."""
-    cpus = shape.cpus * shape.slots
     queued = (
-        QueuedJob(partition.name, cpus, shape.time_limit_s, job.user_id, account, job.qos, shape.nodes)
+        QueuedJob(
+            partition.name,
+            shape.cpus * shape.slots,
+            shape.time_limit_s,
+            job.user_id,
+            account,
+            job.qos,
+            shape.nodes,
+            shape.slots,
+            shape.memory_mib * shape.slots,
+            shape.gpus * shape.slots,
+        )
         for partition in own
     )
     return {job.partition: situation.predict(job) for job in queued}

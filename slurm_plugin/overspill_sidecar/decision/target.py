@@ -75,8 +75,7 @@ def _why_accounting_refuses(
     if not accounting.has_association(job.user_id, account, target.name):
         return "no_association"
     qos = (job.qos, *([target.qos] if target.qos else []))
-    is_limited = not config.enforced.isdisjoint({"limits", "qos"})
-    if is_limited and accounting.is_limit_reached(_demand(shape), job.user_id, account, target.name, qos):
+    if config.enforces_limits and accounting.is_limit_reached(_demand(shape), job.user_id, account, target.name, qos):
         return "limit_reached"
     return None
 

@@ -11,7 +11,7 @@ import structlog
 
 from overspill.errors import NotFoundError, UnavailableError, UnrunnableError
 from overspill_sidecar.accounting import Accounting
-from overspill_sidecar.cluster import Job, JobDetails, JobRequest, Node, Snapshot
+from overspill_sidecar.cluster import ClusterConfig, Job, JobDetails, JobRequest, Node, Reservation, Snapshot
 from overspill_sidecar.config import Reader, SlurmConfig
 from overspill_sidecar.slurm import queries
 from overspill_sidecar.slurm.assoc_mgr import accounting_argv, parse_accounting
@@ -46,7 +46,8 @@ class CommandLineView:
         self._accounting_refresh_s = accounting_refresh_s
         self._known_accounting: Accounting | None = None
         self._is_federated = False
-        self._ask_accounting_at = float("-inf")
+        self._known_reservations: tuple[Reservation, ...] | None = None
+        self._ask_seldom_at = float("-inf")
         self._details_questions = BatchedQuestions(self._details)
         self._request_questions = BatchedQuestions(self._requests)
 
@@ -56,22 +57,43 @@ class CommandLineView:
         partitions = await self._ask(queries.partitions_argv(), queries.parse_partitions)
         jobs = await self._reader.jobs(config.slurm_release)
         nodes = await self._ask(queries.nodes_argv(), queries.parse_nodes)
-        if config.has_slurmdbd and asked_at >= self._ask_accounting_at:
-            self._known_accounting = await self._accounting() if config.enforced else None
-            self._is_federated = await self._ask(queries.federation_argv(), lambda text: "Federation:" in text)
-            self._ask_accounting_at = asked_at + self._accounting_refresh_s
-        accounting, is_federated, reader = self._known_accounting, self._is_federated, self._reader.used
-        return Snapshot(asked_at, unix_time_s, config, jobs, partitions, nodes, accounting, is_federated, reader)
+        if asked_at >= self._ask_seldom_at:
+            await self._ask_what_changes_seldom(config)
+            self._ask_seldom_at = asked_at + self._accounting_refresh_s
+        return Snapshot(
+            asked_at,
+            unix_time_s,
+            config,
+            jobs,
+            partitions,
+            nodes,
+            self._known_accounting,
+            self._is_federated,
+            self._reader.used,
+            self._known_reservations,
+        )
 
-    async def _accounting(self) -> Accounting | None:
-        """Return associations and QOS, asked less often than the rest; None if slurmctld does not tell them.
+    async def _ask_what_changes_seldom(self, config: ClusterConfig) -> None:
+        """Ask for what is not asked for with each look; what slurmctld does not tell is not known from then on.
 
         A limit that is reached meanwhile makes a job wait, in its own partition as well as over there.
         """
+        self._known_reservations = await self._ask_or_none(
+            queries.reservations_argv(), queries.parse_reservations, "reservations_unknown"
+        )
+        if config.has_slurmdbd:
+            self._known_accounting = None
+            if config.enforced:
+                self._known_accounting = await self._ask_or_none(
+                    accounting_argv(), parse_accounting, "accounting_unknown"
+                )
+            self._is_federated = await self._ask(queries.federation_argv(), lambda text: "Federation:" in text)
+
+    async def _ask_or_none(self, argv: Sequence[str], parse: Callable[[str], _T], action: str) -> _T | None:
         try:
-            return await self._ask(accounting_argv(), parse_accounting)
+            return await self._ask(argv, parse)
         except UnavailableError as error:
-            _log.warning("accounting cannot be read", action="accounting_unknown", reason=error.reason)
+            _log.warning("a question has no answer", action=action, reason=error.reason)
             return None
 
     async def close(self) -> None:

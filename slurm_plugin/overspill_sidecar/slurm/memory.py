@@ -15,6 +15,7 @@ from overspill_sidecar.cluster import (
     JobRequest,
     Node,
     Partition,
+    Reservation,
     Snapshot,
 )
 from overspill_sidecar.slurm.queries import parse_trail
@@ -28,6 +29,7 @@ class InMemoryView:
         is_answering: False makes every question and every change fail.
         clock: its wall clock.
         asked, requests: what jobs ask for beside their records, by their ids.
+        reservations: None makes them unknown.
     """
 
     def __init__(
@@ -41,11 +43,20 @@ class InMemoryView:
         self.jobs = {job.slurm_job_id: job for job in jobs}
         self.asked: dict[int, JobDetails] = {}
         self.requests: dict[int, JobRequest] = {}
+        self.reservations: tuple[Reservation, ...] | None = ()
 
     async def snapshot(self) -> Snapshot:
         self._check_answering()
         jobs = tuple(job for job in self.jobs.values() if job.is_pending or job.is_active)
-        return Snapshot(time.monotonic(), self.clock(), self.config, jobs, self.partitions, dict(self.nodes_by_name))
+        return Snapshot(
+            time.monotonic(),
+            self.clock(),
+            self.config,
+            jobs,
+            self.partitions,
+            dict(self.nodes_by_name),
+            reservations=self.reservations,
+        )
 
     async def job(self, slurm_job_id: int) -> Job | None:
         self._check_answering()

@@ -13,10 +13,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from overspill.errors import UnavailableError
-from overspill_sidecar.cluster import ClusterConfig, GpuDefaults, Job, JobDetails, Node, Partition, Trail
+from overspill_sidecar.cluster import (
+    ClusterConfig,
+    GpuDefaults,
+    Job,
+    JobDetails,
+    Node,
+    Partition,
+    Reservation,
+    Trail,
+)
 from overspill_sidecar.slurm_text import (
     count_array_tasks,
     expand_hosts,
+    parse_duration_s,
     parse_size_mib,
     parse_time_limit_s,
     parse_tres,
@@ -72,6 +82,7 @@ _OVER_STATES = (
     *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
 )
 _PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)")
+_NO_RESERVATIONS = "No reservations in the system"
 _DRAINED = frozenset({"DRAIN", "DRAINED", "DRAINING"})
 #: A reason is one as long as the node is in such a state.
 _WITH_REASON = _DRAINED | {"DOWN", "FAIL", "FAILING", "INVAL", "INVALID_REG"}
@@ -160,6 +171,10 @@ def node_update_argv(names: Sequence[str], **fields: str) -> list[str]:
     ]
 
 
+def reservations_argv() -> list[str]:
+    return ["scontrol", "--oneliner", "show", "reservation"]
+
+
 def config_argv() -> list[str]:
     return ["scontrol", "show", "config"]
 
@@ -237,6 +252,17 @@ def parse_nodes(text: str) -> dict[str, Node]:
     return {node.name: node for node in _parse_records(text, "NodeName", _parse_node)}
 
 
+def parse_reservations(text: str) -> tuple[Reservation, ...]:
+    """Read what `reservations_argv` prints; one of licences or burst buffers alone takes no nodes.
+
+    Raises:
+        UnavailableError: if it is not intelligible.
+    """
+    if text.startswith(_NO_RESERVATIONS):
+        return ()
+    return tuple(_parse_records(text, "ReservationName", _parse_reservation))
+
+
 def parse_config(text: str) -> ClusterConfig:
     """Read what `config_argv` prints.
 
@@ -260,6 +286,9 @@ def parse_config(text: str) -> ClusterConfig:
             acting_controller=_acting_controller(text),
             slurm_release=".".join(values.get("SLURM_VERSION", "").split(".")[:2]),
             parameters=tuple(_given(values.get(key, "")) for key in ("SlurmctldParameters", "SchedulerParameters")),
+            # Not shown of priority/basic, where age counts nothing.
+            priority_weight_age=_limit(values.get("PriorityWeightAge", "")) or 0,
+            priority_max_age_s=parse_duration_s(values.get("PriorityMaxAge", "0")),
         )
     except (KeyError, ValueError, IndexError) as error:
         raise UnavailableError(f"scontrol show config cannot be read: {error!r}") from error
@@ -366,6 +395,7 @@ def _parse_partition(values: Mapping[str, str]) -> Partition:
         name=values["PartitionName"],
         is_default=values.get("Default") == "YES",
         is_up=values.get("State") == "UP",
+        starts_jobs=values.get("State") in {"UP", "DRAIN"},
         nodes=expand_hosts(_given(values.get("Nodes", ""))),
         max_time_s=parse_time_limit_s(values.get("MaxTime", "UNLIMITED")),
         default_time_s=parse_time_limit_s(values.get("DefaultTime", "NONE")),
@@ -412,8 +442,19 @@ def _parse_node(values: Mapping[str, str]) -> Node:
         gpu_types=frozenset(match[1].lower() for match in _GPU_TYPE.finditer(values.get("Gres", ""))),
         threads_per_core=int(values.get("ThreadsPerCore", "1")),
         is_drained=not _DRAINED.isdisjoint(flags),
+        is_planned="PLANNED" in flags,
         # Slurm 24.11 keeps it when the node is undrained.
         reason="" if flags.isdisjoint(_WITH_REASON) else values.get("Reason", ""),
+    )
+
+
+def _parse_reservation(values: Mapping[str, str]) -> Reservation:
+    return Reservation(
+        name=values["ReservationName"],
+        nodes=expand_hosts(_given(values.get("Nodes", ""))),
+        start_s=int(values["StartTime"]),
+        end_s=int(values["EndTime"]),
+        cpus=_limit(parse_tres(values.get("TRES", "")).get("cpu", "")),
     )
 
 

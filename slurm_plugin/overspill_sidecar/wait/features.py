@@ -6,6 +6,7 @@ Amounts and times enter as ln(1 + x): waits and sizes span six powers of ten.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -73,7 +74,11 @@ _USER = (
     "last_alike",
     "share_of_limit",
 )
-_SLURM = ("priority", "rank", "plan", "usable", "free")
+_SLURM = (
+    *("priority", "rank", "plan", "plan_ahead"),
+    *("up", "usable", "free", "reserved", "open"),
+    *("limited", "limit_share", "limited_of_user", "limited_of_qos"),
+)
 
 NAMES: tuple[str, ...] = (
     *(f"job_{name}" for name in _JOB),
@@ -225,14 +230,35 @@ def _of_rates(queue: QueueState, now_s: float) -> list[float]:
 
 
 def _of_slurm(job: Tracked, facts: SlurmFacts) -> tuple[float, ...]:
-    """Return what Slurm alone knows; NaN is unknown."""
+    """Return what Slurm alone knows; NaN is unknown. A job without a plan of its own goes by that of harder ones."""
+    plan_s = facts.planned_harder_s if facts.planned_wait_s is None else facts.planned_wait_s
     return (
-        math.nan if facts.priority is None else log(facts.priority),
-        math.nan if facts.jobs_ahead is None else log(facts.jobs_ahead),
-        math.nan if facts.planned_start_in_s is None else log(facts.planned_start_in_s),
-        math.nan if facts.usable_cpus is None else signed_log(facts.usable_cpus - job.cpus),
-        math.nan if facts.free_cpus is None else signed_log(facts.free_cpus - job.cpus),
+        _known(log, facts.priority),
+        _known(log, facts.jobs_ahead),
+        _known(log, plan_s),
+        _known(log, facts.planned_ahead_s),
+        _known(float, facts.starts_jobs),
+        _room(facts.usable_cpus, job),
+        _room(facts.free_cpus, job),
+        _known(log, facts.reserved_cpus),
+        _room(facts.open_cpus, job),
+        _known(float, facts.is_limited),
+        _known(_few, facts.limit_share),
+        _known(log, facts.limited_of_user),
+        _known(log, facts.limited_of_qos),
     )
+
+
+def _known(scale: Callable[[float], float], value: float | None) -> float:
+    return math.nan if value is None else scale(value)
+
+
+def _room(cpus: float | None, job: Tracked) -> float:
+    return math.nan if cpus is None else signed_log(cpus - job.cpus)
+
+
+def _few(share: float) -> float:
+    return min(2.0, share)
 
 
 def _ages(share: Share, now_s: float) -> tuple[float, float]:

@@ -6,18 +6,20 @@ put in order by Slurm's own times; a job that came and went between them is not 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
-from overspill_sidecar.cluster import Job, Snapshot
+from overspill_sidecar.cluster import ClusterConfig, Job, Snapshot
 from overspill_sidecar.wait.keys import Keys, own_key
+from overspill_sidecar.wait.knowledge import Knowledge, queued
+from overspill_sidecar.wait.model import QueuedJob
 from overspill_sidecar.wait.online import OnlineModel
 from overspill_sidecar.wait.tracked import Bounded
-from overspill_sidecar.wait.waiting import SlurmFacts, WaitingJob
+from overspill_sidecar.wait.waiting import NO_FACTS, SlurmFacts, WaitingJob
 
-#: Users, accounts, QOS and partitions whose last priority is remembered.
+#: User, account, QOS and partition: jobs that have these in common begin with like priorities.
+_Rights = tuple[int | None, str, str, str]
 _KEPT_PRIORITIES = 20_000
 
 
@@ -64,32 +66,33 @@ class Following:
         self._overspill = frozenset(overspill_partitions)
         self._keys = Keys(model.queue.pending)
         self._seen_at_s: float | None = None
-        #: Of the last snapshot, by partition: priorities of those that wait, rising; CPUs usable and free.
-        self._priorities: dict[str, list[int]] = {}
-        self._cpus: dict[str, tuple[int, int]] = {}
-        self._last_priority: Bounded[tuple[str, str, str, str], list[int]] = Bounded(_KEPT_PRIORITIES)
+        #: Of the last snapshot.
+        self._knowledge: Knowledge | None = None
+        self._last_priority: Bounded[_Rights, list[float]] = Bounded(_KEPT_PRIORITIES)
 
     def take(self, snapshot: Snapshot) -> None:
         """Tell the model what has happened since the last snapshot. Costs microseconds for each job that is pending."""
         seen = self._see(snapshot)
         self._note_capacity(snapshot)
-        self._note_priorities(seen.waiting.values())
+        if self._is_blind(snapshot.unix_time_s):
+            self._knowledge = None
         self._tell_departures(seen, snapshot.unix_time_s)
+        # Of a job that is new they are told what was known before it came, as whoever decided about it was.
         self._tell_arrivals(seen, snapshot.unix_time_s)
+        self._note_priorities(seen, snapshot)
+        self._knowledge = Knowledge(snapshot, seen.waiting.values())
         with self._guard:
             self.model.advance(snapshot.unix_time_s)
             self.model.followed_at_s = snapshot.unix_time_s
         self._seen_at_s = snapshot.unix_time_s
 
-    def facts_for(self, user: str, account: str, qos: str, partition: str) -> SlurmFacts:
-        """Return what Slurm knows of a job that it has not seen yet: its user's last such job had its priority."""
-        usable, free = self._cpus.get(partition, (None, None))
-        last = self._last_priority.get((user, account, qos, partition))
-        if last is None:
-            return SlurmFacts(usable_cpus=usable, free_cpus=free)
-        ranks = self._priorities.get(partition, [])
-        ahead = len(ranks) - bisect_right(ranks, last[0])
-        return SlurmFacts(float(last[0]), ahead, usable_cpus=usable, free_cpus=free)
+    def facts_for(self, job: QueuedJob) -> SlurmFacts:
+        """Return what Slurm knows of a job that it has not seen yet. Any thread may ask."""
+        knowledge = self._knowledge
+        if knowledge is None:
+            return NO_FACTS
+        last = self._last_priority.get((job.user_id, job.account, job.qos, job.partition))
+        return knowledge.of_new(job, last[0] if last else None)
 
     def _see(self, snapshot: Snapshot) -> _Seen:
         waiting: dict[str, Job] = {}
@@ -99,7 +102,7 @@ class Following:
         started = {key: job for key, job in running.items() if key not in self.model.queue.running}
         waited_as = {key: self._keys.while_pending(job) for key, job in started.items()}
         for job in snapshot.jobs:
-            if job.is_competing and self._is_local(job):
+            if job.is_competing and not job.is_out_of_bounds and self._is_local(job):
                 waiting.update((key, job) for key in self._keys.of_pending(job))
         self._keys.forget_all_but(snapshot.jobs)
         return _Seen(waiting, running, waited_as)
@@ -115,22 +118,25 @@ class Following:
                 total += node.cpus if node.is_usable else node.cpus_allocated
         with self._guard:
             self.model.set_cpus(total)
-        for name in snapshot.partitions:
-            usable = [node for node in snapshot.nodes_of(name) if node.is_usable]
-            free = sum(node.cpus - node.cpus_allocated for node in usable)
-            self._cpus[name] = sum(node.cpus for node in usable), free
 
-    def _note_priorities(self, waiting: Collection[Job]) -> None:
-        priorities: dict[str, list[int]] = {}
-        for job in waiting:
+    def _note_priorities(self, seen: _Seen, snapshot: Snapshot) -> None:
+        """Remember with which priority a user's next job will begin: that of the youngest, without what age gave it.
+
+        Who asks before a submission may not know the QOS yet: then the last job of any of them counts.
+        """
+        youngest: dict[_Rights, Job] = {}
+        for job in (*seen.running.values(), *seen.waiting.values()):
             for partition in job.partitions:
-                priorities.setdefault(partition, []).append(job.priority)
-        for ranks in priorities.values():
-            ranks.sort()
-        self._priorities = priorities
-        for job in waiting:
+                for qos in {job.qos, ""}:
+                    rights: _Rights = job.user_id, job.account, qos, partition
+                    other = youngest.get(rights)
+                    if other is None or _queued_s(other) <= _queued_s(job):
+                        youngest[rights] = job
+        for rights, job in youngest.items():
+            until_s = job.start_time_s if job.is_active and job.start_time_s else snapshot.unix_time_s
+            priority = _first_priority(job, until_s, snapshot.config)
             with self._guard:
-                self._last_priority.made(_rights(job), list)[:] = [job.priority]
+                self._last_priority.made(rights, list)[:] = [priority]
 
     def _tell_departures(self, seen: _Seen, now_s: float) -> None:
         """Tell who is gone. When is not known: since the last snapshot, so that what follows comes after it.
@@ -165,32 +171,44 @@ class Following:
                 if kind == _SUBMITTED:
                     is_ours = self._is_local(job)
                     heard_at_s = self._heard_at_s(at_s, now_s)
-                    self.model.submitted(self.waiting_job(key, job), heard_at_s, is_to_teach=is_ours)
+                    self.model.submitted(self._arrived(key, job), heard_at_s, is_to_teach=is_ours)
                 else:
                     self.model.started(key, at_s, own_key(job))
 
     def _heard_at_s(self, queued_s: float, now_s: float) -> float:
         """Return when a job that is new counts as heard of: at once, if it was not there at the last snapshot."""
-        if self._seen_at_s is None or now_s - self._seen_at_s > _BLIND_S:
+        if self._seen_at_s is None or self._is_blind(now_s):
             return now_s
         return queued_s if queued_s >= self._seen_at_s - 1.0 else now_s
 
-    def waiting_job(self, key: str, job: Job, partition: str = "") -> WaitingJob:
-        """Return one of Slurm's jobs as the model knows it, in this partition of its own, by default the first."""
-        user, account, qos, first = _rights(job)
-        partition = partition or first
-        return WaitingJob(
-            key=key,
-            submit_s=_queued_s(job),
-            cpus=job.cpus,
-            time_limit_s=job.time_limit_s,
-            user=job.user_name,
-            partition=partition,
-            account=job.account,
-            qos=job.qos,
-            nodes=job.node_count,
-            facts=self.facts_for(user, account, qos, partition),
-        )
+    def _is_blind(self, now_s: float) -> bool:
+        """Tell whether the last snapshot says nothing of the jobs that are new in this one."""
+        return self._seen_at_s is None or now_s - self._seen_at_s > _BLIND_S
+
+    def waiting_job(self, job: Job, partition: str) -> WaitingJob:
+        """Return a pending job as the model knows it, in one of its partitions, with all that Slurm knows of it."""
+        knowledge = self._knowledge
+        return _waiting(job, "", partition, knowledge.of_pending(job, partition) if knowledge else NO_FACTS)
+
+    def _arrived(self, key: str, job: Job) -> WaitingJob:
+        """Return a job that is new, in its first partition, with what was known before it came."""
+        partition = job.partitions[0] if job.partitions else ""
+        return _waiting(job, key, partition, self.facts_for(queued(job, partition)))
+
+
+def _waiting(job: Job, key: str, partition: str, facts: SlurmFacts) -> WaitingJob:
+    return WaitingJob(
+        key=key,
+        submit_s=_queued_s(job),
+        cpus=job.cpus,
+        time_limit_s=job.time_limit_s,
+        user=job.user_name,
+        partition=partition,
+        account=job.account,
+        qos=job.qos,
+        nodes=job.node_count,
+        facts=facts,
+    )
 
 
 def _queued_s(job: Job) -> float:
@@ -198,5 +216,12 @@ def _queued_s(job: Job) -> float:
     return float(max(job.submit_time_s, job.eligible_time_s or 0))
 
 
-def _rights(job: Job) -> tuple[str, str, str, str]:
-    return job.user_name, job.account, job.qos, job.partitions[0] if job.partitions else ""
+def _first_priority(job: Job, until_s: float, config: ClusterConfig) -> float:
+    """Return a job's priority without what its age had given it by `until_s`.
+
+    Source: https://slurm.schedmd.com/priority_multifactor.html#age.
+    """
+    if not config.priority_weight_age or not config.priority_max_age_s:
+        return float(job.priority)
+    age = min(1.0, max(0.0, until_s - _queued_s(job)) / config.priority_max_age_s)
+    return max(0.0, job.priority - config.priority_weight_age * age)

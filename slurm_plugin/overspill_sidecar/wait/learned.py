@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from overspill_sidecar.cluster import Job
 from overspill_sidecar.wait.following import Following
@@ -14,6 +15,8 @@ from overspill_sidecar.wait.waiting import WaitingJob
 
 #: The model is written to while it is saved, for some hundred milliseconds: whoever asks then goes without.
 _PATIENCE_S = 0.005
+#: In a partition that starts no jobs.
+_ENDLESS = WaitEstimate(math.inf, is_upper_bound=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,14 @@ class LearnedModel:
         self._users = users
         self._clock = clock
         #: Of pending jobs, as if they were submitted now.
-        self._fresh: dict[tuple[object, ...], Outlook] = {}
+        self._fresh: dict[WaitingJob, Outlook] = {}
 
     def predict(self, job: QueuedJob) -> WaitEstimate | None:
         now_s = self._clock()
-        outlook = self._ask(lambda: self._waiting(job, now_s), now_s)
+        waiting = self._waiting(job, now_s)
+        if waiting.facts.starts_jobs is False:
+            return _ENDLESS
+        outlook = self._ask(waiting, now_s)
         return None if outlook is None else _estimate(outlook)
 
     def pending(self, job: Job, partition: str) -> WaitEstimate | None:
@@ -57,21 +63,24 @@ class LearnedModel:
 
         The model is asked once for jobs that are alike: the whole queue may be looked through.
         """
-        alike = (partition, job.user_name, job.account, job.qos, job.cpus, job.time_limit_s, job.node_count)
+        waiting = self._following.waiting_job(job, partition)
+        if waiting.facts.starts_jobs is False:
+            return _ENDLESS
+        alike = replace(waiting, submit_s=0.0)
         now_s, fresh = self._clock(), self._fresh.get(alike)
         if fresh is None:
-            fresh = self._ask(lambda: self._following.waiting_job("", job, partition), now_s)
+            fresh = self._ask(waiting, now_s)
             if fresh is None:
                 return None
             self._fresh[alike] = fresh
         return _estimate(Outlook(fresh.exceeds, waited_s(job, now_s), fresh.upper_s))
 
-    def _ask(self, waiting: Callable[[], WaitingJob], now_s: float) -> Outlook | None:
+    def _ask(self, waiting: WaitingJob, now_s: float) -> Outlook | None:
         """Return what the model says, None if it is busy: a submission may wait for whoever asks."""
         if not self._lock.acquire(timeout=_PATIENCE_S):
             return None
         try:
-            return self._following.model.predict(waiting(), now_s)
+            return self._following.model.predict(waiting, now_s)
         finally:
             self._lock.release()
 
@@ -93,7 +102,7 @@ class LearnedModel:
             account=job.account,
             qos=job.qos,
             nodes=job.nodes,
-            facts=self._following.facts_for(user, job.account, job.qos, job.partition),
+            facts=self._following.facts_for(job),
         )
 
 

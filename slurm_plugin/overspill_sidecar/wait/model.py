@@ -26,6 +26,10 @@ class QueuedJob:
     account: str = ""
     qos: str = ""
     nodes: int | None = None
+    #: How many tasks that is, and what they ask for beside, all together; None: unknown.
+    tasks: int = 1
+    memory_mib: int | None = None
+    gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)

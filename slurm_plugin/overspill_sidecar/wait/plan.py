@@ -77,7 +77,8 @@ def _plan(
     snapshot: Snapshot, partition: str, running: Iterable[_Running], planned_starts: dict[tuple[str, int], float]
 ) -> Profile:
     """Return the profile with the whole queue in it; note the start of each job that is planned by itself."""
-    nodes = {node.name: node for node in snapshot.nodes_of(partition) if node.is_usable}
+    starts_jobs = snapshot.partitions[partition].starts_jobs
+    nodes = {node.name: node for node in snapshot.nodes_of(partition) if node.is_usable and starts_jobs}
     free_cpus = sum(node.cpus - node.cpus_allocated for node in nodes.values())
     profile = Profile(free_cpus, _releases(running, nodes.keys()))
     work, planned = 0.0, 0

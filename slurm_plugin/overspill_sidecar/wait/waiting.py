@@ -10,18 +10,37 @@ class SlurmFacts:
     """What Slurm alone knows of a job at the moment of the question; None is unknown.
 
     Attributes:
-        priority: as Slurm has it.
+        priority: as Slurm has it; of a job that it has not seen yet, what its user's last such job began with.
         jobs_ahead: pending jobs of its partition with a higher priority.
-        planned_start_in_s: seconds until the start that the backfill scheduler has planned.
+        planned_wait_s: its whole wait, if it starts when the backfill scheduler has planned.
+        planned_harder_s: the wait from now on that is planned for the first of the pending jobs of its partition that
+            ask for as much as it, or for more.
+        planned_ahead_s: the same of the last of those that have at least its priority.
+        starts_jobs: whether the partition starts any now.
         usable_cpus: of the partition's nodes that may start jobs.
         free_cpus: of these, allocated to nobody.
+        reserved_cpus: of the usable ones, those that a reservation takes before the job is over by its limit.
+        open_cpus: of the free ones, those that no such reservation takes and that are kept for no planned job.
+        is_limited: whether a limit of its association or QOS keeps it back whatever is free.
+        limit_share: of the tightest of these limits, what is used once it runs.
+        limited_of_user: pending jobs of its user that a limit keeps back now.
+        limited_of_qos: those of its QOS.
     """
 
     priority: float | None = None
-    jobs_ahead: int | None = None
-    planned_start_in_s: float | None = None
+    jobs_ahead: float | None = None
+    planned_wait_s: float | None = None
+    planned_harder_s: float | None = None
+    planned_ahead_s: float | None = None
+    starts_jobs: bool | None = None
     usable_cpus: int | None = None
     free_cpus: int | None = None
+    reserved_cpus: float | None = None
+    open_cpus: float | None = None
+    is_limited: bool | None = None
+    limit_share: float | None = None
+    limited_of_user: int | None = None
+    limited_of_qos: int | None = None
 
 
 #: Nothing of it is known.
