@@ -93,7 +93,7 @@ class FakeCluster:
         return self.view.jobs[10]
 
     async def cancel(self, job: Job) -> None:
-        self.view.jobs[job.slurm_job_id] = replace(job, state="CANCELLED")
+        self.view.jobs[job.slurm_job_id] = replace(self.view.jobs[job.slurm_job_id], state="CANCELLED")
 
 
 class SlurmCluster:
