@@ -12,7 +12,8 @@ from overspill.v1.sidecar_pb2 import DecisionRecord
 from overspill_sidecar.cluster import Job
 from overspill_sidecar.decision.capacity import Amount, SiteCapacity, SiteView
 from overspill_sidecar.late import LateLook
-from overspill_sidecar.late.outlook import Outlook, outlook_of
+from overspill_sidecar.late.outlook import outlook_of
+from overspill_sidecar.pending.candidates import Outlook
 from overspill_sidecar.records.ledger import Ledger, Search
 from overspill_sidecar.router import Router
 from overspill_sidecar.slurm import InMemoryView

@@ -20,7 +20,7 @@ from overspill.v1.router_pb2 import DecideRequest, DecideResponse
 from overspill_sidecar.cluster import Job, JobRequest
 from overspill_sidecar.decision.capacity import Amount
 from overspill_sidecar.late import LateLook
-from overspill_sidecar.late.outlook import Outlook
+from overspill_sidecar.pending.candidates import Outlook
 from overspill_sidecar.slurm.queries import parse_trail
 from overspill_sidecar.wait import WaitEstimate, WaitGoingOn
 from overspill_sidecar.watch import Picture

@@ -15,12 +15,12 @@ from overspill.errors import NotFoundError, OverspillError, TransientError
 from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.cluster import Job, JobRequest
 from overspill_sidecar.decision.decide import Decision, Verdict
-from overspill_sidecar.late.candidates import Look, to_add, to_recall
 from overspill_sidecar.late.changes import addition, recall
 from overspill_sidecar.late.memory import AGAIN_S, Memory, Unclear
-from overspill_sidecar.late.outlook import Outlook, outlook_of
-from overspill_sidecar.late.request import request_of, wish_of
-from overspill_sidecar.late.standing import BETWEEN_CHANGES_S
+from overspill_sidecar.late.outlook import outlook_of
+from overspill_sidecar.pending.candidates import Look, Outlook, to_add, to_recall
+from overspill_sidecar.pending.request import request_of, wish_of
+from overspill_sidecar.pending.standing import BETWEEN_CHANGES_S
 from overspill_sidecar.policy import Mode
 from overspill_sidecar.records.record import Late
 from overspill_sidecar.router import LateQuestion, Router, SiteSource, is_shadowed

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from overspill_sidecar.cluster import Job, Snapshot, Trail
-from overspill_sidecar.late.standing import Standing, standing_of
+from overspill_sidecar.pending.standing import Standing, standing_of
 
 #: A job that the decision keeps, for whatever reason, lets others have their turn for so long.
 AGAIN_S = 30.0

@@ -10,15 +10,18 @@ from dataclasses import dataclass, replace
 from overspill_sidecar.cluster import Job, Snapshot
 from overspill_sidecar.decision.capacity import Amount, SiteView
 from overspill_sidecar.decision.eligibility import LEFT_TO_US
-from overspill_sidecar.late.outlook import Outlook
-from overspill_sidecar.late.request import wish_of
-from overspill_sidecar.late.standing import Standing, may_be_added, may_be_recalled, standing_of
+from overspill_sidecar.pending.request import wish_of
+from overspill_sidecar.pending.standing import Standing, may_be_added, may_be_recalled, standing_of
 from overspill_sidecar.policy import Mode, Policy
-from overspill_sidecar.wait import LIKELIER_THAN_NOT
+from overspill_sidecar.wait import LIKELIER_THAN_NOT, WaitEstimate
 
 #: So much better than bad must it look before a job is recalled: between the two nothing changes.
 _IS_GOOD = 0.25
 _JOBS_AT_ONCE = 20
+
+#: The whole wait, what has passed of it included, of a pending job in one of its own partitions. Of an array it is that
+#: of the task that starts last. None: nobody knows.
+Outlook = Callable[[Job, str], WaitEstimate | None]
 
 
 @dataclass(frozen=True, slots=True)
