@@ -18,19 +18,27 @@ from overspill_sidecar.subprocesses import run_raw
 from overspill_sidecar.wait import LearnedModel, OnlineModel, PlanModel, WaitModel, trees
 from overspill_sidecar.wait.fitting import fit_apart
 from overspill_sidecar.wait.following import Following
+from overspill_sidecar.wait.learned import Said, still_said
+from overspill_sidecar.wait.samples import TrainingSet
 from overspill_sidecar.wait.state import dump, load
+from overspill_sidecar.wait.turns import Turns
 
 _log = structlog.get_logger(__name__)
 
 _TICK_S = 10.0
-_SAVE_EVERY_S = 600.0
+SAVE_EVERY_S = 600.0
 #: The past that a model which is new lives through, and how long it may take to.
 _PAST = "now-14days"
 _LEARN_DEADLINE_S = 900.0
 
 
 class Forecast:
-    """Follows the snapshots. `model_of` is called in a thread, the rest in the event loop's."""
+    """Follows the snapshots. `model_of` is called in a thread, the rest in the event loop's.
+
+    Two things are held for two reasons. A turn is taken for a single event and for a single question, so that the model
+    is never asked while it is half changed. `_keeping` is held for as long as nobody else may change the model: while a
+    snapshot is taken in, and while the model is saved. Who only asks it never waits for that.
+    """
 
     def __init__(
         self,
@@ -51,9 +59,12 @@ class Forecast:
         self._overspill = overspill_partitions
         self.enough_jobs = enough_jobs
         self._clock = clock
-        self._lock = threading.Lock()
+        self._turns = Turns()
+        self._keeping = threading.Lock()
+        #: What was said of pending jobs.
+        self._said: Said = {}
         model, why_new = load(path, cpus=1)
-        self._following = Following(model, overspill_partitions, self._lock)
+        self._following = Following(model, overspill_partitions, self._turns)
         #: One that was stopped before it had lived through the past does so now.
         self._is_new = self.jobs < enough_jobs
         self._successor: OnlineModel | None = None
@@ -69,19 +80,25 @@ class Forecast:
 
     def model_of(self, snapshot: Snapshot) -> WaitModel:
         """Learn what has happened since the last snapshot, and return what answers until the next one."""
-        if self._successor is not None:
-            self._following = Following(self._successor, self._overspill, self._lock)
-            self._successor = None
         self._has_past = snapshot.config.has_slurmdbd
-        try:
-            self._following.take(snapshot)
-        except Exception:  # noqa: BLE001 - logged; without a picture of the cluster neither router nor relay would go on
-            _log.exception("wait model has lost its way and begins anew", action="wait_model_broken")
-            self._following = Following(OnlineModel(cpus=1), self._overspill, self._lock)
+        with self._keeping:
+            if self._successor is not None:
+                self._follow(self._successor)
+                self._successor = None
+            try:
+                self._following.take(snapshot)
+            except Exception:  # noqa: BLE001 - logged; without a picture neither router nor relay would go on
+                _log.exception("wait model has lost its way and begins anew", action="wait_model_broken")
+                self._follow(OnlineModel(cpus=1))
         if self.jobs < self.enough_jobs:
             return PlanModel(snapshot)
         users = {job.user_id: job.user_name for job in snapshot.jobs}
-        return LearnedModel(self._following, self._lock, users, self._clock)
+        self._said = still_said(self._said, self._clock())
+        return LearnedModel(self._following, self._turns, users, self._said, self._clock)
+
+    def _follow(self, model: OnlineModel) -> None:
+        self._following = Following(model, self._overspill, self._turns)
+        self._said = {}
 
     async def run(self) -> None:
         """Live through the past if nothing is known yet; then keep the model fitted and saved, until cancelled."""
@@ -91,7 +108,7 @@ class Forecast:
                 await asyncio.sleep(_TICK_S)
                 try:
                     await self._look_after()
-                    if time.monotonic() - saved_at >= _SAVE_EVERY_S:
+                    if time.monotonic() - saved_at >= SAVE_EVERY_S:
                         saved_at = time.monotonic()
                         await asyncio.to_thread(self._save)
                 except Exception:  # noqa: BLE001 - the loop's edge; logged with its traceback
@@ -133,19 +150,22 @@ class Forecast:
         model = self._following.model
         if not (trees.are_available() and model.wants_trees()):
             return
-        with self._lock:
-            training = model.training_set(self._clock())
         try:
-            forest = await fit_apart(training)
+            forest = await fit_apart(await asyncio.to_thread(self._training_set, model))
         except UnavailableError as error:
             _log.warning("trees are not fitted", action="wait_model_fit_failed", reason=error.reason)
             return
-        with self._lock:
+        with self._turns:
             model.take_trees(forest)
+        _log.info("trees are fitted", action="wait_model_fitted", jobs=model.fitted_at)
+
+    def _training_set(self, model: OnlineModel) -> TrainingSet:
+        with self._keeping:
+            return model.training_set(self._clock())
 
     def _save(self) -> None:
         try:
-            with self._lock:
+            with self._keeping:
                 state = dump(self._following.model)
             write_file(self._path, state)
         except OSError as error:

@@ -19,7 +19,7 @@ DECISIONS: Final = Counter(
 )
 DECISION_SECONDS: Final = Histogram(
     "overspill_decision_seconds",
-    "Time that the router took for one decision.",
+    "Time from a request for a decision being there until its answer was sent.",
     buckets=(50e-6, 100e-6, 200e-6, 300e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3),
     registry=REGISTRY,
 )

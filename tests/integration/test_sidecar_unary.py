@@ -29,7 +29,8 @@ class Office:
         self.door, self.is_waiting = threading.Event(), threading.Event()
         self.handled: list[bytes] = []
         handlers = {ECHO: self._echo, DEFECT: self._defect, MISSING: self._missing, WAIT: self._wait}
-        self.server = UnaryServer(path, handlers)
+        self.took: list[tuple[str, float]] = []
+        self.server = UnaryServer(path, handlers, lambda *took: self.took.append(took))
         options = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
         self.channel = grpc.aio.insecure_channel(f"unix:{path}", options=options)
 
@@ -89,6 +90,14 @@ async def test_what_goes_wrong_is_a_status_and_the_connection_goes_on(office: Of
     assert (await office.status("/test/Unknown"))[0] is grpc.StatusCode.UNIMPLEMENTED
     assert (await office.status(ECHO, b"." * 17_000_000))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert await office.call(ECHO, b"still there") == b"still there"
+
+
+async def test_how_long_each_call_took_is_told_whatever_came_of_it(office: Office) -> None:
+    assert await office.call(ECHO, b"x") == b"x"
+    assert (await office.status(DEFECT))[0] is grpc.StatusCode.INTERNAL
+    assert await office.call(ECHO, b"y") == b"y"
+    assert [method for method, _ in office.took][:2] == [ECHO, DEFECT]
+    assert all(0 < seconds < 30 for _, seconds in office.took)
 
 
 async def test_who_is_gone_gets_no_decision(office: Office) -> None:

@@ -20,7 +20,8 @@ from overspill_sidecar.cluster import Job, Partition, Snapshot
 from overspill_sidecar.forecast import Forecast
 from overspill_sidecar.history import SACCT_FIELDS
 from overspill_sidecar.metrics import REGISTRY
-from overspill_sidecar.wait import LearnedModel, OnlineModel, PlanModel, QueuedJob, trees
+from overspill_sidecar.wait import LearnedModel, OnlineModel, PlanModel, QueuedJob, WaitEstimate, trees
+from overspill_sidecar.wait.learned import LearnedWait
 from overspill_sidecar.wait.state import load
 from tests.integration.sidecar_road import eventually_async
 from tests.unit.sidecar_cluster import NOW_S, job, partition, running, snapshot
@@ -113,28 +114,53 @@ def _learned(lived: Forecast, *partitions: Partition) -> LearnedModel:
     return model
 
 
-def test_who_asks_while_the_model_is_busy_goes_without(path: Path) -> None:
+def test_who_submits_while_the_model_is_busy_goes_without(path: Path) -> None:
     lived = _forecast(path)
     _live(lived, days=20)
-    model, lock = lived.model_of(_at(20 * 24 * _HOUR_S)), lived._lock  # noqa: SLF001 - as somebody who saves has it
-    with lock:
+    model = lived.model_of(_at(20 * 24 * _HOUR_S))
+    with lived._turns:  # noqa: SLF001 - as somebody who tells it of an event that takes too long has it
         answers: list[object] = []
         asking = threading.Thread(target=lambda: answers.append(model.predict(_ASKED)))
         asking.start()
         asking.join(timeout=10)
     assert answers == [None]
+    assert model.predict(_ASKED) is not None
 
 
-def test_who_asks_about_a_pending_job_while_the_model_is_busy_goes_without(path: Path) -> None:
+def test_who_submits_or_looks_at_pending_jobs_while_the_model_is_saved_or_fitted_is_answered(path: Path) -> None:
     lived = _forecast(path)
     _live(lived, days=20)
-    model, lock = lived.model_of(_at(20 * 24 * _HOUR_S)), lived._lock  # noqa: SLF001 - as somebody who saves has it
-    with lock:
+    model = lived.model_of(_at(20 * 24 * _HOUR_S))
+    with lived._keeping:  # noqa: SLF001 - as whoever saves it has it
         answers: list[object] = []
-        asking = threading.Thread(target=lambda: answers.append(model.pending(job(1), "batch")), daemon=True)
+        asking = threading.Thread(
+            target=lambda: answers.extend((model.predict(_ASKED), model.pending(job(1), "batch"))), daemon=True
+        )
         asking.start()
         asking.join(timeout=10)
-        assert answers == [None]
+    assert len(answers) == 2
+    assert None not in answers
+
+
+def test_a_pending_job_is_not_asked_about_again_at_once_but_after_a_while(path: Path) -> None:
+    now_s = float(NOW_S + _LATER_S)
+    lived = Forecast(path, {"overspill"}, 40, clock=lambda: now_s)
+    _live(lived, days=20)
+    waiting = job(999, cpus=4)
+
+    def outlook(after_s: int) -> WaitEstimate | None:
+        nonlocal now_s
+        now_s += after_s
+        return lived.model_of(_at(20 * 24 * _HOUR_S + after_s)).pending(waiting, "batch")
+
+    first, soon = outlook(0), outlook(5)
+    assert isinstance(first, LearnedWait)
+    assert isinstance(soon, LearnedWait)
+    assert soon.outlook.exceeds is first.outlook.exceeds
+    assert soon.outlook.waited_s == first.outlook.waited_s + 5
+    later = outlook(61)
+    assert isinstance(later, LearnedWait)
+    assert later.outlook.exceeds is not first.outlook.exceeds
 
 
 def test_a_model_that_breaks_costs_no_picture_of_the_cluster(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,14 @@ def test_a_pending_job_waits_for_its_own_place_in_the_queue_and_an_array_for_tha
     assert model.pending(first, "nowhere") is None
 
 
+def test_who_comes_after_a_pending_job_that_stands_far_behind_does_not_move_it() -> None:
+    far = job(400, cpus=1)
+    queue = snapshot(*(running(number, f"c{number}") for number in range(1, 5)), *map(job, range(5, 400)), far)
+    alone, followed = PlanModel(queue), PlanModel(queue)
+    followed.observe(QueuedJob("batch", 8, 24 * 3600))
+    assert followed.pending(far, "batch") == alone.pending(far, "batch")
+
+
 def test_a_queue_too_long_to_plan_still_counts_as_work() -> None:
     few = [job(number, cpus=8, time_limit_s=100) for number in range(250)]
     many = [job(number, cpus=8, time_limit_s=100) for number in range(1000)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from pathlib import Path
 
 import pytest
 
 from overspill.errors import InvalidRequestError
 from overspill_sidecar.history import PastJob
-from overspill_sidecar.wait import OnlineModel, trees
+from overspill_sidecar.wait import OnlineModel, Outlook, WaitingJob, trees
 from overspill_sidecar.wait import state as wait_state
 from overspill_sidecar.wait.replay import replay, warm_up
 from tests.unit.queue_simulation import CPUS, simulated_jobs
@@ -49,6 +50,27 @@ def test_a_job_that_stands_in_several_places_stands_there_again_as_one(model: On
         user = restored.queue.users.get(job.user)
         assert user is not None
         assert user.pending[key] is job
+
+
+def test_a_model_that_is_asked_while_it_is_saved_is_saved_as_if_it_were_not(model: OnlineModel) -> None:
+    quiet = wait_state.restore(wait_state.dump(model))
+    model.queue.limits.sums_known = model.queue.estimates.sums_known = False
+    is_over, answers = threading.Event(), list[Outlook]()
+    asked = WaitingJob("asked", 1.0, cpus=4, time_limit_s=600, user="user1", partition="p1")
+
+    def ask() -> None:
+        while not is_over.is_set():
+            answers.append(model.outlook_of(asked, 1e6 + len(answers)))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        saved = [wait_state.dump(model) for _ in range(5)]
+    finally:
+        is_over.set()
+        asking.join(30)
+    assert answers
+    assert set(saved) == {wait_state.dump(quiet)}
 
 
 def test_a_state_that_is_damaged_anywhere_is_refused(model: OnlineModel) -> None:

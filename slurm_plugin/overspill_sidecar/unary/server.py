@@ -23,6 +23,9 @@ _log = structlog.get_logger(__name__)
 
 #: Gets a request's bytes, returns the response's. It must be quick: nobody else is answered meanwhile.
 Handler = Callable[[bytes], bytes]
+#: Gets the method of a call that was answered, and the seconds from when its last bytes were there to read until its
+#: answer was with the kernel.
+Timekeeper = Callable[[str, float], None]
 
 _BACKLOG = 128
 _READ_BYTES = 256 * 1024
@@ -37,6 +40,8 @@ class _Client:
     socket: socket.socket
     connection: Connection = field(default_factory=Connection)
     unsent: bytes = b""
+    #: Methods of the calls whose answers are not with the kernel yet.
+    answered: list[str] = field(default_factory=list)
 
 
 class UnaryServer:
@@ -45,15 +50,17 @@ class UnaryServer:
     The handlers run in the server's thread, one at a time, so what only they touch needs no lock.
     """
 
-    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, path: Path, handlers: Mapping[str, Handler], timekeeper: Timekeeper | None = None) -> None:
         """Prepare to serve.
 
         Args:
             path: where to listen; the caller holds its `SocketPath`.
             handlers: by method, "/package.Service/Method".
+            timekeeper: told how long each call took.
         """
         self._path = path
         self._handlers = dict(handlers)
+        self._timekeeper = timekeeper
         self._clients: dict[int, _Client] = {}
         #: On the monotonic clock; None while connections are taken.
         self._accepts_again_at: float | None = None
@@ -91,13 +98,16 @@ class UnaryServer:
             poll.register(stop_fd, select.EPOLLIN)
             try:
                 while True:
-                    for fd, events in poll.poll(self._until_accepting(listener, poll)):
+                    ready = poll.poll(self._until_accepting(listener, poll))
+                    began_at = time.monotonic()
+                    for fd, events in ready:
                         if fd == stop_fd:
                             return
                         if fd == listener.fileno():
                             self._accept(listener, poll)
                         else:
                             self._attend(fd, events, poll)
+                            self._time(fd, began_at)
             finally:
                 for client in self._clients.values():
                     client.socket.close()
@@ -146,6 +156,16 @@ class UnaryServer:
             waits_for = select.EPOLLOUT if client.unsent else 0
             poll.modify(fd, select.EPOLLIN | select.EPOLLRDHUP | waits_for)
 
+    def _time(self, fd: int, began_at: float) -> None:
+        client = self._clients.get(fd)
+        if client is None or client.unsent or not client.answered:
+            return
+        took_s = time.monotonic() - began_at
+        for method in client.answered:
+            if self._timekeeper is not None:
+                self._timekeeper(method, took_s)
+        client.answered.clear()
+
     def _drop(self, fd: int, poll: select.epoll) -> None:
         poll.unregister(fd)
         self._clients.pop(fd).socket.close()
@@ -155,6 +175,7 @@ class UnaryServer:
         data = client.socket.recv(_READ_BYTES)
         for call in client.connection.receive(data):
             self._answer(client.connection, call)
+            client.answered.append(call.path)
         return bool(data)
 
     def _answer(self, connection: Connection, call: Call) -> None:

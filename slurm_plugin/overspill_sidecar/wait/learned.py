@@ -3,86 +3,118 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property
 
 from overspill_sidecar.cluster import Job
 from overspill_sidecar.wait.following import Following
 from overspill_sidecar.wait.model import QueuedJob, WaitEstimate, waited_s
 from overspill_sidecar.wait.outlook import Outlook
+from overspill_sidecar.wait.turns import Turns
 from overspill_sidecar.wait.waiting import WaitingJob
 
-#: The model is written to while it is saved, for some hundred milliseconds: whoever asks then goes without.
-_PATIENCE_S = 0.005
+#: The model changes by single events, each of which takes a fraction of a millisecond. On a machine that has no time
+#: for us it may be more; whoever asks then goes without, while his own deadline still leaves him time for the rest.
+_PATIENCE_S = 0.015
+#: What was said of a pending job as if it were new is said again for so long, and for up to twice that: spread, so that
+#: the answers about a whole queue do not grow old all at once.
+_FRESH_S = 30.0
 #: In a partition that starts no jobs.
 _ENDLESS = WaitEstimate(math.inf, is_upper_bound=False)
 
+#: What was said of pending jobs, and when, Unix seconds; by job id, partition and whether a limit keeps it back.
+Said = dict[tuple[int, str, bool], tuple[float, Outlook]]
 
-@dataclass(frozen=True, slots=True)
+
 class LearnedWait(WaitEstimate):
     """What the learned model says."""
 
     outlook: Outlook
+
+    def __init__(self, outlook: Outlook) -> None:
+        object.__setattr__(self, "is_upper_bound", False)
+        object.__setattr__(self, "outlook", outlook)
+
+    @cached_property
+    def median_s(self) -> float:
+        """Found when it is asked for: of most pending jobs nobody asks."""
+        return self.outlook.median_s
 
     def p_exceeds(self, threshold_s: float) -> float:
         return self.outlook.p_exceeds(threshold_s)
 
 
 class LearnedModel:
-    """Any thread may ask. A model that is busy for long knows nothing."""
+    """Any thread may ask. To who submits a job, a model that is busy for long knows nothing.
+
+    Between two snapshots the model learns nothing, so jobs that are alike have one answer.
+    """
 
     def __init__(
-        self, following: Following, lock: threading.Lock, users: Mapping[int, str], clock: Callable[[], float]
+        self, following: Following, turns: Turns, users: Mapping[int, str], said: Said, clock: Callable[[], float]
     ) -> None:
         """Ask this model.
 
         Args:
             following: keeps the model in step with Slurm.
-            lock: held while the model is asked or told.
+            turns: taken while the model is asked or told.
             users: names by user id, of the users who have jobs.
+            said: of pending jobs, as if they were submitted now: what was said before, and is said from now on.
             clock: Unix time.
         """
         self._following = following
-        self._lock = lock
+        self._turns = turns
         self._users = users
+        self._said = said
         self._clock = clock
-        #: Of pending jobs, as if they were submitted now.
-        self._fresh: dict[WaitingJob, Outlook] = {}
+        self._of_submitted: dict[QueuedJob, WaitEstimate] = {}
+        self._of_pending: dict[WaitingJob, Outlook] = {}
 
     def predict(self, job: QueuedJob) -> WaitEstimate | None:
+        estimate = self._of_submitted.get(job)
+        if estimate is None:
+            estimate = self._predicted(job)
+            if estimate is not None:
+                self._of_submitted[job] = estimate
+        return estimate
+
+    def _predicted(self, job: QueuedJob) -> WaitEstimate | None:
         now_s = self._clock()
         waiting = self._waiting(job, now_s)
         if waiting.facts.starts_jobs is False:
             return _ENDLESS
-        outlook = self._ask(waiting, now_s)
-        return None if outlook is None else _estimate(outlook)
+        if not self._turns.take_next(_PATIENCE_S):
+            return None
+        try:
+            return LearnedWait(self._following.model.outlook_of(waiting, now_s))
+        finally:
+            self._turns.give_up()
 
     def pending(self, job: Job, partition: str) -> WaitEstimate | None:
         """Of an array, whose tasks are asked about as one, the answer is that for a task.
 
-        The model is asked once for jobs that are alike: the whole queue may be looked through.
+        An answer is good for a while: the whole queue may be looked through, again and again, while it is how long each
+        has waited that changes most.
         """
-        waiting = self._following.waiting_job(job, partition)
-        if waiting.facts.starts_jobs is False:
-            return _ENDLESS
-        alike = replace(waiting, submit_s=0.0)
-        now_s, fresh = self._clock(), self._fresh.get(alike)
-        if fresh is None:
-            fresh = self._ask(waiting, now_s)
-            if fresh is None:
-                return None
-            self._fresh[alike] = fresh
-        return _estimate(Outlook(fresh.exceeds, waited_s(job, now_s), fresh.upper_s))
+        now_s, known_as = self._clock(), (job.slurm_job_id, partition, job.is_limited)
+        said_at_s, outlook = self._said.get(known_as, (-math.inf, None))
+        if outlook is None or now_s - said_at_s > _FRESH_S * (1 + job.slurm_job_id % 100 / 100):
+            waiting = self._following.waiting_job(job, partition)
+            if waiting.facts.starts_jobs is False:
+                return _ENDLESS
+            outlook = self._about_pending(waiting, now_s)
+            self._said[known_as] = now_s, outlook
+        return LearnedWait(Outlook(outlook.exceeds, waited_s(job, now_s), outlook.upper_s))
 
-    def _ask(self, waiting: WaitingJob, now_s: float) -> Outlook | None:
-        """Return what the model says, None if it is busy: a submission may wait for whoever asks."""
-        if not self._lock.acquire(timeout=_PATIENCE_S):
-            return None
-        try:
-            return self._following.model.predict(waiting, now_s)
-        finally:
-            self._lock.release()
+    def _about_pending(self, waiting: WaitingJob, now_s: float) -> Outlook:
+        alike = replace(waiting, submit_s=0.0)
+        outlook = self._of_pending.get(alike)
+        if outlook is None:
+            with self._turns:
+                outlook = self._following.model.outlook_of(waiting, now_s)
+            self._of_pending[alike] = outlook
+        return outlook
 
     def observe(self, job: QueuedJob) -> None:
         """Pass it over: the next snapshot shows it, and a job that was judged too well is looked at again later.
@@ -106,5 +138,6 @@ class LearnedModel:
         )
 
 
-def _estimate(outlook: Outlook) -> LearnedWait:
-    return LearnedWait(outlook.median_s, is_upper_bound=False, outlook=outlook)
+def still_said(said: Said, now_s: float) -> Said:
+    """Return what may be said again."""
+    return {known_as: (at_s, outlook) for known_as, (at_s, outlook) in said.items() if now_s - at_s <= 2 * _FRESH_S}

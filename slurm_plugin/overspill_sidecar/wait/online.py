@@ -83,6 +83,10 @@ class OnlineModel:
         """Note how many CPUs the cluster has now."""
         self.queue.cpus = max(1, cpus)
 
+    def outlook_of(self, job: WaitingJob, now_s: float) -> Outlook:
+        """Return how long `job` would wait if it were submitted now. Leaves no trace: a save may go on meanwhile."""
+        return self._opinion_of(self.queue.look_at(job), job, now_s).outlook
+
     def predict(self, job: WaitingJob, now_s: float, waited_s: float = 0.0) -> Outlook:
         """Return how long `job` would wait if it were submitted now, or waits if it has waited `waited_s` already."""
         opinion = self._opinion_of(self.queue.look_at(job), job, now_s)

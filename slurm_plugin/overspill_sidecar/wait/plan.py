@@ -40,19 +40,18 @@ class PlanModel:
         #: Far behind, jobs of one size are alike: a long queue must not cost a long time.
         self._behind: dict[QueuedJob, WaitEstimate | None] = {}
         self._profiles = {name: _plan(snapshot, name, running, self._planned) for name in snapshot.partitions}
+        #: Without those that come after it: they are behind what is pending, and another thread may ask about that.
+        self._at_first = {name: profile.copy() for name, profile in self._profiles.items()}
 
     def predict(self, job: QueuedJob) -> WaitEstimate | None:
-        profile = self._profiles.get(job.partition)
-        if profile is None:
-            return None
-        return WaitEstimate(profile.earliest_s(job.cpus, _duration_s(job.time_limit_s)), is_upper_bound=True)
+        return _estimate(self._profiles.get(job.partition), job)
 
     def pending(self, job: Job, partition: str) -> WaitEstimate | None:
         rest_s = self._planned.get((partition, job.slurm_job_id))
         if rest_s is None:
             alike = QueuedJob(partition, job.cpus * job.tasks, job.time_limit_s)
             if alike not in self._behind:
-                self._behind[alike] = self.predict(alike)
+                self._behind[alike] = _estimate(self._at_first.get(partition), alike)
             behind = self._behind[alike]
             if behind is None:
                 return None
@@ -64,6 +63,12 @@ class PlanModel:
         profile = self._profiles.get(job.partition)
         if profile is not None and len(profile) < _MAX_STEPS:
             _place(profile, job.cpus, _duration_s(job.time_limit_s))
+
+
+def _estimate(profile: Profile | None, job: QueuedJob) -> WaitEstimate | None:
+    if profile is None:
+        return None
+    return WaitEstimate(profile.earliest_s(job.cpus, _duration_s(job.time_limit_s)), is_upper_bound=True)
 
 
 @dataclass(frozen=True, slots=True)

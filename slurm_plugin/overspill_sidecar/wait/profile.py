@@ -28,6 +28,12 @@ class Profile:
     def __len__(self) -> int:
         return len(self._starts)
 
+    def copy(self) -> Profile:
+        """Return one that does not change with this."""
+        copied = Profile(0.0, ())
+        copied._starts, copied._free = self._starts.copy(), self._free.copy()
+        return copied
+
     def earliest_s(self, cpus: float, duration_s: float) -> float:
         """Return the seconds from now at which `cpus` are free for `duration_s`; infinite if they never are."""
         starts, free = self._starts, self._free

@@ -56,6 +56,13 @@ class QueueState:
         """Which share of their time limits jobs use."""
         return self.share_of_limit.or_else(_USUAL_SHARE)
 
+    def sum_up(self) -> None:
+        """Work out every sum that would be worked out when it is asked for: until the next event, nothing changes."""
+        self.limits.sum_up()
+        self.estimates.sum_up()
+        for partition in self.partitions.entries.values():
+            partition.releases.sum_up()
+
     def look_at(self, job: WaitingJob) -> Tracked:
         """Return the record of a job that is not in the queue (yet)."""
         user = self.users.get(job.user)

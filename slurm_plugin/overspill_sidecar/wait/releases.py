@@ -53,13 +53,13 @@ class Releases:
         """Return in how many seconds this many CPUs will have come back; 0 if none are needed or they are overdue."""
         if cpus <= 0:
             return 0.0
-        self._sum_up()
+        self.sum_up()
         index = int(self.totals.searchsorted(cpus))
         return max(0.0, float(self.times[index]) - now_s) if index < self.count else NEVER_S
 
     def cpus_by(self, at_s: float) -> float:
         """Return how many CPUs will have come back by then."""
-        self._sum_up()
+        self.sum_up()
         index = int(self.times[: self.count].searchsorted(at_s, side="right"))
         return float(self.totals[index - 1]) if index else 0.0
 
@@ -75,7 +75,7 @@ class Releases:
         """
         if work <= 0:
             return 0.0
-        self._sum_up()
+        self.sum_up()
         # Those that are overdue count as free.
         first = int(self.times[: self.count].searchsorted(now_s))
         free = max(0.0, free) + self._sum(self.totals, first)
@@ -95,7 +95,8 @@ class Releases:
     def _sum(sums: NDArray[np.float64], count: int) -> float:
         return float(sums[count - 1]) if count else 0.0
 
-    def _sum_up(self) -> None:
+    def sum_up(self) -> None:
+        """Bring the sums up to date, as every question does that needs them."""
         if not self.sums_known:
             cpus = self.cpus[: self.count]
             self.totals = cpus.cumsum()

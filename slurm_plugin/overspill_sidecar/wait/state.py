@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import cast
@@ -51,10 +51,15 @@ _Array = NDArray[np.generic]
 
 
 def dump(model: OnlineModel) -> bytes:
-    """Return everything that `model` knows. Costs 50 ms for each thousand jobs in the queue: not often."""
+    """Return everything that `model` knows. Costs 50 ms for each thousand jobs in the queue: not often.
+
+    Nothing may happen to the model meanwhile. It may be asked in other threads (`outlook_of`), which have their turns
+    all the time: nothing in here keeps the interpreter to itself for more than a few milliseconds.
+    """
     model.asked = None
+    model.queue.sum_up()
     writer = _Writer()
-    text = json.dumps(writer.plain(model), separators=(",", ":"))
+    text = "".join(_encoded(writer.plain(model)))
     file = io.BytesIO()
     arrays = {f"array{number}": array for number, array in enumerate(writer.arrays)}
     np.savez(file, allow_pickle=False, state=np.frombuffer(text.encode(), np.uint8), **arrays)
@@ -106,6 +111,22 @@ def _attributes(kind: type) -> tuple[str, ...]:
 _ATTRIBUTES = {kind: _attributes(kind) for kind in _CLASSES.values()}
 #: What JSON has.
 _PLAIN = frozenset({type(None), bool, int, float, str})
+
+
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _encoded(plain: object) -> Iterator[str]:
+    """Yield JSON in pieces: the encoder lets no other thread go on before it has ended."""
+    if not isinstance(plain, list) or all(type(each) in _PLAIN for each in plain):
+        yield _ENCODE(plain)
+        return
+    before = "["
+    for each in plain:
+        yield before
+        yield from _encoded(each)
+        before = ","
+    yield "]"
 
 
 class _Writer:
