@@ -38,6 +38,7 @@ SIDECAR_EVENTS: Final[dict[str, str]] = {
     "late_added": "a pending job may start at a site as well: waiting at home has become too long",
     "late_recalled": "a pending job stays at home after all",
     "wait_model_loaded": "the router goes on with what the wait model has learned, or begins with nothing",
+    "wait_model_fitted": "boosted trees were fitted to what the wait model has seen, and are asked from now on",
     "wait_model_past": "the wait model has lived through the past that sacct remembers, or could not",
     "nodes_undrained": "a site's virtual nodes may be used again",
     "leave_cancelled": "a job was cancelled on its way home",
