@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shlex
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,21 +28,13 @@ def measure(bench: Bench) -> Iterator[Figure]:
     bench.say(f"{_PENDING} held jobs")
     bench.rig.cluster.run(["sh", "-c", _SUBMIT], user="alice", check=True, timeout=600.0)
     with tempfile.TemporaryDirectory() as directory:
-        path = _commands(bench, Path(directory))
+        path = bench.rig.cluster.write_callers(Path(directory), ["squeue", "scontrol"], user="slurm")
         os.environ["PATH"], before = f"{path}:{os.environ['PATH']}", os.environ["PATH"]
         try:
             yield from asyncio.run(_measure(bench))
         finally:
             os.environ["PATH"] = before
     bench.rig.cluster.run(["scancel", "--user=alice"], check=True, timeout=120.0)
-
-
-def _commands(bench: Bench, directory: Path) -> Path:
-    for name in ("squeue", "scontrol"):
-        inside = shlex.join(bench.rig.cluster.command([name], user="slurm", cwd="/"))
-        (directory / name).write_text(f'#!/bin/sh\nexec {inside} "$@"\n')
-        (directory / name).chmod(0o755)
-    return directory
 
 
 async def _measure(bench: Bench) -> list[Figure]:

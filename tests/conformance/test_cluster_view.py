@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -165,20 +164,12 @@ async def _cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         return
     rig: Rig = request.getfixturevalue("plain_slurm")(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{_slurms_commands(rig, tmp_path)}:{os.environ['PATH']}")
+        commands = rig.cluster.write_callers(tmp_path, ["squeue", "scontrol"], user="slurm")
+        patch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
         yield SlurmCluster(rig)
     rig.cluster.run(["scancel", "--user=alice"], check=True)
     if "drain" in rig.cluster.run(["sinfo", "--noheader", "--format=%T"], check=True).stdout:
         rig.cluster.run(["scontrol", "update", _ALL_NODES, "State=UNDRAIN"], check=True)
-
-
-def _slurms_commands(rig: Rig, directory: Path) -> Path:
-    """Write into the directory what calls Slurm's commands inside the rig, as SlurmUser would run them."""
-    for name in ("squeue", "scontrol"):
-        inside = shlex.join(rig.cluster.command([name], user="slurm", cwd="/"))
-        (directory / name).write_text(f'#!/bin/sh\nexec {inside} "$@"\n')
-        (directory / name).chmod(0o755)
-    return directory
 
 
 async def _job_becomes(cluster: Cluster, job: Job, wanted: Callable[[Job], bool], what: str) -> Job:
@@ -223,15 +214,21 @@ async def test_an_account_that_looks_like_records_is_none_and_makes_none(cluster
 
 async def test_what_a_pending_job_asks_for_is_told_and_of_no_job_nothing(cluster: Cluster) -> None:
     job = await cluster.queue_job()
-    asked = await cluster.view.request(job.slurm_job_id)
+    asked = await cluster.view.request(job)
     assert asked is not None
     assert (asked.has_script, asked.num_tasks, asked.min_nodes, asked.dependency) == (True, 1, 1, "")
     assert (asked.is_het, asked.is_cron, asked.is_exclusive, asked.asks_all_memory) == (False, False, False, False)
     assert (asked.odd_options, asked.licenses, asked.features, asked.excluded_nodes) == ((), "", "", "")
-    assert await cluster.view.request(_UNKNOWN) is None
-    whole = await cluster.view.request((await cluster.queue_job(is_exclusive=True)).slurm_job_id)
+    assert await cluster.view.request(replace(job, slurm_job_id=_UNKNOWN)) is None
+    whole = await cluster.view.request(await cluster.queue_job(is_exclusive=True))
     assert whole is not None
     assert whole.is_exclusive
+    # By the array's id Slurm tells of each of its jobs, of which only one is asked about.
+    array = await cluster.queue_array()
+    await cluster.view.update(f"{array.array_job_id}_4", AdminComment="a record of its own")
+    jobs = [job for job in (await cluster.view.snapshot()).jobs if job.array_job_id == array.array_job_id]
+    assert len(jobs) == 2
+    assert [asked and asked.num_tasks for asked in [await cluster.view.request(job) for job in jobs]] == [1, 1]
 
 
 async def test_all_fields_of_a_change_are_made_at_once_or_none(cluster: Cluster) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -72,10 +71,7 @@ class Readers:
 
 @pytest.fixture(name="readers")
 async def _readers(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Readers]:
-    for name in ("squeue", "scontrol"):
-        inside = shlex.join(rig.cluster.command([name], user="slurm", cwd="/"))
-        (tmp_path / name).write_text(f'#!/bin/sh\nexec {inside} "$@"\n')
-        (tmp_path / name).chmod(0o755)
+    rig.cluster.write_callers(tmp_path, ["squeue", "scontrol"], user="slurm")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     async with AsyncExitStack() as stack:
         yield Readers(rig, tmp_path, stack)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -137,6 +138,14 @@ class Host:
         enter = ["nsenter", f"--target={self.init_pid}", *_NAMESPACES, f"--wdns={directory}", "--"]
         become = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]
         return [*enter, *become, *argv]
+
+    def write_callers(self, directory: Path, names: Sequence[str], *, user: str = "root") -> Path:
+        """Write programs into a directory outside, each of which calls that of its name inside; return the directory."""
+        for name in names:
+            inside = shlex.join(self.command([name], user=user, cwd="/"))
+            (directory / name).write_text(f'#!/bin/sh\nexec {inside} "$@"\n')
+            (directory / name).chmod(0o755)
+        return directory
 
     def run(
         self,

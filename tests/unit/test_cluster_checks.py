@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -72,7 +73,35 @@ def test_a_task_prolog_runs_for_diverted_jobs_if_it_is_there(tmp_path: Path) -> 
 
 
 def _cluster_wide(slurm: Slurm) -> dict[str, Finding]:
-    return {finding.subject: finding for finding in cluster_wide.look(slurm)}
+    return {finding.subject: finding for finding in cluster_wide.look(slurm, None)}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "is_told"),
+    [
+        (["alias(10.0.0.1)", "other(10.0.0.2)"], True),
+        (["HERE.example(10.0.0.1)", "other(10.0.0.2)"], False),
+        (["alias(10.0.0.1)"], False),  # it is the only one
+    ],
+)
+def test_a_router_of_several_that_does_not_find_its_own_name_is_pointed_out(
+    tmp_path: Path, hosts: list[str], *, is_told: bool
+) -> None:
+    here = socket.gethostname().partition(".")[0]
+    named = [host.replace("HERE", here) for host in hosts]
+    slurm = _slurm()
+    values = {**slurm.values, **{f"SlurmctldHost[{number}]": host for number, host in enumerate(named)}}
+    acting = named[0].partition("(")[0] if len(named) > 1 else ""
+    known = replace(slurm.snapshot, config=replace(slurm.snapshot.config, acting_controller=acting))
+    socket_path = tmp_path / "router.sock"
+    config = SidecarConfig.model_validate({**_config().model_dump(), "router": {"socket": str(socket_path)}})
+
+    def found() -> set[str]:
+        return {finding.subject for finding in cluster_wide.look(replace(slurm, values=values, snapshot=known), config)}
+
+    assert "slurm.conf: SlurmctldHost" not in found()  # no router here
+    socket_path.touch()
+    assert ("slurm.conf: SlurmctldHost" in found()) == is_told
 
 
 def _lines(slurm: Slurm, offer: Offer, **site: object) -> Lines:

@@ -150,7 +150,7 @@ def test_a_record_that_can_be_read_in_two_ways_keeps_the_job() -> None:
     assert place.partitions(1) == "batch"
 
 
-async def _nothing(slurm_job_id: int) -> JobRequest | None:
+async def _nothing(job: Job) -> JobRequest | None:
     return None
 
 
@@ -258,9 +258,9 @@ def test_one_look_changes_a_bounded_number_of_jobs_and_the_next_goes_on() -> Non
     asked: list[int] = []
     ask = place.view.request
 
-    async def count(slurm_job_id: int) -> JobRequest | None:
-        asked.append(slurm_job_id)
-        return await ask(slurm_job_id)
+    async def count(job: Job) -> JobRequest | None:
+        asked.append(job.slurm_job_id)
+        return await ask(job)
 
     place.view.request = count  # type: ignore[method-assign]
     place.looks()

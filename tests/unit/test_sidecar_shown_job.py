@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from overspill_sidecar.cluster import JobRequest
-from overspill_sidecar.slurm.shown_job import parse_shown_job
+from overspill_sidecar.slurm.shown_job import parse_shown_job, show_job_argv
+from tests.unit.sidecar_cluster import job
 
 #: As 22.05.8 prints it, with SLURM_TIME_FORMAT=%s, of `sbatch --wrap hostname`.
 _PLAIN = (
@@ -102,8 +103,7 @@ def test_cpus_of_a_task_raise_what_a_node_must_have() -> None:
     [
         "JobName=x Licenses=(null)",
         "JobName=x MinMemoryNode=1M",
-        "JobName=x\nJobId=5 JobName=y",
-        "JobName=x\nUserId=1",
+        "JobName=x\nJobId=5 Licenses=(null)",
         "JobName=x NumNodes=1",
     ],
 )
@@ -137,10 +137,31 @@ def test_a_number_that_is_none_makes_the_record_worth_nothing(old: str, new: str
     assert _changed((old, new)) is None
 
 
-def test_of_an_array_the_record_of_this_job_is_read() -> None:
-    first, rest = (
-        _PLAIN.replace("JobId=5 ", f"JobId={number} ArrayJobId=5 ArrayTaskId={tasks} ")
-        for number, tasks in ((6, "1"), (5, "2-9"))
-    )
-    assert parse_shown_job(first + rest, 5) == JobRequest(memory_per_cpu_mib=1000)
-    assert parse_shown_job(first + rest, 7) is None
+def test_of_an_array_one_of_the_tasks_that_wait_together_is_asked_about() -> None:
+    array = job(5, array_job_id=5, array_tasks="2-9", tasks=8)
+    assert show_job_argv(array)[-1] == "5_9"
+    assert show_job_argv(job(6, array_job_id=5, array_task_id=1))[-1] == "5_1"
+    assert show_job_argv(job(7))[-1] == "7"
+
+
+_OF_ARRAY = ("JobId=5 ", "JobId=5 ArrayJobId=5 ArrayTaskId=2-9 ")
+
+
+def test_the_record_of_an_array_is_read_unless_it_is_another_jobs_or_one_of_several() -> None:
+    text = _PLAIN.replace(*_OF_ARRAY)
+    assert parse_shown_job(text, 5) == JobRequest(memory_per_cpu_mib=1000)
+    assert parse_shown_job(text, 6) is None
+    assert parse_shown_job(text + _PLAIN.replace("JobId=5 ", "JobId=6 ArrayJobId=5 ArrayTaskId=1 "), 5) is None
+
+
+def test_the_name_of_an_array_does_not_hide_its_true_record_either() -> None:
+    all_else = _PLAIN.strip().partition("JobName=wrap ")[2]
+    forged = f"JobName=x {all_else}\nJobId=999 ArrayJobId=5 ArrayTaskId=1 JobName=y"
+    assert _changed(_OF_ARRAY, ("JobName=wrap", forged), ("y UserId", "y Licenses=l:1 UserId")) is None
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "x\nJobId=5 JobName=y", "x\nUserId=1"])
+def test_a_name_of_two_lines_that_claims_nothing_hides_nothing(name: str) -> None:
+    asked = _changed(("JobName=wrap", f"JobName={name}"), ("Licenses=(null)", "Licenses=l:1"))
+    assert asked is not None
+    assert asked.licenses == "l:1"

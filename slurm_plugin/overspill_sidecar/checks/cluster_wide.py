@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Iterator
 
 from overspill.cli.finding import Finding, error, ok, warning
 from overspill_sidecar.commands.slurm_conf import Slurm
+from overspill_sidecar.config import SidecarConfig
 
 #: The oldest release that Overspill was seen on.
 _OLDEST = (22, 5)
 
 
-def look(slurm: Slurm) -> Iterator[Finding]:
-    """Look at version, limits, kill times and tasks' programs."""
+def look(slurm: Slurm, config: SidecarConfig | None) -> Iterator[Finding]:
+    """Look at version, controllers' names, limits, kill times and tasks' programs."""
     yield from _look_at_version(slurm.values.get("SLURM_VERSION", ""))
+    if config is not None and config.router.socket.exists():
+        yield from _look_at_controllers(slurm)
     limits = slurm.values.get("EnforcePartLimits", "NO")
     yield ok(
         "slurm.conf: EnforcePartLimits", f"it says {limits}; the router looks at a site's limits before it diverts"
@@ -27,6 +31,16 @@ def look(slurm: Slurm) -> Iterator[Finding]:
     if slurm.values.get("SelectType", "").endswith("linear"):
         what = "select/linear gives whole nodes, so a site would take one job at a time"
         yield error("slurm.conf: SelectType", what, "select/cons_tres shares nodes; Overspill is of no use without")
+
+
+def _look_at_controllers(slurm: Slurm) -> Iterator[Finding]:
+    """Of several controllers' routers that of the acting one changes pending jobs: it must know its own name."""
+    if slurm.snapshot.config.acting_controller and not slurm.is_controller_here:
+        yield warning(
+            "slurm.conf: SlurmctldHost",
+            f"none of its names is this host's ({socket.gethostname()}), so its router never looks at pending jobs",
+            "name each controller as `hostname` does there, with an address behind it: SlurmctldHost=ctl1(10.0.0.1)",
+        )
 
 
 def _look_at_programs(slurm: Slurm) -> Iterator[Finding]:

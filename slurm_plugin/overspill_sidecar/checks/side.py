@@ -27,7 +27,7 @@ def look(path: Path) -> Iterator[Finding]:
     slurm = yield from _slurm()
     if slurm is not None:
         yield from _munge(slurm)
-        yield from cluster_wide.look(slurm)
+        yield from cluster_wide.look(slurm, config)
         yield from hook.look(slurm, config)
         yield from spank.look(slurm, config)
     if config is not None:

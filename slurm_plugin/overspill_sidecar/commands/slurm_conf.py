@@ -42,8 +42,7 @@ class Slurm:
     def is_controller_here(self) -> bool:
         """Whether slurmctld, or a backup of it, belongs on this host."""
         names = {value.partition("(")[0] for key, value in self.values.items() if _CONTROLLER.fullmatch(key)}
-        here = socket.gethostname()
-        return bool(names & {here, here.partition(".")[0], "localhost"})
+        return bool({name.partition(".")[0] for name in names} & {socket.gethostname().partition(".")[0], "localhost"})
 
     def has(self, key: str, word: str) -> bool:
         """Tell whether a comma separated list of slurm.conf's has the word."""

@@ -118,7 +118,7 @@ class LateLook:
             if left.is_spent:
                 return
             await self._recall(job, look, left)
-        questions = (self._view.request(job.slurm_job_id) for job in additions)
+        questions = (self._view.request(job) for job in additions)
         for job, asked in zip(additions, await asyncio.gather(*questions), strict=True):
             if left.is_spent:
                 return

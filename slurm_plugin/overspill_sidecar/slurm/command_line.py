@@ -49,7 +49,7 @@ class CommandLineView:
         self._known_reservations: tuple[Reservation, ...] | None = None
         self._ask_seldom_at = float("-inf")
         self._details_questions = BatchedQuestions(self._details)
-        self._request_questions = BatchedQuestions(self._requests)
+        self._requesting = asyncio.Lock()
 
     async def snapshot(self) -> Snapshot:
         asked_at, unix_time_s = time.monotonic(), time.time()
@@ -111,8 +111,14 @@ class CommandLineView:
     async def details(self, slurm_job_id: int) -> JobDetails:
         return await self._details_questions.ask(slurm_job_id) or JobDetails()
 
-    async def request(self, slurm_job_id: int) -> JobRequest | None:
-        return await self._request_questions.ask(slurm_job_id)
+    async def request(self, job: Job) -> JobRequest | None:
+        argv = show_job_argv(job)
+        # One after the other: scontrol takes no list, and squeue, which does, cannot show all of it.
+        async with self._requesting:
+            output = await run(argv, self._deadline_s)
+        if _NO_SUCH_JOB in output.stderr:
+            return None
+        return parse_shown_job(checked(argv, output), job.slurm_job_id)
 
     async def update(self, job: str, **fields: str) -> None:
         await self._act(queries.update_argv(job, fields))
@@ -141,17 +147,6 @@ class CommandLineView:
         argv = queries.details_argv(slurm_job_ids)
         output = await run(argv, self._deadline_s)
         return {} if _NO_SUCH_JOB in output.stderr else queries.parse_details(checked(argv, output))
-
-    async def _requests(self, slurm_job_ids: frozenset[int]) -> Mapping[int, JobRequest]:
-        """Ask about one job after the other: scontrol takes no list, and squeue does not show all of it."""
-        found: dict[int, JobRequest] = {}
-        for slurm_job_id in slurm_job_ids:
-            argv = show_job_argv(slurm_job_id)
-            output = await run(argv, self._deadline_s)
-            if _NO_SUCH_JOB not in output.stderr:
-                request = parse_shown_job(checked(argv, output), slurm_job_id)
-                found |= {slurm_job_id: request} if request else {}
-        return found
 
     async def _ask(self, argv: Sequence[str], parse: Callable[[str], _T]) -> _T:
         output = await run(argv, self._deadline_s)

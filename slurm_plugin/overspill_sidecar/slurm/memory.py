@@ -70,10 +70,11 @@ class InMemoryView:
         self._check_answering()
         return self.asked.get(slurm_job_id, JobDetails())
 
-    async def request(self, slurm_job_id: int) -> JobRequest | None:
+    async def request(self, job: Job) -> JobRequest | None:
         self._check_answering()
-        job = self.jobs.get(slurm_job_id)
-        return self.requests.get(slurm_job_id, JobRequest(num_tasks=job.cpus)) if job else None
+        if job.slurm_job_id not in self.jobs:
+            return None
+        return self.requests.get(job.slurm_job_id, JobRequest(num_tasks=job.cpus))
 
     async def update(self, job: str, **fields: str) -> None:
         for each in self._named(job):

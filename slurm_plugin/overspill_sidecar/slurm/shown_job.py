@@ -1,9 +1,9 @@
 """What `scontrol show job` says that a pending job asks for. Pure.
 
 A user chooses names, comments and paths, and may make them look like other fields of the record, or like other jobs'
-records. He cannot keep the true ones from being printed: whatever is there twice is not believed, nor is anything else
-of such a record. A name with a line's end in it may push them to where another record seems to be: of a job that is
-none of an array's, there is no other.
+records, for a name may have a line's end in it. He cannot keep the true ones from being printed: it is asked for a
+single record, of an array for that of one of its tasks, all that is printed counts, and whatever is there twice is not
+believed, nor is anything else.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from overspill_sidecar.cluster import JobRequest
-from overspill_sidecar.slurm_text import parse_size_mib
+from overspill_sidecar.cluster import Job, JobRequest
+from overspill_sidecar.slurm_text import last_array_tasks, parse_size_mib
 
 _PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)", re.ASCII)
 #: Printed of every job, on 22.05, 24.11 and 26.05.
@@ -64,26 +64,26 @@ _SHARED = frozenset({"OK", "YES"})
 _SHARING = re.compile(r"\sOverSubscribe=(\S+) (?:Exclusive=(\S+) )?Contiguous=")
 
 
-def show_job_argv(slurm_job_id: int) -> list[str]:
-    return ["scontrol", "--oneliner", "show", "job", str(slurm_job_id)]
+def show_job_argv(job: Job) -> list[str]:
+    """Return the command that prints the job's one record.
+
+    By an array's id slurmctld tells all its records; by one of its tasks that which the task is in (seen on 22.05).
+    """
+    task = f"{job.array_job_id}_{last_array_tasks(job.array_tasks, 1)[0]}" if job.array_tasks else job.name
+    return ["scontrol", "--oneliner", "show", "job", task]
 
 
 def parse_shown_job(text: str, slurm_job_id: int) -> JobRequest | None:
-    """Read what `show_job_argv` prints; None if that is not this job's one record, or can be read in two ways.
-
-    Of an array it prints a record for each of its jobs; the one that bears the array's id is meant.
-    """
-    records = [line for line in text.split("\n") if line.startswith(f"JobId={slurm_job_id} ")]
-    if len(records) != 1:
+    """Read what `show_job_argv` prints; None if that is not this job's one record, or can be read in two ways."""
+    if not text.startswith(f"JobId={slurm_job_id} "):
         return None
-    is_of_array = records[0].startswith(f"JobId={slurm_job_id} ArrayJobId=")
-    pairs = _PAIR.findall(records[0])
-    seen = Counter(name for name, _ in (pairs if is_of_array else _PAIR.findall(text)))
+    pairs = _PAIR.findall(text)
+    seen = Counter(name for name, _ in pairs)
     if any(seen[name] != 1 for name in _ALWAYS) or any(seen[name] > 1 for name in _SOMETIMES):
         return None
     if seen["MinMemoryCPU"] + seen["MinMemoryNode"] != 1:
         return None
-    sharing = _SHARING.search(records[0])
+    sharing = _SHARING.search(text)
     if sharing is None:
         return None
     is_exclusive = sharing[2] != "NO" if sharing[2] else sharing[1] not in _SHARED

@@ -49,8 +49,8 @@ class ClusterView(Protocol):
         """
         ...
 
-    async def request(self, slurm_job_id: int) -> JobRequest | None:
-        """Return what a pending job asks for; None if there is none, or what Slurm tells of it could be made up.
+    async def request(self, job: Job) -> JobRequest | None:
+        """Return what a pending job asks for; None if it is gone, or what Slurm tells of it could be made up.
 
         One question to slurmctld for each job: for the few that it matters for.
 
