@@ -225,7 +225,7 @@ async def test_what_a_pending_job_asks_for_is_told_and_of_no_job_nothing(cluster
     assert whole.is_exclusive
     # By the array's id Slurm tells of each of its jobs, of which only one is asked about.
     array = await cluster.queue_array()
-    await cluster.view.update(f"{array.array_job_id}_4", AdminComment="a record of its own")
+    await cluster.view.update(f"{array.array_job_id}_4", Partition="batch,overspill")
     jobs = [job for job in (await cluster.view.snapshot()).jobs if job.array_job_id == array.array_job_id]
     assert len(jobs) == 2
     assert [asked and asked.num_tasks for asked in [await cluster.view.request(job) for job in jobs]] == [1, 1]

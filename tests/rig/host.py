@@ -140,7 +140,7 @@ class Host:
         return [*enter, *become, *argv]
 
     def write_callers(self, directory: Path, names: Sequence[str], *, user: str = "root") -> Path:
-        """Write programs into a directory outside, each of which calls that of its name inside; return the directory."""
+        """Write programs into a directory outside, each of which calls that of its name inside."""
         for name in names:
             inside = shlex.join(self.command([name], user=user, cwd="/"))
             (directory / name).write_text(f'#!/bin/sh\nexec {inside} "$@"\n')

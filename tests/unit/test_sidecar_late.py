@@ -253,6 +253,21 @@ def test_the_worst_outlook_comes_first_and_then_the_highest_priority() -> None:
     assert {place.partitions(number) for number in (1, 2, 4)} == {"batch"}
 
 
+def test_jobs_that_a_limit_would_keep_back_at_a_site_too_take_nobodys_turn() -> None:
+    limited = [waiting(number, cpus=1, reason="AssocGrpCpuLimit", priority=10**9) for number in range(1, 31)]
+    place = Place(*limited, waiting(99, cpus=1))
+    place.looks()
+    assert place.partitions(99) == BOTH
+    assert {place.partitions(job.slurm_job_id) for job in limited} == {"batch"}
+
+
+def test_a_limit_of_its_partitions_own_qos_keeps_no_job_from_a_site() -> None:
+    place = Place(waiting(1, cpus=1, reason="QOSMaxJobsPerUserLimit"))
+    place.view.partitions["batch"] = replace(place.view.partitions["batch"], qos="small")
+    place.looks()
+    assert place.partitions(1) == BOTH
+
+
 def test_one_look_changes_a_bounded_number_of_jobs_and_the_next_goes_on() -> None:
     place = Place(*(waiting(number, cpus=1) for number in range(1, 51)))
     asked: list[int] = []

@@ -58,6 +58,7 @@ def to_add(look: Look, most: int) -> list[Job]:
         for job in _ours(look, {Standing.OWN, Standing.HOME}, partition_of_site)
         if set(job.partitions) <= set(look.policy.from_partitions)
         and may_be_added(job, now_s)
+        and not _is_limited_anywhere(job, look.snapshot)
         and _may_fit(job, free)
         and (badness := _badness(job, job.partitions, look)) is not None
         and (badness > LIKELIER_THAN_NOT or look.policy.mode is Mode.ALWAYS)
@@ -111,6 +112,12 @@ def _badness(job: Job, own: Iterable[str], look: Look) -> float | None:
             return None
         chances.append(wait.p_exceeds(look.policy.wait_s(name)))
     return min(chances, default=None)
+
+
+def _is_limited_anywhere(job: Job, snapshot: Snapshot) -> bool:
+    """Tell whether a limit that keeps the job back would do so at a site, too: one of a partition's QOS may not."""
+    partitions = [snapshot.partitions[name] for name in job.partitions if name in snapshot.partitions]
+    return job.is_limited and not any(partition.qos for partition in partitions)
 
 
 def _may_fit(job: Job, sites: Iterable[SiteView]) -> bool:
