@@ -26,6 +26,7 @@ from tests.bench import (
     output_latency,
     proxies,
     queue_readers,
+    slurm_facts,
     submission,
     throughput,
     wait_model,
@@ -56,6 +57,8 @@ _ON_THE_LOCAL_BACK_END: Mapping[str, Measure] = {
 #: Which back end, and what is measured on a rig that has it.
 MEASUREMENTS: Mapping[str, tuple[SiteBackend, Measure]] = {
     **{name: (SiteBackend.LOCAL, measure) for name, measure in _ON_THE_LOCAL_BACK_END.items()},
+    # Minutes of simulation, and nothing of the rig's: wants to be asked for, too.
+    "slurm-facts": (SiteBackend.LOCAL, slurm_facts.measure),
     **back_ends.MEASUREMENTS,
 }
 _WIDTH_IN_A_LOG = 170

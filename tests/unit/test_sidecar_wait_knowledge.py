@@ -53,7 +53,7 @@ def _planned(number: int, in_s: int, **changes: Any) -> Job:
 
 def test_what_slurm_does_not_tell_is_unknown() -> None:
     untold = snapshot()
-    assert _of_new(untold) == SlurmFacts(starts_jobs=True, usable_cpus=8, free_cpus=8)
+    assert _of_new(untold) == SlurmFacts(starts_jobs=True, usable_cpus=8, free_cpus=8, limited_cpus=0)
     assert _of_new(untold, partition="gone") == SlurmFacts()
     # Limits that nobody enforces, and jobs of nobody known, are kept back by none that we know.
     assert _of_new(replace(untold, accounting=_accounting(_groups(jobs=(1, 1))))).is_limited is None
@@ -84,6 +84,12 @@ def test_those_with_at_least_its_priority_start_before_it() -> None:
     assert [facts.planned_ahead_s for facts in told] == [None, 600, 4000, 4000]
     assert _of_new(now, None).jobs_ahead is None
     assert _of_new(now, 7.0, partition="long").jobs_ahead == 0
+
+
+def test_jobs_that_a_limit_keeps_back_are_in_nobodys_way() -> None:
+    kept = _planned(1, 600, priority=900, cpus=4, reason="AssocGrpCpuLimit")
+    facts = _of_new(snapshot(kept, job(2, priority=800)), 500)
+    assert (facts.jobs_ahead, facts.planned_ahead_s, facts.limited_cpus) == (1, None, 4)
 
 
 def test_a_pending_job_has_a_plan_and_a_priority_of_its_own() -> None:

@@ -77,7 +77,7 @@ _USER = (
 _SLURM = (
     *("priority", "rank", "plan", "plan_ahead"),
     *("up", "usable", "free", "reserved", "open"),
-    *("limited", "limit_share", "limited_of_user", "limited_of_qos"),
+    *("limited", "limit_share", "limited_cpus", "limited_of_user", "limited_of_qos"),
 )
 
 NAMES: tuple[str, ...] = (
@@ -244,6 +244,7 @@ def _of_slurm(job: Tracked, facts: SlurmFacts) -> tuple[float, ...]:
         _room(facts.open_cpus, job),
         _known(float, facts.is_limited),
         _known(_few, facts.limit_share),
+        _known(log, facts.limited_cpus),
         _known(log, facts.limited_of_user),
         _known(log, facts.limited_of_qos),
     )

@@ -87,6 +87,7 @@ class Knowledge:
             open_cpus=space.open_cpus(job, self._now_s),
             is_limited=None if share is None else share > 1,
             limit_share=share,
+            limited_cpus=queue.limited_cpus if queue else 0,
             limited_of_user=self._limits.of_user.get(job.user_id, 0) if self._limits else None,
             limited_of_qos=self._limits.of_qos.get(job.qos or USUAL_QOS, 0) if self._limits else None,
         )
@@ -122,14 +123,16 @@ def queued(job: Job, partition: str) -> QueuedJob:
 
 @dataclass(frozen=True, slots=True)
 class _Queue:
-    """The jobs that wait in one partition.
+    """The jobs that wait in one partition. Those that a limit keeps back are before nobody, whatever was planned.
 
     Attributes:
+        limited_cpus: that they would take.
         priorities: rising.
         latest_s: in the same order, the last of the planned starts of the jobs from there on; -inf without any.
         planned: a row of CPUs, one of time limits and one of starts, a column for each job that is planned.
     """
 
+    limited_cpus: int
     priorities: Sequence[int]
     latest_s: Sequence[float]
     planned: NDArray[np.float64]
@@ -146,10 +149,11 @@ class _Queue:
 
 
 def _queue_of(jobs: Collection[Job]) -> _Queue:
-    ranked = sorted(jobs, key=lambda job: job.priority)
+    ranked = sorted((job for job in jobs if not job.is_limited), key=lambda job: job.priority)
     starts_s = [_planned_s(job) for job in reversed(ranked)]
     planned = [(job.cpus, _or_endless(job.time_limit_s), _planned_s(job)) for job in ranked]
     return _Queue(
+        limited_cpus=sum(job.cpus for job in jobs if job.is_limited),
         priorities=[job.priority for job in ranked],
         latest_s=list(accumulate(starts_s, max))[::-1],
         planned=np.array([row for row in planned if row[2] > 0], dtype=np.float64).reshape(-1, 3).T,
@@ -157,8 +161,8 @@ def _queue_of(jobs: Collection[Job]) -> _Queue:
 
 
 def _planned_s(job: Job) -> float:
-    """Return the planned start, -inf without one. A limit keeps a job back whatever was planned (seen on 22.05)."""
-    return -math.inf if job.start_time_s is None or job.is_limited else float(job.start_time_s)
+    """Return the planned start, -inf without one."""
+    return -math.inf if job.start_time_s is None else float(job.start_time_s)
 
 
 @dataclass(frozen=True, slots=True)

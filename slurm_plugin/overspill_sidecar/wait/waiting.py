@@ -11,7 +11,7 @@ class SlurmFacts:
 
     Attributes:
         priority: as Slurm has it; of a job that it has not seen yet, what its user's last such job began with.
-        jobs_ahead: pending jobs of its partition with a higher priority.
+        jobs_ahead: pending jobs of its partition with a higher priority that no limit keeps back.
         planned_wait_s: its whole wait, if it starts when the backfill scheduler has planned.
         planned_harder_s: the wait from now on that is planned for the first of the pending jobs of its partition that
             ask for as much as it, or for more.
@@ -23,6 +23,7 @@ class SlurmFacts:
         open_cpus: of the free ones, those that no such reservation takes and that are kept for no planned job.
         is_limited: whether a limit of its association or QOS keeps it back whatever is free.
         limit_share: of the tightest of these limits, what is used once it runs.
+        limited_cpus: that pending jobs of its partition ask for which a limit keeps back now: they are in nobody's way.
         limited_of_user: pending jobs of its user that a limit keeps back now.
         limited_of_qos: those of its QOS.
     """
@@ -39,6 +40,7 @@ class SlurmFacts:
     open_cpus: float | None = None
     is_limited: bool | None = None
     limit_share: float | None = None
+    limited_cpus: int | None = None
     limited_of_user: int | None = None
     limited_of_qos: int | None = None
 
