@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from overspill.cli import main
 from overspill_sidecar.history import SACCT_FIELDS, PastJob
+from overspill_sidecar.wait import trees
 from tests.unit.queue_simulation import CPUS, simulated_jobs
 
 _FROM_1700 = 1_700_000_000
@@ -42,7 +43,9 @@ def _sacct_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _call(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, ["simulate", *map(str, arguments)])
+    """Call it, without trees unless they are named: fitting these takes seconds."""
+    trees = [] if "--trees" in arguments else ["--no-trees"]
+    return CliRunner().invoke(main, ["simulate", *trees, *map(str, arguments)])
 
 
 def _answer(*arguments: str | Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -77,10 +80,45 @@ def test_json_has_the_same_numbers_and_a_second_run_prints_the_same(sacct_file: 
     answer = json.loads(first.stdout)
     assert answer["history"]["jobs"] == 600
     assert answer["cluster"] == {"is_simulated": True, "cpus": {"shared": CPUS}}
-    assert answer["sites"] == [{"partition": "overspill", "cpus": 64, "overhead_s": 60, "slot_cpus": None}]
+    assert answer["sites"] == [{"partition": "overspill", "cpus": 64, "overhead_s": 60, "slot_cpus": None, "price": 0}]
     assert answer["ways"].keys() == {"never", "policy"}
     assert answer["ways"]["policy"]["jobs"] == 510 == sum(answer["reasons"].values())
     assert answer["by_account"]["ac"]["diverted"] == answer["ways"]["policy"]["diverted"] > 0
+
+
+def test_sites_with_prices_are_told_apart_and_late_ones_named(sacct_file: Path) -> None:
+    call = ("--from", "sacct", sacct_file, "--policy", f"{_POLICY},overspill_to=a+b", "--late-every", "00:10:00")
+    sizes = ("--remote-cpus", "a=8", "--remote-cpus", "b=64", "--remote-price", "a=0.5", "--remote-price", "b=2")
+    told = _call(*call, *sizes).stdout
+    assert "a: 8 CPUs, 1 min before a job begins, 0.5 for a CPU-hour; b: 64 CPUs" in told
+    assert "router   looks again at jobs that wait every 10 min; wait model without boosted trees" in told
+    assert "LATE  NEEDLESS" in told
+    assert "\n  b: " in told
+    assert " CPU-hours, which cost " in told
+    answer = json.loads(_call(*call, *sizes, "--json").stdout)
+    assert answer["by_site"]["a"]["cost"] == pytest.approx(0.5 * answer["by_site"]["a"]["diverted_cpu_hours"])
+    assert sum(site["diverted"] for site in answer["by_site"].values()) == answer["ways"]["policy"]["diverted"]
+    assert (answer["late_every_s"], answer["has_trees"]) == (600, False)
+    assert answer["ways"]["policy"]["late"] == sum(span["late"] for span in answer["spans"]) > 0
+    never = json.loads(_call(*call, *sizes, "--late-every", "0", "--json").stdout)
+    assert (never["late_every_s"], never["ways"]["policy"]["late"]) == (None, 0)
+
+
+def test_trees_are_fitted_as_in_the_router(sacct_file: Path) -> None:
+    result = _call("--trees", "--policy", _POLICY, "--from", "sacct", sacct_file)
+    assert result.exit_code == 0, result.output
+    assert "wait model with boosted trees" in result.stdout
+
+
+def test_trees_that_are_asked_for_and_not_installed_are_missed(
+    monkeypatch: pytest.MonkeyPatch, sacct_file: Path
+) -> None:
+    monkeypatch.setattr(trees, "find_spec", lambda _name: None)
+    result = _call("--trees", "--policy", _POLICY, "--from", "sacct", sacct_file)
+    assert result.exit_code == 1
+    assert "--trees needs lightgbm" in result.stderr
+    unasked = CliRunner().invoke(main, ["simulate", "--policy", _POLICY, "--from", "sacct", str(sacct_file)])
+    assert "wait model without boosted trees" in unasked.stdout
 
 
 def test_a_compressed_file_and_standard_input_are_read_alike(sacct_file: Path, tmp_path: Path) -> None:
@@ -93,6 +131,7 @@ def test_a_compressed_file_and_standard_input_are_read_alike(sacct_file: Path, t
             "-m",
             "overspill.cli",
             "simulate",
+            "--no-trees",
             "--policy",
             _POLICY,
             "--from",
@@ -109,7 +148,7 @@ def test_a_compressed_file_and_standard_input_are_read_alike(sacct_file: Path, t
 def test_the_standard_workload_format_is_replayed_with_its_comments_and_unknowns(tmp_path: Path) -> None:
     log = tmp_path / "log.swf.gz"
     log.write_bytes(gzip.compress(_swf(200, header="; MaxProcs: 30").encode()))
-    policy = "overspill_from=1.,overspill_explore=0,overspill_max_nodes=3,overspill_gpus=0"
+    policy = "overspill_from=1,overspill_explore=0,overspill_max_nodes=3,overspill_gpus=0"
     result = _call("--policy", policy, "--from", "SWF", log, "--compare")
     assert result.exit_code == 0, result.output
     assert "all partitions: 30 CPUs" in result.stdout
@@ -183,6 +222,13 @@ def test_a_file_that_is_none_is_one_line_of_error(tmp_path: Path, content: bytes
         (["--policy", f"{_POLICY},overspill_to=a+b", "--remote-cpus", "a=4"], "say how large b is, too"),
         (["--policy", f"{_POLICY},overspill_to=a", "--remote-cpus", "b=4"], "--remote-cpus b=: jobs may go to a only"),
         (["--policy", f"{_POLICY},overspill_to=a", "--remote-overhead", "b=4"], "--remote-overhead b=: jobs may go to"),
+        (["--policy", _POLICY, "--remote-price", "cheap"], "'cheap' is no price: write a number, as 0.02"),
+        (["--policy", _POLICY, "--remote-price", "-1"], "'-1' is no price"),
+        (
+            ["--policy", f"{_POLICY},overspill_to=a", "--remote-price", "b=4"],
+            "--remote-price b=: jobs may go to a only",
+        ),
+        (["--policy", _POLICY, "--late-every", "soon"], "'soon' is no time"),
         (["--policy", _POLICY, "--plot", "policy.pdf"], "policy.pdf does not end in .png or .svg"),
         (["--policy", _POLICY, "--plot", "/nonexistent/policy.png"], "there is no directory /nonexistent"),
         (["--policy", _POLICY, "--warm-up", "1"], "--warm-up"),

@@ -69,6 +69,46 @@ def test_a_wait_beyond_the_horizon_is_infinite(
     assert pool.wait_s(task, now_s, horizon_s) == (wait_s if wait_s <= horizon_s else math.inf)
 
 
+@given(_tasks, st.data())
+def test_the_rest_of_a_wait_is_what_it_is_if_nobody_comes(
+    tasks: list[tuple[int, int, int, int]], data: st.DataObject
+) -> None:
+    pool = Pool(_CPUS)
+    starts, now_s = _submitted(pool, tasks)
+    queued = [key for key in range(len(tasks)) if key not in starts]
+    if not queued:
+        return
+    key = data.draw(st.sampled_from(queued))
+    rest_s, horizon_s = pool.rest_s(key, now_s, math.inf), data.draw(st.integers(0, 60))
+    assert pool.rest_s(key, now_s, horizon_s) == (rest_s if rest_s <= horizon_s else math.inf)
+    (start,) = [change for change in _played(pool) if change.has_started and change.key == key]
+    assert start.at_s == now_s + rest_s
+
+
+@given(_tasks, st.data())
+def test_a_task_that_is_withdrawn_leaves_the_queue_to_the_others(
+    tasks: list[tuple[int, int, int, int]], data: st.DataObject
+) -> None:
+    pool = Pool(_CPUS)
+    starts, now_s = _submitted(pool, tasks)
+    queued = [key for key in range(len(tasks)) if key not in starts]
+    if not queued:
+        return
+    gone = data.draw(st.sampled_from(queued))
+    changes = [*pool.withdraw(gone, now_s), *_played(pool)]
+    started = [change.key for change in changes if change.has_started]
+    assert sorted(started) == [key for key in queued if key != gone]
+    assert pool.free_cpus == _CPUS
+
+
+def test_who_stood_behind_the_first_starts_when_that_goes() -> None:
+    pool = Pool(4)
+    assert pool.submit(Task(0, 3, 10, 10), 0)
+    assert not pool.submit(Task(1, 4, 10, 10), 1)
+    assert not pool.submit(Task(2, 1, 20, 20), 2)
+    assert pool.withdraw(1, 3) == [Change(3, 2, has_started=True)]
+
+
 def test_a_small_task_overtakes_only_if_the_first_in_the_queue_does_not_wait_for_it() -> None:
     pool = Pool(4)
     assert pool.submit(Task(0, 3, 10, 10), 0)

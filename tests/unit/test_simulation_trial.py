@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,8 +18,10 @@ from overspill_sidecar.simulation.pool import Change
 from overspill_sidecar.simulation.remote import RemoteSite
 from overspill_sidecar.simulation.trial import Trial, TrialResult, Way, run_trial
 from overspill_sidecar.simulation.workload import ReplayedJob, peak_cpus, workload_of
+from overspill_sidecar.wait import WaitEstimate
 from tests.unit.queue_simulation import CPUS, simulated_jobs
 
+_BEGIN_S = 1_800_000_000.0
 _SITE = RemoteSite("overspill", cpus=64, overhead_s=60)
 
 
@@ -45,6 +48,7 @@ def _trial(history: list[PastJob], words: str = "", **changes: object) -> Trial:
         sites=[_SITE],
         is_history=False,
         warm_up=0.2,
+        late_every_s=math.inf,
         model=lambda: Learned(CPUS),
     )
     return replace(trial, **changes)  # type: ignore[arg-type]
@@ -146,6 +150,9 @@ class _Witness(Unaware):
     def would_exceed(self, job: ReplayedJob, threshold_s: float) -> bool | None:  # noqa: ARG002 - the Protocol's
         return job.past.user == "u0"
 
+    def outlook(self, job: ReplayedJob, now_s: float) -> WaitEstimate | None:  # noqa: ARG002 - the Protocol's
+        return None
+
     def submitted(self, job: ReplayedJob) -> None:
         self.told.add(job.past.user)
 
@@ -206,7 +213,7 @@ def test_a_history_is_played_as_far_as_it_tells_what_ran() -> None:
 
 def _one(number: int = 0, **changes: Any) -> PastJob:
     """Return a job of an hour on one CPU, one of which comes each second."""
-    at_s = 1_800_000_000.0 + number
+    at_s = _BEGIN_S + number
     job = PastJob(str(number), at_s, at_s, at_s + 3600, 1, 7200, "alice", "batch", account="physics", nodes=1)
     return replace(job, **changes)
 
@@ -285,6 +292,117 @@ def test_sites_are_chosen_as_the_router_does() -> None:
     assert _sites_taken("overspill_choose=order", slow, quick, quicker) == [1, 600]
     assert _sites_taken("overspill_to=c+a", slow, quick, quicker, jobs=3) == [2, 660]
     assert _sites_taken("overspill_to@batch=a", slow, quick, quicker) == [1, 600]
+
+
+def test_of_sites_that_are_as_soon_the_cheapest_takes_the_job_and_costs_are_summed_up() -> None:
+    sites = [
+        RemoteSite(name, 1, delay_s, price=price)
+        for name, delay_s, price in (("a", 60, 3), ("b", 90, 2), ("c", 600, 1))
+    ]
+    result = _always([_one(), _one(1)], "", sites=sites, warm_up=0.0)
+    assert {name: (at_site.diverted, at_site.cost) for name, at_site in result.by_site.items()} == {
+        "a": (1, 3),
+        "b": (1, 2),
+    }
+    assert result.of(Way.POLICY).tally.cost == 5
+    by_order = _always([_one()], "overspill_choose=order", sites=sites[::-1], warm_up=0.0)
+    assert by_order.by_site.keys() == {"c"}
+
+
+# Looks at jobs that wait: home has one CPU, a look is every five minutes, and one job comes each second.
+
+
+class _Turning(Unaware):
+    """Says of every job that it starts soon, and, as it waits, that it never will; keeps who went."""
+
+    def __init__(self) -> None:
+        self.gone: list[tuple[int, float]] = []
+
+    def would_exceed(self, job: ReplayedJob, threshold_s: float) -> bool | None:  # noqa: ARG002 - the Protocol's
+        return False
+
+    def outlook(self, job: ReplayedJob, now_s: float) -> WaitEstimate | None:  # noqa: ARG002 - the Protocol's
+        return WaitEstimate(math.inf, is_upper_bound=False)
+
+    def withdrawn(self, job: ReplayedJob, now_s: float) -> None:
+        self.gone.append((job.key, now_s - _BEGIN_S))
+
+
+def _looked_at(words: str, *jobs: PastJob, **changes: object) -> TrialResult:
+    return _always(list(jobs), words, **{"warm_up": 0.0, "sizes": Sizes({"": 1}), "late_every_s": 300.0, **changes})
+
+
+def _late(result: TrialResult) -> tuple[int, int, int]:
+    tally = result.of(Way.POLICY).tally
+    return tally.diverted, tally.late, tally.needless
+
+
+_ONE_CPU = [RemoteSite("overspill", 1, 60)]
+#: The first goes to a site of one CPU for an hour and a minute, the second starts at home for four hours.
+_THREE = [_one(), _one(1, end_s=_BEGIN_S + 4 * 3600), _one(2)]
+
+
+def test_a_job_that_found_no_slot_goes_late_when_there_is_one() -> None:
+    result = _looked_at("", *_THREE, sites=_ONE_CPU)
+    # The first would have started at home at once.
+    assert _late(result) == (2, 1, 1)
+    # The site is free 61 minutes after the first job came; the look after that is at 65.
+    assert result.of(Way.POLICY).tally.wait_s == 60 + 0 + (65 * 60 - 2 + 60)
+    assert sum(span.late for span in result.spans) == 1
+    assert result.reasons == {_WENT: 2, "no_free_slot": 1}
+    without = _looked_at("", *_THREE, sites=_ONE_CPU, late_every_s=math.inf)
+    assert (_late(without), without.reasons) == ((1, 0, 1), {_WENT: 1, "no_free_slot": 2})
+
+
+def test_a_job_that_goes_late_and_would_have_started_in_time_went_needlessly() -> None:
+    assert _late(_looked_at("overspill_wait=03:59:00", *_THREE, sites=_ONE_CPU)) == (2, 1, 1)
+    assert _late(_looked_at("overspill_wait=04:01:00", *_THREE, sites=_ONE_CPU)) == (2, 1, 2)
+
+
+def test_a_job_whose_outlook_turns_bad_goes_late_and_those_behind_it_move_up() -> None:
+    witness = _Turning()
+    jobs = [_one(), _one(1), _one(2)]
+    result = _looked_at("", *jobs, model=lambda: witness, sites=_ONE_CPU)
+    assert (_late(result), witness.gone) == ((1, 1, 0), [(1, 300)])
+    assert result.of(Way.POLICY).tally.wait_s == (300 - 1 + 60) + (3600 - 2)
+
+
+def test_the_shadow_names_late_ones_and_keeps_them() -> None:
+    witness = _Turning()
+    result = _looked_at("overspill_mode=shadow", _one(), _one(1), model=lambda: witness)
+    assert (_late(result), witness.gone) == ((1, 1, 0), [])
+    assert result.reasons == {"wait_below_threshold": 1, "shadow_wait_above_threshold": 1}
+    assert result.of(Way.POLICY).tally.saved_s == 0
+
+
+def test_late_ones_are_drawn_to_stay_as_others_are_and_not_asked_again() -> None:
+    result = _looked_at("overspill_explore=1", _one(), _one(1), model=_Turning)
+    assert (_late(result), result.reasons) == ((0, 0, 0), {"wait_below_threshold": 1, "explore": 1})
+
+
+@pytest.mark.parametrize("words", ["overspill_deny_users=alice", "overspill_mode=off", "overspill_max_jobs=0"])
+def test_a_word_that_keeps_a_job_keeps_it_at_a_late_look(words: str) -> None:
+    assert _late(_looked_at(words, _one(), _one(1), model=_Turning)) == (0, 0, 0)
+
+
+def test_with_recorded_waits_nobody_moves_up_and_the_model_sees_all() -> None:
+    witness = _Turning()
+    jobs = [replace(job, start_s=_BEGIN_S + 3600, end_s=_BEGIN_S + 7200) for job in (_one(), _one(1))]
+    result = _looked_at("", *jobs, model=lambda: witness, sites=_ONE_CPU, is_history=True)
+    assert (_late(result), witness.gone) == ((1, 1, 0), [])
+    assert result.of(Way.POLICY).tally.wait_s == (300 + 60) + (3600 - 1)
+
+
+def test_with_late_looks_fewer_wait_too_long_and_who_knows_run_times_errs_least(
+    history: list[PastJob], compared: TrialResult
+) -> None:
+    looked_at = _run(_trial(history, late_every_s=300.0), tuple(Way))
+    never, policy, always, oracle = (looked_at.of(way).tally for way in Way)
+    assert never == compared.of(Way.NEVER).tally
+    assert policy.over_threshold < compared.of(Way.POLICY).tally.over_threshold
+    assert 0 < policy.late < policy.diverted
+    assert oracle.needless < policy.needless < always.needless
+    assert sum(group.late for group in looked_at.by_user.values()) == policy.late
 
 
 def test_a_threshold_may_be_a_partitions_own() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,18 +16,28 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from overspill.cli.output import console, duration, json_option, print_json, print_line
-from overspill.errors import InvalidRequestError
+from overspill.errors import InvalidRequestError, UnavailableError
 from overspill_sidecar.commands.completing import policy_words
 from overspill_sidecar.commands.history_file import History, Kind, ask_sacct, read_history
 from overspill_sidecar.commands.simulate_plot import check_plot, write_plot
 from overspill_sidecar.commands.simulate_report import Report, as_dict, print_report
-from overspill_sidecar.commands.simulate_sizes import CPUS, SITE_CPUS, SITE_TIME, Named, sites_of
+from overspill_sidecar.commands.simulate_sizes import (
+    CPUS,
+    LOOK_TIME,
+    SITE_CPUS,
+    SITE_PRICE,
+    SITE_TIME,
+    Named,
+    Priced,
+    sites_of,
+)
 from overspill_sidecar.policy import Policy, parse_policy
 from overspill_sidecar.simulation.learned import Learned
 from overspill_sidecar.simulation.local import sizes_of, too_large
 from overspill_sidecar.simulation.remote import RemoteSite
 from overspill_sidecar.simulation.trial import OnWayProgress, Trial, Way, run_trial
 from overspill_sidecar.simulation.workload import workload_of
+from overspill_sidecar.wait import trees
 
 _GROUPS = ("partition", "account", "user")
 
@@ -72,6 +84,13 @@ _GROUPS = ("partition", "account", "user")
     help="What a job loses there before it begins.  [default: 00:01:00]",
 )
 @click.option(
+    "--remote-price",
+    type=SITE_PRICE,
+    multiple=True,
+    metavar="[PARTITION=]PRICE",
+    help="Of a CPU-hour there, as price_per_cpu_hour of sidecar.toml.  [default: 0]",
+)
+@click.option(
     "--local-cpus",
     type=CPUS,
     multiple=True,
@@ -79,6 +98,20 @@ _GROUPS = ("partition", "account", "user")
     help="CPUs of the cluster, or of a partition with nodes of its own.  [default: the most that were in use]",
 )
 @click.option("--recorded-waits", "is_history", is_flag=True, help="Jobs that stay wait as they did: no simulation.")
+@click.option(
+    "--late-every",
+    type=LOOK_TIME,
+    default="00:05:00",
+    show_default=True,
+    metavar="TIME",
+    help="Between two looks at jobs that wait, some of which are let go after all; 0: none.",
+)
+@click.option(
+    "--trees/--no-trees",
+    "with_trees",
+    default=None,
+    help="Boosted trees, too, as in the router: slow.  [default: if lightgbm is installed]",
+)
 @click.option("--compare", "is_comparing", is_flag=True, help="Beside diverting always, and knowing all run times.")
 @click.option(
     "--warm-up",
@@ -107,16 +140,18 @@ def simulate(**given: Any) -> None:
     """
     options = _Options(**given)
     policy = _policy(options.words)
-    sites = sites_of(policy, options.remote_cpus, options.remote_slot_cpus, options.remote_overhead)
+    given_sizes = options.remote_cpus, options.remote_slot_cpus, options.remote_overhead, options.remote_price
+    sites = sites_of(policy, *given_sizes)
+    trees_are_used = _uses_trees(options.with_trees)
     if options.plot is not None:
         check_plot(options.plot)
     history = _history(options)
-    trial = _trial(options, history, policy, sites)
+    trial = _trial(options, history, policy, sites, with_trees=trees_are_used)
     ways = tuple(Way) if options.is_comparing else (Way.NEVER, Way.POLICY)
     started_at = time.monotonic()
     with _progress(ways, len(trial.workload.jobs)) as tell:
         result = run_trial(trial, ways, tell)
-    report = Report(history, options.words, trial, result)
+    report = Report(history, options.words, trial, result, has_trees=trees_are_used)
     if options.plot is not None:
         write_plot(report, options.plot)
     if options.as_json:
@@ -137,7 +172,10 @@ class _Options:
     remote_cpus: Sequence[Named]
     remote_slot_cpus: Sequence[Named]
     remote_overhead: Sequence[Named]
+    remote_price: Sequence[Priced]
     local_cpus: Sequence[Named]
+    late_every: float
+    with_trees: bool | None
     is_history: bool
     is_comparing: bool
     warm_up: float
@@ -169,7 +207,20 @@ def _history(options: _Options) -> History:
     return ask_sacct(options.since, is_lenient=options.is_lenient)
 
 
-def _trial(options: _Options, history: History, policy: Policy, sites: Sequence[RemoteSite]) -> Trial:
+def _uses_trees(wanted: bool | None) -> bool:  # noqa: FBT001 - an option's value
+    """Return whether trees are fitted: by default if they can be.
+
+    Raises:
+        UnavailableError: if they are asked for and cannot be.
+    """
+    if wanted and not trees.are_available():
+        raise UnavailableError(f"--trees needs lightgbm: {sys.executable} -m pip install lightgbm")
+    return trees.are_available() if wanted is None else wanted
+
+
+def _trial(
+    options: _Options, history: History, policy: Policy, sites: Sequence[RemoteSite], *, with_trees: bool
+) -> Trial:
     workload = workload_of(history.jobs)
     given = {name: cpus for name, cpus in options.local_cpus if cpus is not None}
     if not workload.jobs:
@@ -189,7 +240,8 @@ def _trial(options: _Options, history: History, policy: Policy, sites: Sequence[
         sites=sites,
         is_history=options.is_history,
         warm_up=options.warm_up,
-        model=partial(Learned, sum(sizes.cpus.values())),
+        late_every_s=options.late_every or math.inf,
+        model=partial(Learned, sum(sizes.cpus.values()), with_trees=with_trees),
     )
 
 

@@ -97,6 +97,7 @@ def _draw_jobs(axes: Axes, edges: Sequence[float], spans: Sequence[Span]) -> Non
     axes.stairs(right, edges, fill=True, color=_GREEN, label="diverted")
     axes.stairs(diverted, edges, baseline=right, fill=True, color=_VERMILION, label="diverted needlessly")
     axes.stairs(all_told, edges, baseline=diverted, fill=True, color=_ORANGE, label="missed")
+    axes.stairs([float(span.late) for span in spans], edges, color=_BLUE, linewidth=1.2, label="diverted late")
     axes.set_ylabel("jobs")
     _finish(axes, "Jobs that went, and that should have gone")
 
@@ -120,7 +121,7 @@ def _finish(axes: Axes, title: str) -> None:
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     # Beside the title: it must not hide what came last.
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize="small", frameon=False)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, fontsize="small", frameon=False)
 
 
 def _label_time(axes: Axes, report: Report) -> None:

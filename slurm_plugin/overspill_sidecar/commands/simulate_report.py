@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
@@ -21,8 +22,9 @@ _FAR_APART = 2
 #: 1990: a log whose times are before that counts from its own beginning.
 _FIRST_DATE_S = 631152000.0
 _HOUR_S = 3600
-_WAY_COLUMNS = ["", "DIVERTED", "", "NEEDLESS", "MISSED", "TOO LONG", "MEAN WAIT", "MEDIAN", "95 %", "SAVED IN ALL"]
-_GROUP_COLUMNS = ["JOBS", "DIVERTED", "NEEDLESS", "MISSED", "MEAN WAIT", "WITHOUT", "SAVED IN ALL", "CPU-HOURS AWAY"]
+_DIVERTED_COLUMNS = ["LATE", "NEEDLESS", "MISSED"]
+_WAY_COLUMNS = ["", "DIVERTED", "", *_DIVERTED_COLUMNS, "TOO LONG", "MEAN WAIT", "MEDIAN", "95 %", "SAVED IN ALL"]
+_GROUP_COLUMNS = ["JOBS", "DIVERTED", *_DIVERTED_COLUMNS, "MEAN WAIT", "WITHOUT", "SAVED IN ALL", "CPU-HOURS AWAY"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Report:
     words: str
     trial: Trial
     result: TrialResult
+    has_trees: bool
 
     @property
     def is_dated(self) -> bool:
@@ -56,7 +59,7 @@ def print_report(report: Report, by: str) -> None:
     print_line()
     print_table(_WAY_COLUMNS, [_way_cells(way) for way in result.ways])
     print_line()
-    for line in _needs(result.of(Way.POLICY)):
+    for line in _needs(report):
         print_line(line)
     print_line()
     shown = list(report.groups(by).items())[:_SHOWN_GROUPS]
@@ -100,11 +103,14 @@ def as_dict(report: Report) -> dict[str, object]:
             "ignored": [asdict(ignored) for ignored in ignored_words(trial.policy, workload)],
         },
         "warm_up": trial.warm_up,
+        "late_every_s": None if math.isinf(trial.late_every_s) else trial.late_every_s,
+        "has_trees": report.has_trees,
         "ways": {way.way.value: _way_as_dict(way) for way in result.ways},
         "reasons": dict(result.reasons),
         "by_partition": {name: _tally_as_dict(group) for name, group in result.by_partition.items()},
         "by_account": {name: _tally_as_dict(group) for name, group in result.by_account.items()},
         "by_user": {name: _tally_as_dict(group) for name, group in result.by_user.items()},
+        "by_site": {name: _tally_as_dict(group) for name, group in result.by_site.items()},
         "spans": [asdict(span) for span in result.spans],
         "notes": list(_notes(report)),
     }
@@ -148,6 +154,12 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         yield "waits", f"{simulated}, if nothing is diverted; recorded were {recorded}"
     yield "sites", "; ".join(map(_site, trial.sites))
     yield "policy", report.words
+    looks = "never" if math.isinf(trial.late_every_s) else f"every {whole_duration(trial.late_every_s)}"
+    yield "router", f"looks again at jobs that wait {looks}; wait model {_trees(report)}"
+
+
+def _trees(report: Report) -> str:
+    return "with boosted trees" if report.has_trees else "without boosted trees"
 
 
 def _jobs(number: int) -> str:
@@ -170,7 +182,8 @@ def _pools(trial: Trial) -> Iterator[str]:
 def _site(site: RemoteSite) -> str:
     cpus = "unlimited" if site.cpus is None else f"{site.cpus:,}"
     slot = f" in slots of {site.slot_cpus:,}" if site.slot_cpus else ""
-    return f"{site.partition}: {cpus} CPUs{slot}, {whole_duration(site.overhead_s)} before a job begins"
+    price = f", {site.price:g} for a CPU-hour" if site.price else ""
+    return f"{site.partition}: {cpus} CPUs{slot}, {whole_duration(site.overhead_s)} before a job begins{price}"
 
 
 def _way_cells(way: WayResult) -> list[str]:
@@ -179,6 +192,7 @@ def _way_cells(way: WayResult) -> list[str]:
         way.way.value,
         f"{tally.diverted:,}",
         _share(tally.diverted, tally.jobs),
+        f"{tally.late:,}",
         f"{tally.needless:,}",
         f"{tally.missed:,}",
         f"{tally.over_threshold:,}",
@@ -194,6 +208,7 @@ def _group_cells(name: str, tally: Tally) -> list[str]:
         name or "-",
         f"{tally.jobs:,}",
         f"{tally.diverted:,}",
+        f"{tally.late:,}",
         f"{tally.needless:,}",
         f"{tally.missed:,}",
         whole_duration(tally.mean_wait_s),
@@ -213,12 +228,19 @@ def _saved(tally: Tally) -> str:
     return f"{sign}{abs(tally.saved_s) / _HOUR_S:,.0f} h"
 
 
-def _needs(way: WayResult) -> Iterator[str]:
-    need = way.need
+def _needs(report: Report) -> Iterator[str]:
+    way, sites = report.result.of(Way.POLICY), report.trial.sites
+    need, tally = way.need, way.tally
     yield (
         f"At the sites: {need.peak_cpus:,} CPUs at most ({_jobs(need.peak_jobs)} at once), {need.p95_cpus:,} or fewer "
-        f"for 95 % of the time, {need.mean_cpus:,.0f} on average; {way.tally.diverted_cpu_hours:,.0f} CPU-hours of jobs"
+        f"for 95 % of the time, {need.mean_cpus:,.0f} on average; {tally.diverted_cpu_hours:,.0f} CPU-hours of jobs"
     )
+    has_prices = any(site.price for site in sites)
+    if len(sites) > 1 or has_prices:
+        for name, at_site in report.result.by_site.items():
+            cost = f", which cost {at_site.cost:,.2f}" if has_prices else ""
+            late = f"{at_site.late:,} of them late, " if at_site.late else ""
+            yield f"  {name}: {_jobs(at_site.diverted)}, {late}{at_site.diverted_cpu_hours:,.0f} CPU-hours{cost}"
 
 
 def _notes(report: Report) -> Iterator[str]:

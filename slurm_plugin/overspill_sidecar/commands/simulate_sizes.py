@@ -1,8 +1,10 @@
-"""The options of `overspill simulate` that say how large something is: `[PARTITION=]VALUE`, several times."""
+"""The options of `overspill simulate` that say what a site is like: `[PARTITION=]VALUE`, several times."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import click
 
@@ -11,25 +13,41 @@ from overspill_sidecar.simulation.remote import RemoteSite
 from overspill_sidecar.simulation.rules import destinations
 from overspill_sidecar.slurm_text import parse_duration_s
 
+V = TypeVar("V")
 #: A partition, or "" where none is named, and a value; None is unlimited.
 Named = tuple[str, int | None]
+Priced = tuple[str, float]
 #: The overspill partition where the policy names none.
 _ANY_SITE = "overspill"
 _DEFAULT_OVERHEAD_S = 60
 _MOST_CPUS = 10**9
 
 
-class _Assigned(click.ParamType[Named]):
-    def __init__(self, name: str, parse: Callable[[str], int | None]) -> None:
+class _Assigned(click.ParamType[tuple[str, V]]):
+    def __init__(self, name: str, parse: Callable[[str], V]) -> None:
         self.name = name
         self._parse = parse
 
-    def convert(self, value: str | Named, param: click.Parameter | None, ctx: click.Context | None) -> Named:
+    def convert(
+        self, value: str | tuple[str, V], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, V]:
         if isinstance(value, tuple):
             return value
         partition, _, text = value.rpartition("=")
         try:
             return partition, self._parse(text)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Time(click.ParamType[int]):
+    name = "time"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_duration_s(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -44,13 +62,29 @@ def _cpus_or_unlimited(text: str) -> int | None:
     return None if text.lower() == "unlimited" else _cpus(text)
 
 
-CPUS = _Assigned("cpus", _cpus)
-SITE_CPUS = _Assigned("cpus", _cpus_or_unlimited)
-SITE_TIME = _Assigned("time", parse_duration_s)
+def _price(text: str) -> float:
+    try:
+        price = float(text)
+    except ValueError:
+        price = math.nan
+    if not 0 <= price < math.inf:
+        raise ValueError(f"{text!r} is no price: write a number, as 0.02")
+    return price
+
+
+CPUS: _Assigned[int | None] = _Assigned("cpus", _cpus)
+SITE_CPUS: _Assigned[int | None] = _Assigned("cpus", _cpus_or_unlimited)
+SITE_TIME: _Assigned[int | None] = _Assigned("time", parse_duration_s)
+SITE_PRICE: _Assigned[float] = _Assigned("price", _price)
+LOOK_TIME = _Time()
 
 
 def sites_of(
-    policy: Policy, cpus: Sequence[Named], slot_cpus: Sequence[Named], overheads_s: Sequence[Named]
+    policy: Policy,
+    cpus: Sequence[Named],
+    slot_cpus: Sequence[Named],
+    overheads_s: Sequence[Named],
+    prices: Sequence[Priced],
 ) -> tuple[RemoteSite, ...]:
     """Return the sites that jobs may go to, in the policy's order.
 
@@ -60,8 +94,9 @@ def sites_of(
     cpus_of = dict(cpus)
     named = tuple(name for name in cpus_of if name)
     partitions = destinations(policy) or named or (_ANY_SITE,)
-    for option, given in (("cpus", cpus), ("slot-cpus", slot_cpus), ("overhead", overheads_s)):
-        if strangers := [name for name, _ in given if name and name not in partitions]:
+    options = {"cpus": cpus, "slot-cpus": slot_cpus, "overhead": overheads_s, "price": prices}
+    for option, given in options.items():
+        if strangers := [name for name, *_ in given if name and name not in partitions]:
             raise click.UsageError(
                 f"--remote-{option} {strangers[0]}=: jobs may go to {', '.join(partitions)} only, by overspill_to"
             )
@@ -72,12 +107,14 @@ def sites_of(
     if cpus_of and "" not in cpus_of and unsaid:
         raise click.UsageError(f"say how large {unsaid[0]} is, too: --remote-cpus {unsaid[0]}=CPUS")
     slots, times_s = dict(slot_cpus), {"": _DEFAULT_OVERHEAD_S, **dict(overheads_s)}
+    price_of = {"": 0.0, **dict(prices)}
     return tuple(
         RemoteSite(
             name,
             cpus=cpus_of.get(name, cpus_of.get("")),
             overhead_s=float(times_s.get(name, times_s.get("")) or 0),
             slot_cpus=slots.get(name, slots.get("")),
+            price=price_of.get(name, price_of[""]),
         )
         for name in partitions
     )

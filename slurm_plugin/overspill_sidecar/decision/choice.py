@@ -49,7 +49,8 @@ def choose_site(submission: Submission, situation: Situation) -> tuple[SiteView 
     refusals: dict[str, str] = {}
     able: list[SiteView] = []
     busy: list[SiteView] = []
-    for partition in _wanted(submission.own, by_partition, policy):
+    own = [partition.name for partition in submission.own]
+    for partition in wanted_partitions(own, by_partition, policy):
         site = by_partition.get(partition)
         if site is not None and option not in {*SITE_CHOICES, site.name}:
             continue
@@ -60,17 +61,16 @@ def choose_site(submission: Submission, situation: Situation) -> tuple[SiteView 
             busy.append(site)
         else:
             refusals[site.name if site else partition] = reason or ""
-    choices = {policy.choice(partition.name) for partition in submission.own}
-    best, losers = _best(able or busy, by_order=Choice.ORDER in choices)
+    best, losers = best_of(able or busy, own, policy)
     full = {site.name: "no_free_slot" for site in busy} if able else {}
     return best, {**refusals, **full, **losers}
 
 
-def _best(sites: Sequence[SiteView], *, by_order: bool) -> tuple[SiteView | None, dict[str, str]]:
-    """Return the best of sites that would all do, given in order, and why the others are not it."""
+def best_of(sites: Sequence[SiteView], own: Iterable[str], policy: Policy) -> tuple[SiteView | None, Mapping[str, str]]:
+    """Return the best of sites that would all do, given in order, for a job of these partitions; and why not others."""
     if not sites:
         return None, {}
-    if by_order:
+    if any(policy.choice(name) is Choice.ORDER for name in own):
         return sites[0], {site.name: "later_in_order" for site in sites[1:]}
     shortest_s = min((site.delay_s for site in sites if site.delay_s is not None), default=0.0)
     soon = [site for site in sites if site.delay_s is None or site.delay_s <= shortest_s + _ALIKE_S]
@@ -84,9 +84,9 @@ def _best(sites: Sequence[SiteView], *, by_order: bool) -> tuple[SiteView | None
     return best, {site.name: why_not(site) for site in sites if site is not best}
 
 
-def _wanted(own: Sequence[Partition], configured: Iterable[str], policy: Policy) -> Sequence[str]:
+def wanted_partitions(own: Iterable[str], configured: Iterable[str], policy: Policy) -> Sequence[str]:
     """Return the overspill partitions to try, in order: of several own partitions, those that each may go to."""
-    orders = [policy.to_partitions(partition.name) or tuple(configured) for partition in own]
+    orders = [policy.to_partitions(name) or tuple(configured) for name in own]
     return [name for name in orders[0] if all(name in order for order in orders)]
 
 

@@ -20,14 +20,14 @@ class AccountLedger:
         self._ended: defaultdict[str, AccountUse] = defaultdict(AccountUse)
         self._day_s = 0.0
 
-    def why_too_much(self, job: ReplayedJob) -> str | None:
+    def why_too_much(self, job: ReplayedJob, now_s: float) -> str | None:
         """Return the stable reason why the job's account may have no more, None if it may."""
         account, policy = job.past.account, self._policy
         if not policy.has_budgets:
             return None
         if not account:
             return "account_unknown"
-        self._begin_day(job.at_s)
+        self._begin_day(now_s)
         used = self._claims.get(account, _NOTHING) + self._ended.get(account, _NOTHING)
         limits = policy.max_account_jobs(account), policy.max_cpu_hours(account)
         return Budget(account, used, _claim(job), *limits).reason

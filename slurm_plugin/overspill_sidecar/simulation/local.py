@@ -35,6 +35,14 @@ class LocalSite(Protocol):
         """Return how long the job would wait here if it came now; beyond the horizon it may be infinite."""
         ...
 
+    def rest_s(self, job: ReplayedJob, now_s: float, horizon_s: float) -> float:
+        """Return how long a job that is queued here still waits; beyond the horizon it may be infinite."""
+        ...
+
+    def withdraw(self, job: ReplayedJob, now_s: float) -> Sequence[Change]:
+        """Let a queued job go elsewhere; return what starts for it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
@@ -85,6 +93,12 @@ class SimulatedSite:
     def wait_s(self, job: ReplayedJob, horizon_s: float) -> float:
         return self._pool_of(job).wait_s(job.task, job.at_s, horizon_s)
 
+    def rest_s(self, job: ReplayedJob, now_s: float, horizon_s: float) -> float:
+        return self._pool_of(job).rest_s(job.key, now_s, horizon_s)
+
+    def withdraw(self, job: ReplayedJob, now_s: float) -> Sequence[Change]:
+        return self._pool_of(job).withdraw(job.key, now_s)
+
     def _pool_of(self, job: ReplayedJob) -> Pool:
         return self._pools[self._sizes.pool_of(job.past.partition)]
 
@@ -114,3 +128,9 @@ class RecordedSite:
 
     def wait_s(self, job: ReplayedJob, horizon_s: float) -> float:  # noqa: ARG002 - the history knows it all
         return job.recorded_wait_s
+
+    def rest_s(self, job: ReplayedJob, now_s: float, horizon_s: float) -> float:  # noqa: ARG002 - as above
+        return job.at_s + job.recorded_wait_s - now_s
+
+    def withdraw(self, job: ReplayedJob, now_s: float) -> Sequence[Change]:  # noqa: ARG002 - nothing changes here
+        return ()

@@ -91,6 +91,14 @@ class Pool:
         changes += [Change(now_s, key, has_started=True) for key in self._start_what_fits(now_s)]
         return changes
 
+    def start_of(self, key: int, last_s: float) -> float:
+        """Go on until a queued task starts and return when that is; infinite if it is later than `last_s`."""
+        while self.next_end_s <= last_s and math.isfinite(self.next_end_s):
+            at_s = self.next_end_s
+            if any(change.key == key and change.has_started for change in self.step()):
+                return at_s
+        return math.inf
+
     def wait_s(self, task: Task, now_s: float, horizon_s: float) -> float:
         """Return how long such a task would wait if it came now and nobody after it; infinite beyond `horizon_s`."""
         if self._starts_at_once(task, now_s):
@@ -100,11 +108,17 @@ class Pool:
             return math.inf
         twin = self._copy()
         twin.submit(task._replace(key=_ASKED), now_s)
-        while twin.next_end_s <= last_s:
-            at_s = twin.next_end_s
-            if any(change.key == _ASKED for change in twin.step()):
-                return at_s - now_s
-        return math.inf
+        return twin.start_of(_ASKED, last_s) - now_s
+
+    def rest_s(self, key: int, now_s: float, horizon_s: float) -> float:
+        """Return how long a queued task still waits if nobody comes after it; infinite beyond `horizon_s`."""
+        return self._copy().start_of(key, now_s + horizon_s) - now_s
+
+    def withdraw(self, key: int, now_s: float) -> list[Change]:
+        """Take a task off the queue; return what starts for it."""
+        index = next(number for number, task in enumerate(self._queue) if task.key == key)
+        del self._queue[index]
+        return [Change(now_s, started, has_started=True) for started in self._start_what_fits(now_s)]
 
     def _copy(self) -> Pool:
         twin = Pool(self.cpus)

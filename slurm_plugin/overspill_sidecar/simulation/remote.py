@@ -6,15 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from overspill_sidecar.policy import Choice, Policy
+from overspill_sidecar.decision.capacity import Amount, SiteCapacity, SiteView
+from overspill_sidecar.decision.choice import best_of, wanted_partitions
+from overspill_sidecar.policy import Policy
 from overspill_sidecar.simulation.accounts import AccountLedger
 from overspill_sidecar.simulation.pool import Pool
 from overspill_sidecar.simulation.workload import ReplayedJob
 
 #: More than any history asks for.
 _UNLIMITED_CPUS = 10**12
-#: Delays that differ by no more than this are alike to the router, too (`decision/choice.py`).
-_ALIKE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,14 @@ class RemoteSite:
         cpus: None is unlimited: to see how many are needed.
         overhead_s: from Slurm's start of a job to that of its script: staging, queueing, booting.
         slot_cpus: the most that one job may have; None is all of them.
+        price: of a CPU-hour, in whatever unit the admin counts.
     """
 
     partition: str
     cpus: int | None
     overhead_s: float
     slot_cpus: int | None = None
+    price: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,48 +75,59 @@ class RemoteSites:
                     else:
                         self._end(change.key, change.at_s)
 
-    def choose(self, job: ReplayedJob, *, is_forced: bool) -> tuple[RemoteSite | None, str]:
-        """Return the site that takes the job, or why none does.
+    @property
+    def has_room(self) -> bool:
+        """Whether any site could take a job of one CPU."""
+        return any(pool.free_cpus and not pool.is_queueing for pool in self._pools.values())
+
+    def views(self) -> list[SiteView]:
+        """Return the sites as the router sees them, in the policy's order."""
+        return [self._view(site) for site in self._sites.values()]
+
+    def choose(self, job: ReplayedJob, now_s: float, *, is_forced: bool) -> tuple[RemoteSite | None, str]:
+        """Return the site that takes the job now, or why none does.
 
         Args:
-            job: that comes now, and that the policy does not keep.
+            job: one that the policy does not keep.
+            now_s: the time.
             is_forced: whether it goes to a site even if it has to wait there.
         """
-        if reason := self._why_too_much(job):
+        if reason := self._why_too_much(job, now_s):
             return None, reason
-        able: list[RemoteSite] = []
-        busy: list[RemoteSite] = []
+        able: list[SiteView] = []
+        busy: list[SiteView] = []
         refusals: list[str] = []
-        for partition in self._policy.to_partitions(job.past.partition) or tuple(self._sites):
+        own, policy = (job.past.partition,), self._policy
+        for partition in wanted_partitions(own, self._sites, policy):
             site = self._sites.get(partition)
             reason = "no_such_site" if site is None else self._why_not(site, job)
             if site is not None and reason is None:
-                able.append(site)
+                able.append(self._view(site))
             elif site is not None and is_forced and reason == "no_free_slot":
-                busy.append(site)
+                busy.append(self._view(site))
             else:
                 refusals.append(reason or "")
-        candidates = able or busy
-        if not candidates:
+        best, _ = best_of(able or busy, own, policy)
+        if best is None:
             return None, next(iter(refusals), "no_site")
-        return self._best(candidates, job.past.partition), ""
+        return self._sites[best.partition], ""
 
-    def submit(self, site: RemoteSite, job: ReplayedJob) -> bool:
-        """Divert the job to the site, at its own time; tell whether it starts there at once."""
+    def submit(self, site: RemoteSite, job: ReplayedJob, now_s: float) -> bool:
+        """Divert the job to the site; tell whether it starts there at once."""
         self._accounts.take(job)
         self._diverted[job.key] = _Diverted(job, site, math.inf)
         task = job.task
         busy = task._replace(run_s=task.run_s + site.overhead_s, limit_s=task.limit_s + site.overhead_s)
-        has_started = self._pools[site.partition].submit(busy, job.at_s)
+        has_started = self._pools[site.partition].submit(busy, now_s)
         if has_started:
-            self._start(job.key, job.at_s)
+            self._start(job.key, now_s)
         return has_started
 
-    def _why_too_much(self, job: ReplayedJob) -> str | None:
+    def _why_too_much(self, job: ReplayedJob, now_s: float) -> str | None:
         most = self._policy.max_jobs()
         if most is not None and len(self._diverted) >= most:
             return "max_jobs"
-        return self._accounts.why_too_much(job)
+        return self._accounts.why_too_much(job, now_s)
 
     def _why_not(self, site: RemoteSite, job: ReplayedJob) -> str | None:
         pool, cpus, most = self._pools[site.partition], job.past.cpus, self._policy.max_jobs(site.partition)
@@ -126,12 +139,13 @@ class RemoteSites:
             return "larger_than_site"
         return "no_free_slot" if pool.is_queueing or cpus > pool.free_cpus else None
 
-    def _best(self, sites: Sequence[RemoteSite], partition: str) -> RemoteSite:
-        """Return the site that the router would take; prices are not known here."""
-        if self._policy.choice(partition) is Choice.ORDER:
-            return sites[0]
-        shortest_s = min(site.overhead_s for site in sites)
-        return next(site for site in sites if site.overhead_s <= shortest_s + _ALIKE_S)
+    def _view(self, site: RemoteSite) -> SiteView:
+        pool = self._pools[site.partition]
+        total, free = Amount(pool.cpus), Amount(pool.free_cpus)
+        largest = free if site.slot_cpus is None else free.capped(Amount(site.slot_cpus))
+        capacity = SiteCapacity(total, free, largest)
+        name = site.partition
+        return SiteView(name, name, is_reachable=True, capacity=capacity, delay_s=site.overhead_s, price=site.price)
 
     def _start(self, key: int, at_s: float) -> None:
         waiting = self._diverted[key]

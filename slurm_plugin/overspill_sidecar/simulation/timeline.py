@@ -23,6 +23,7 @@ class Span:
     remote_cpus_max: int
     jobs: int
     diverted: int
+    late: int
     needless: int
     missed: int
     mean_wait_s: float | None
@@ -95,6 +96,7 @@ def _span(at_s: float, rows: Sequence[Counted], mean: float, peak: int) -> Span:
         remote_cpus_max=peak,
         jobs=len(rows),
         diverted=sum(row.fate.is_chosen for row in rows),
+        late=sum(row.fate.is_late for row in rows),
         needless=sum(row.fate.is_needless for row in rows),
         missed=sum(row.fate.is_missed for row in rows),
         mean_wait_s=sum(row.fate.wait_s for row in rows) / len(rows) if rows else None,

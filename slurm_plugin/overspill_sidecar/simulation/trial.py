@@ -43,6 +43,7 @@ class Trial:
         sizes: of the cluster.
         is_history: whether waits are those of the history, whatever is diverted, instead of a simulated cluster's.
         warm_up: share of the jobs that are played first and not counted: the cluster fills, the model learns.
+        late_every_s: from one look at the jobs that wait to the next; infinite: there is none.
         model: makes a wait model that knows nothing yet.
     """
 
@@ -52,6 +53,7 @@ class Trial:
     sites: Sequence[RemoteSite]
     is_history: bool
     warm_up: float
+    late_every_s: float
     model: Callable[[], Foresight]
 
 
@@ -72,6 +74,7 @@ class TrialResult:
 
     Attributes:
         recorded: mean and median wait in the history, to see how near to it the simulated cluster comes.
+        by_site: the jobs that each site was chosen for.
     """
 
     ways: tuple[WayResult, ...]
@@ -81,6 +84,7 @@ class TrialResult:
     by_partition: Mapping[str, Tally]
     by_account: Mapping[str, Tally]
     by_user: Mapping[str, Tally]
+    by_site: Mapping[str, Tally]
     spans: tuple[Span, ...]
     span_s: int
 
@@ -100,9 +104,10 @@ def run_trial(trial: Trial, ways: Sequence[Way], on_progress: OnWayProgress) -> 
         recorded_mean_wait_s=sum(recorded) / len(recorded),
         recorded_median_wait_s=quantile(recorded, 0.5),
         reasons=reasons(chosen),
-        by_partition=tallies(chosen, lambda job: job.past.partition),
-        by_account=tallies(chosen, lambda job: job.past.account),
-        by_user=tallies(chosen, lambda job: job.past.user),
+        by_partition=tallies(chosen, lambda row: row.job.past.partition),
+        by_account=tallies(chosen, lambda row: row.job.past.account),
+        by_user=tallies(chosen, lambda row: row.job.past.user),
+        by_site=tallies(chosen, lambda row: row.fate.chosen.partition if row.fate.chosen else None),
         spans=spans(chosen, played[Way.POLICY].usage),
         span_s=span_s(chosen[-1].job.at_s - chosen[0].job.at_s),
     )
@@ -119,6 +124,7 @@ def _play(trial: Trial, way: Way, first: int, on_progress: OnWayProgress) -> Pla
         _foresight(trial, way, local),
         is_history=trial.is_history,
         counted_from=first,
+        late_every_s=trial.late_every_s,
     )
     return replay.run(lambda done: on_progress(way, done))
 

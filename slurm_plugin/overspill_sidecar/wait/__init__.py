@@ -1,6 +1,6 @@
 """Predicting how long a job would wait in the queue. Pure."""
 
-from overspill_sidecar.wait.learned import LearnedModel
+from overspill_sidecar.wait.learned import LearnedModel, LearnedWait
 from overspill_sidecar.wait.model import (
     LIKELIER_THAN_NOT,
     QueuedJob,
@@ -18,6 +18,7 @@ from overspill_sidecar.wait.waiting import SlurmFacts, WaitingJob
 __all__ = [
     "LIKELIER_THAN_NOT",
     "LearnedModel",
+    "LearnedWait",
     "OnlineModel",
     "Outlook",
     "PlanModel",
