@@ -1,7 +1,8 @@
-"""The order of the whole suite."""
+"""The order of the whole suite, and the signals that it begins with."""
 
 from __future__ import annotations
 
+import signal
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,6 +15,13 @@ _TIERS = ("packaging", "e2e", "integration", "conformance", "unit")
 _HERE = Path(__file__).parent
 #: Files that play hundreds of sessions side by side: each alone keeps this machine busy.
 _CROWDED = "test_comparison"
+
+
+def pytest_configure() -> None:
+    """Undo what a shell does to what it starts in the background: jobs would inherit that INT and QUIT are ignored."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
