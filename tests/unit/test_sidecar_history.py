@@ -141,7 +141,7 @@ def test_a_job_of_the_workload_format_that_never_ran_left_the_queue() -> None:
 
 
 def test_a_line_that_is_no_workload_is_refused() -> None:
-    for line in ("1 2 3", "a b c"):
+    for line in ("1 2 3", "a b c", _SWF.format(status=1).replace("600", "inf"), _SWF.format(status="nan")):
         with pytest.raises(InvalidRequestError, match="line 1 is no line of the standard workload format"):
             list(read_swf([line]))
 

@@ -205,6 +205,12 @@ def test_a_file_that_is_none_is_one_line_of_error(tmp_path: Path, content: bytes
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_file_that_is_not_there_is_one_line_of_error(tmp_path: Path) -> None:
+    result = _call("--policy", _POLICY, "--from", "swf", tmp_path / "absent")
+    assert result.exit_code == 1
+    assert result.stderr == f"overspill: {tmp_path}/absent cannot be read: No such file or directory\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

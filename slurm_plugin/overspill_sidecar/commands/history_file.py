@@ -71,7 +71,9 @@ def read_history(kind: Kind, path: Path, *, is_lenient: bool) -> History:
         with _lines(path) as lines:
             return _read(kind, name, lines, is_lenient=is_lenient)
     except (OSError, EOFError, zlib.error) as error:
-        # A file that is no longer what gzip wrote: the last two and BadGzipFile, an OSError.
+        if isinstance(error, OSError) and error.strerror:
+            raise InvalidRequestError(f"{name} cannot be read: {error.strerror}") from error
+        # A file that is no longer what gzip wrote: the last two and BadGzipFile, an OSError without a number.
         raise InvalidRequestError(f"{name} cannot be read to its end: {error}") from error
 
 

@@ -5,6 +5,7 @@ Source: https://www.cs.huji.ac.il/labs/parallel/workload/swf.html: 18 numbers to
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 
@@ -41,7 +42,7 @@ def processors_of_swf(lines: Iterable[str]) -> int | None:
 def _parse(line: str) -> PastJob | None:
     if not line.strip() or line.lstrip().startswith(";"):
         return None
-    values = [float(value) for value in line.split()]
+    values = _numbers(line)
     if len(values) != _FIELDS:
         raise ValueError(f"{len(values)} numbers, {_FIELDS} make a job")
     job_id, submit, wait, run_time, got = (int(value) for value in values[:5])
@@ -60,6 +61,16 @@ def _parse(line: str) -> PastJob | None:
         user=_label(values[11]),
         partition=_partition(values[14], values[15]),
     )
+
+
+def _numbers(line: str) -> list[float]:
+    try:
+        values = [float(value) for value in line.split()]
+    except ValueError:
+        values = [math.nan]
+    if not all(map(math.isfinite, values)):
+        raise ValueError("it holds something other than numbers")
+    return values
 
 
 def _partition(*numbers: float) -> str:

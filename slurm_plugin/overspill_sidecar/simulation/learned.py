@@ -38,9 +38,9 @@ class Learned:
         alike = replace(waiting_job(job.past, 0), submit_s=now_s)
         fresh = self._said.get(alike)
         if fresh is None:
-            fresh = self._said[alike] = self._model.predict(alike, now_s)
+            fresh = self._said[alike] = self._model.outlook_of(alike, now_s)
         whole = Outlook(fresh.exceeds, now_s - job.at_s, fresh.upper_s)
-        return LearnedWait(whole.median_s, is_upper_bound=False, outlook=whole)
+        return LearnedWait(whole)
 
     def submitted(self, job: ReplayedJob) -> None:
         self._model.submitted(self._waiting(job))
