@@ -64,7 +64,7 @@ test: setup proto-check lint ## Everything: lint, generated code, unit, conforma
 test-slurm: setup ## Every end-to-end test on another Slurm than this machine's: make test-slurm SLURM=24.11
 	RIG_SLURM=$(or $(SLURM),$(error which? make test-slurm SLURM=24.11)) $(VENV)/bin/pytest tests/e2e \
 	  tests/integration/test_sidecar_on_slurm.py tests/integration/test_sidecar_accounting.py \
-	  tests/integration/test_sidecar_diversion.py --ignore-glob='*/test_comparison_*' \
+	  tests/integration/test_sidecar_diversion.py tests/integration/test_sidecar_slurm_facts.py --ignore-glob='*/test_comparison_*' \
 	  -n 4 --dist loadfile --no-loadscope-reorder --durations=15
 
 compare: setup ## All sessions of the comparison, at home and diverted: make compare [BACKEND=docker] [SLURM=24.11]

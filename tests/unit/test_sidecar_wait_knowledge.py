@@ -193,6 +193,7 @@ def test_a_users_next_job_begins_with_the_priority_of_his_youngest_without_its_a
     following.take(_at(0, young, old, **_weighting()))
     assert following.facts_for(_asked()).priority == 1100
     assert following.facts_for(_asked(qos="")).priority == 1100
+    assert following.facts_for(_asked(account="", qos="")).priority == 1100
     assert following.facts_for(_asked(qos="other")).priority is None
     # One that runs has gained by age until its start.
     started = running(3, "c1", priority=700, submit_time_s=NOW_S - 1060, eligible_time_s=NOW_S - 1060, **mine)

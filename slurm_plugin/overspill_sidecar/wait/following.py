@@ -122,13 +122,13 @@ class Following:
     def _note_priorities(self, seen: _Seen, snapshot: Snapshot) -> None:
         """Remember with which priority a user's next job will begin: that of the youngest, without what age gave it.
 
-        Who asks before a submission may not know the QOS yet: then the last job of any of them counts.
+        Who asks before a submission may not know QOS or account yet: then the last job of any of them counts.
         """
         youngest: dict[_Rights, Job] = {}
         for job in (*seen.running.values(), *seen.waiting.values()):
             for partition in job.partitions:
-                for qos in {job.qos, ""}:
-                    rights: _Rights = job.user_id, job.account, qos, partition
+                for account, qos in {(job.account, job.qos), (job.account, ""), ("", "")}:
+                    rights: _Rights = job.user_id, account, qos, partition
                     other = youngest.get(rights)
                     if other is None or _queued_s(other) <= _queued_s(job):
                         youngest[rights] = job
