@@ -96,8 +96,9 @@ exec: .venv/.ready ## Execute a command in the cluster: make exec CMD='squeue' [
 
 # The time that every file in a package has: the last commit's, so that the same source makes the same package.
 packages: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
-packages: setup ## Build dist/*.deb and dist/*.rpm for this machine's Slurm: make packages [SLURM_INCLUDE=/opt/slurm/include]
-	@PYTHONPATH=packaging $(PY) -m overspill_packages $(if $(SLURM_INCLUDE),--slurm-include $(SLURM_INCLUDE))
+packages: setup ## Build dist/*.deb and dist/*.rpm for this machine's Slurm: make packages [SLURM_INCLUDE=DIR] [SLURM_LIBRARY=DIR] [OPTIONS=--help]
+	@PYTHONPATH=packaging $(PY) -m overspill_packages $(if $(SLURM_INCLUDE),--slurm-include $(SLURM_INCLUDE)) \
+	  $(if $(SLURM_LIBRARY),--slurm-library $(SLURM_LIBRARY)) $(OPTIONS)
 
 pyslurm: .venv/.ready ## What reads the queue, for this machine's Slurm: make pyslurm [SLURM_INCLUDE=DIR] [SLURM_LIBRARY=DIR] [DIRECTORY=DIR]
 	@$(PY) -m overspill_pyslurm $(if $(SLURM_INCLUDE),--slurm-include $(SLURM_INCLUDE)) \

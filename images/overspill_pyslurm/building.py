@@ -97,8 +97,13 @@ def find_library(roots: list[Path]) -> Path:
     raise LookupError(f"no {_LIBRARY} below {', '.join(map(str, roots))}: name its directory with --slurm-library")
 
 
-def build(target: Target, directory: Path) -> str:
+def build(target: Target, directory: Path, archive_to: Path | None = None) -> str:
     """Put the package `pyslurm` into `directory`, in the place of one that is there; return the release it is for.
+
+    Args:
+        target: what it is for.
+        directory: where to put it.
+        archive_to: a directory for the unchanged source, which must go with the result to whoever else gets it.
 
     Raises:
         ChildProcessError: with the end of what the failed command said.
@@ -107,7 +112,7 @@ def build(target: Target, directory: Path) -> str:
     """
     release = slurm_release(target.slurm_include)
     with TemporaryDirectory(prefix="overspill-pyslurm.") as name:
-        source = _fetch(Path(name))
+        source = _fetch(Path(name), archive_to)
         package = source / "pyslurm"
         prune(package, source=source.name, release=release)
         # By relative names: what is built does not say where.
@@ -137,13 +142,15 @@ def slurm_release(include: Path) -> str:
     return f"{version >> 16}.{version >> 8 & 0xFF:02d}"
 
 
-def _fetch(directory: Path) -> Path:
+def _fetch(directory: Path, archive_to: Path | None) -> Path:
     """Return the directory of the unpacked source, from whatever index this machine is set up for."""
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps")
     how = ("--no-binary", ":all:", "--no-build-isolation", "--require-hashes", "--requirement", str(LOCK))
     _run(*pip, *how, "--dest", str(directory))
     (archive,) = directory.glob("pyslurm-*.tar.gz")
     shutil.unpack_archive(archive, directory)
+    if archive_to is not None:
+        shutil.copy(archive, archive_to)
     return directory / archive.name.removesuffix(".tar.gz")
 
 

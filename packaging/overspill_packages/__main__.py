@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from overspill_packages import deb, environment, facts, manuals, rpm, tree
+from overspill_packages import deb, environment, facts, manuals, pyslurm, rpm, tree
 from overspill_packages.description import Description, Facts, Format, load
 from overspill_packages.facts import SYSTEM_PYTHON
+from overspill_pyslurm import building, pruning
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 #: The proxy starts once per job on another interpreter than the services: its packages lie apart from theirs.
@@ -32,22 +33,41 @@ _SHELLS = ("bash", "zsh", "fish")
 )  # fmt: skip
 @click.option(
     "--slurm-include", type=click.Path(path_type=Path), default=Path("/usr/include"), show_default=True,
-    help="Directory that holds slurm/spank.h of the Slurm that the plugin is for.",
+    help="Directory that holds slurm/spank.h and slurm/slurm.h of the Slurm that the plugin and pyslurm are for.",
 )  # fmt: skip
-def main(out: Path, formats: tuple[str, ...], slurm_include: Path) -> None:
+@click.option(
+    "--slurm-library", type=click.Path(path_type=Path),
+    help="Directory that holds libslurmfull.so of that Slurm, here and where it runs; by default looked for.",
+)  # fmt: skip
+@click.option("--pyslurm/--no-pyslurm", "with_pyslurm", default=True, help=f"Whether to build {pyslurm.PACKAGE}.")
+def main(
+    out: Path, formats: tuple[str, ...], slurm_include: Path, slurm_library: Path | None, *, with_pyslurm: bool
+) -> None:
     """Build the packages for this machine's Python, architecture and Slurm."""
     os.umask(0o022)
     try:
         found = facts.find(slurm_include)
+        target = building.this_machine(slurm_include, slurm_library) if with_pyslurm else None
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+    except LookupError as error:
+        raise click.ClickException(f"{error}; or leave {pyslurm.PACKAGE} out with --no-pyslurm") from error
     out.mkdir(exist_ok=True)
     with TemporaryDirectory(prefix="overspill-packages.") as name, ThreadPoolExecutor() as pool:
         work = Path(name)
         _build_contents(work / "built", found, slurm_include)
-        build = partial(_build, load(_CHECKOUT / "packaging/packages.toml"), found, work, out.resolve())
+        if target is not None:
+            _build_pyslurm(work / "built", found, target)
+        description = _described(with_pyslurm=with_pyslurm)
+        build = partial(_build, description, found, work, out.resolve())
         for path in pool.map(build, map(Format, formats)):
             click.echo("\n".join(map(str, path)))
+
+
+def _described(*, with_pyslurm: bool) -> Description:
+    whole = load(_CHECKOUT / "packaging/packages.toml")
+    kept = tuple(package for package in whole.package if with_pyslurm or package.name != pyslurm.PACKAGE)
+    return whole.model_copy(update={"package": kept})
 
 
 def _build(description: Description, found: Facts, work: Path, out: Path, package_format: Format) -> list[Path]:
@@ -74,6 +94,13 @@ def _build_contents(built: Path, found: Facts, slurm_include: Path) -> None:
     make = ["make", "--silent", "-C", str(_CHECKOUT / "slurm_plugin/spank"), *variables]
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["strip", "--strip-unneeded", built / "spank_overspill.so"], check=True)
+
+
+def _build_pyslurm(built: Path, found: Facts, target: building.Target) -> None:
+    try:
+        pyslurm.build(built / "libraries", built / "pyslurm-source", target, found)
+    except (ChildProcessError, pruning.OtherSourceError) as error:
+        raise click.ClickException(f"{error}\n{pyslurm.PACKAGE} cannot be built: --no-pyslurm leaves it out") from error
 
 
 def _write_completions(directory: Path) -> None:

@@ -51,10 +51,11 @@ def _control(package: Package, common: Common, facts: Facts, size_kib: int) -> s
         "Recommends": facts.fill(", ".join(package.recommends.deb)),
         "Section": "net",
         "Priority": "optional",
-        "Description": package.summary,
+        "Description": facts.fill(package.summary),
     }
     lines = [f"{name}: {value}" for name, value in fields.items() if value]
-    return "\n".join([*lines, *(f" {line}" for line in package.description.strip().splitlines())]) + "\n"
+    description = facts.fill(package.description).strip().splitlines()
+    return "\n".join([*lines, *(f" {line}" for line in description)]) + "\n"
 
 
 def _md5sums(root: Path) -> str:

@@ -25,7 +25,7 @@ class File(_Table):
 
     Attributes:
         source: relative to the checkout, or to the build's own files after `build:`.
-        target: absolute.
+        target: absolute; with facts to be filled in, as in all of a package's words.
         is_configuration: the admin's: an upgrade never replaces what was edited.
         only: the one format that has it.
     """
@@ -52,6 +52,7 @@ class Package(_Table):
     """One package.
 
     Attributes:
+        license: its own, None: that of all.
         units: systemd units, of which a template is never started by us.
         purge: directories whose content goes when the package is purged (.deb) or never (.rpm knows no purging).
     """
@@ -59,6 +60,7 @@ class Package(_Table):
     name: str
     summary: str = Field(max_length=70)
     description: str
+    license: str | None = None
     depends: Words = Words()
     recommends: Words = Words()
     units: tuple[str, ...] = ()

@@ -75,10 +75,10 @@ def _spec(package: Package, common: Common, root: Path, facts: Facts) -> str:
         name=package.name,
         version=facts.version,
         revision=facts.REVISION,
-        summary=package.summary,
-        license=common.license,
+        summary=facts.fill(package.summary),
+        license=package.license or common.license,
         requires="".join(f"Requires: {facts.fill(word)}\n" for word in package.depends.rpm),
-        description=package.description.strip(),
+        description=facts.fill(package.description).strip(),
         sections="".join(f"{name}\n{body}\n" for name, body in sections.items() if body),
         files="\n".join(_files(package, root)),
     )

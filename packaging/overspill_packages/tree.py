@@ -31,7 +31,7 @@ def stage(
         _below(root, directory.path).mkdir(parents=True)
     for file in package.files_of(package_format):
         source = built / file.source.removeprefix(_BUILT) if file.source.startswith(_BUILT) else checkout / file.source
-        _copy(source, _below(root, file.target))
+        _copy(source, _below(root, facts.fill(file.target)))
     if package_format == Format.DEB:
         _write_debian_papers(package, common, checkout, root, facts)
     _compress_manuals(root)

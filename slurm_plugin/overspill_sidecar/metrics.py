@@ -45,6 +45,11 @@ SLURM_FAILURES: Final = Counter(
     ["command"],
     registry=REGISTRY,
 )
+SLURM_RETRIES: Final = Counter(
+    "overspill_slurm_change_retries_total",
+    "Changes that slurmctld refused for a moment, without a reason of its own, and that were tried again.",
+    registry=REGISTRY,
+)
 
 # The relay
 

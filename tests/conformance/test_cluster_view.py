@@ -16,8 +16,9 @@ import pytest
 from overspill.errors import NotFoundError, UnrunnableError
 from overspill_sidecar.cluster import Job, JobDetails, JobRequest, Node, Trail
 from overspill_sidecar.relay.going_home import requeue, send_home, start_soon
-from overspill_sidecar.slurm import ClusterView, CommandLineView, InMemoryView
+from overspill_sidecar.slurm import ClusterView, CommandLineView, InMemoryView, PyslurmReader
 from overspill_sidecar.slurm_text import last_array_tasks
+from tests.conformance.pyslurm_inside import pyslurm_argv
 from tests.integration.sidecar_road import eventually_async, in_memory_view
 from tests.rig import Rig
 from tests.rig.parts import ALL_PARTS
@@ -26,6 +27,7 @@ from tests.unit.sidecar_cluster import job as pending_job
 from tests.unit.sidecar_cluster import running
 
 _UNKNOWN = 999_999
+_DEADLINE_S = 10.0
 _ALL_NODES = "NodeName=c[1-4],ovs1"
 _COMMENT = '{"site": {"note": "it\'s kept; $(x)"}, "overspill": {"decision": "d-1", "site": "a", "partition": "batch"}}'
 
@@ -97,7 +99,8 @@ class FakeCluster:
 
 class SlurmCluster:
     def __init__(self, rig: Rig) -> None:
-        self.view = CommandLineView()
+        # The jobs of a snapshot are pyslurm's, single ones squeue's: both are held to the same.
+        self.view = CommandLineView(reader=PyslurmReader(_DEADLINE_S, pyslurm_argv(rig)))
         self._rig = rig
 
     async def run_job(self, *, may_requeue: bool = True) -> Job:
@@ -166,7 +169,9 @@ async def _cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     with pytest.MonkeyPatch.context() as patch:
         commands = rig.cluster.write_callers(tmp_path, ["squeue", "scontrol"], user="slurm")
         patch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
-        yield SlurmCluster(rig)
+        cluster = SlurmCluster(rig)
+        yield cluster
+        await cluster.view.close()
     rig.cluster.run(["scancel", "--user=alice"], check=True)
     if "drain" in rig.cluster.run(["sinfo", "--noheader", "--format=%T"], check=True).stdout:
         rig.cluster.run(["scontrol", "update", _ALL_NODES, "State=UNDRAIN"], check=True)

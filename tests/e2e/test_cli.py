@@ -36,6 +36,7 @@ def test_root_and_slurm_user_see_the_status_of_both_daemons_and_each_site(rig: R
         (site,) = status["sites"]
         assert (site["name"], site["is_reachable"], site["total_cpus"]) == ("site-a", True, 8)
         assert status["router"]["version"] == status["relay"]["version"]
+        assert status["router"]["queue_reader"] == "pyslurm"
 
 
 def test_times_in_the_policy_are_shown_as_slurm_writes_them(new_rig: Callable[..., Rig]) -> None:

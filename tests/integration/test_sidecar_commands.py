@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from overspill.errors import NotFoundError, OverspillError, UnavailableError, UnrunnableError
+from overspill_sidecar.metrics import REGISTRY
 from overspill_sidecar.slurm import CommandLineView, command_line
 
 _RECORDED = Path(__file__).parents[1] / "unit" / "slurm_22_05"
@@ -160,7 +161,10 @@ async def test_an_update_that_slurm_wants_again_is_made_again_and_again(
         f"echo x >>{tmp_path}/calls; [ $(wc -l <{tmp_path}/calls) -gt 60 ] || "
         f"{{ echo 'slurm_update error: {message}' >&2; exit 1; }}",
     )
+    counted = "overspill_slurm_change_retries_total"
+    before = REGISTRY.get_sample_value(counted) or 0.0
     await CommandLineView().update("7", Partition="batch")
+    assert REGISTRY.get_sample_value(counted) == before + 60
 
 
 async def test_field_values_reach_slurm_as_they_are(programs: Programs, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.packaging.conftest import build
 
 pytestmark = pytest.mark.timeout(300)
 
-PACKAGES = ("overspill-agent", "overspill-common", "overspill-sidecar", "slurm-overspill")
+PACKAGES = ("overspill-agent", "overspill-common", "overspill-pyslurm", "overspill-sidecar", "slurm-overspill")
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from overspill_sidecar.decision.decide import Decision, Verdict, decide
 from overspill_sidecar.decision.shape import Pins
 from overspill_sidecar.decision.situation import Situation
 from overspill_sidecar.policy import Mode, parse_policy
+from overspill_sidecar.records.record import Record, message_of
 from overspill_sidecar.wait import QueuedJob, WaitEstimate
 from tests.unit.sidecar_cluster import (
     CONFIG,
@@ -97,6 +98,16 @@ def test_a_job_that_would_wait_less_stays() -> None:
     decision = _decide(_situation(wait_s=59))
     assert (decision.verdict, decision.reason) == (Verdict.LOCAL, "wait_below_threshold")
     assert decision.partition == ""
+
+
+@pytest.mark.parametrize("wait_s", [59.0, 3600.0, math.inf])
+def test_a_record_tells_who_predicted_and_how_probable_too_long_a_wait_was(wait_s: float) -> None:
+    situation = _situation(wait_s=wait_s)
+    decision = _decide(situation)
+    kept = message_of(Record("d-1", 0.0, NOW_S, _ask(), decision, situation.policy, situation.sites))
+    assert (kept.wait_model, kept.wait_limit_s) == ("plan", 60)
+    assert kept.exceeds_probability == WaitEstimate(wait_s, is_upper_bound=True).p_exceeds(60)
+    assert kept.HasField("wait_s") is math.isfinite(wait_s)
 
 
 def test_a_job_whose_wait_nobody_knows_stays() -> None:

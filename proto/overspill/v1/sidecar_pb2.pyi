@@ -483,6 +483,8 @@ class DecisionRecord(_message.Message):
     SITES_FIELD_NUMBER: _builtins.int
     ARRAY_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
+    EXCEEDS_PROBABILITY_FIELD_NUMBER: _builtins.int
+    WAIT_MODEL_FIELD_NUMBER: _builtins.int
     LATE_CHANGE_FIELD_NUMBER: _builtins.int
     LATE_JOB_FIELD_NUMBER: _builtins.int
     WAITED_S_FIELD_NUMBER: _builtins.int
@@ -514,6 +516,9 @@ class DecisionRecord(_message.Message):
     time_limit_s: _builtins.int
     """0: unlimited or not looked at."""
     array: _builtins.str
+    exceeds_probability: _builtins.float
+    """Of the predicted wait: that it is longer than `wait_limit_s`, and who predicts it, "learned" or "plan"."""
+    wait_model: _builtins.str
     late_change: _builtins.str
     """Of a decision about a job that was pending already: "added" or "recalled", its name ("12", "12_3"), how long it had
     waited, and the decision that it carried before. Empty for submissions.
@@ -558,21 +563,27 @@ class DecisionRecord(_message.Message):
         sites: _abc.Iterable[Global___SiteAnswer] | None = ...,
         array: _builtins.str = ...,
         budget: Global___AccountUse | None = ...,
+        exceeds_probability: _builtins.float | None = ...,
+        wait_model: _builtins.str = ...,
         late_change: _builtins.str = ...,
         late_job: _builtins.str = ...,
         waited_s: _builtins.float | None = ...,
         after_decision_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_wait_limit_s", b"_wait_limit_s", "_wait_s", b"_wait_s", "_waited_s", b"_waited_s", "budget", b"budget", "wait_limit_s", b"wait_limit_s", "wait_s", b"wait_s", "waited_s", b"waited_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exceeds_probability", b"_exceeds_probability", "_wait_limit_s", b"_wait_limit_s", "_wait_s", b"_wait_s", "_waited_s", b"_waited_s", "budget", b"budget", "exceeds_probability", b"exceeds_probability", "wait_limit_s", b"wait_limit_s", "wait_s", b"wait_s", "waited_s", b"waited_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait_limit_s", b"_wait_limit_s", "_wait_s", b"_wait_s", "_waited_s", b"_waited_s", "after_decision_id", b"after_decision_id", "array", b"array", "budget", b"budget", "cpus", b"cpus", "decided_at_ms", b"decided_at_ms", "decision_id", b"decision_id", "is_wait_upper_bound", b"is_wait_upper_bound", "job_name", b"job_name", "late_change", b"late_change", "late_job", b"late_job", "memory_mib", b"memory_mib", "mode", b"mode", "overspill_option", b"overspill_option", "own_partitions", b"own_partitions", "partition", b"partition", "reason", b"reason", "site", b"site", "sites", b"sites", "slots", b"slots", "time_limit_s", b"time_limit_s", "user_id", b"user_id", "verdict", b"verdict", "wait_limit_s", b"wait_limit_s", "wait_s", b"wait_s", "waited_s", b"waited_s", "would_be", b"would_be"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exceeds_probability", b"_exceeds_probability", "_wait_limit_s", b"_wait_limit_s", "_wait_s", b"_wait_s", "_waited_s", b"_waited_s", "after_decision_id", b"after_decision_id", "array", b"array", "budget", b"budget", "cpus", b"cpus", "decided_at_ms", b"decided_at_ms", "decision_id", b"decision_id", "exceeds_probability", b"exceeds_probability", "is_wait_upper_bound", b"is_wait_upper_bound", "job_name", b"job_name", "late_change", b"late_change", "late_job", b"late_job", "memory_mib", b"memory_mib", "mode", b"mode", "overspill_option", b"overspill_option", "own_partitions", b"own_partitions", "partition", b"partition", "reason", b"reason", "site", b"site", "sites", b"sites", "slots", b"slots", "time_limit_s", b"time_limit_s", "user_id", b"user_id", "verdict", b"verdict", "wait_limit_s", b"wait_limit_s", "wait_model", b"wait_model", "wait_s", b"wait_s", "waited_s", b"waited_s", "would_be", b"would_be"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__exceeds_probability: _TypeAlias = _typing.Literal["exceeds_probability"]  # noqa: Y015
+    _WhichOneofArgType__exceeds_probability: _TypeAlias = _typing.Literal["_exceeds_probability", b"_exceeds_probability"]  # noqa: Y015
     _WhichOneofReturnType__wait_limit_s: _TypeAlias = _typing.Literal["wait_limit_s"]  # noqa: Y015
     _WhichOneofArgType__wait_limit_s: _TypeAlias = _typing.Literal["_wait_limit_s", b"_wait_limit_s"]  # noqa: Y015
     _WhichOneofReturnType__wait_s: _TypeAlias = _typing.Literal["wait_s"]  # noqa: Y015
     _WhichOneofArgType__wait_s: _TypeAlias = _typing.Literal["_wait_s", b"_wait_s"]  # noqa: Y015
     _WhichOneofReturnType__waited_s: _TypeAlias = _typing.Literal["waited_s"]  # noqa: Y015
     _WhichOneofArgType__waited_s: _TypeAlias = _typing.Literal["_waited_s", b"_waited_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exceeds_probability) -> _WhichOneofReturnType__exceeds_probability | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_limit_s) -> _WhichOneofReturnType__wait_limit_s | None: ...
     @_typing.overload

@@ -21,6 +21,7 @@ _BEFORE_MS = 3_000
 _AFTER_MS = 1_999
 _MOST_CANDIDATES = 200
 _MOST_EARLIER = 50
+_WAIT_MODELS = {"learned": "learned from the waits here", "plan": "planned from requested time limits"}
 
 
 @dataclass(slots=True)
@@ -189,6 +190,9 @@ def _tell_decision(story: _Story, decision: pb.DecisionRecord) -> None:
         facts["would wait"] = f"{_bound(decision.is_wait_upper_bound)}{whole_duration(decision.wait_s)}"
     if decision.HasField("wait_limit_s"):
         facts["may wait"] = whole_duration(decision.wait_limit_s)
+    if decision.HasField("exceeds_probability"):
+        model = _WAIT_MODELS.get(decision.wait_model, decision.wait_model)
+        facts["too long"] = f"with a probability of {decision.exceeds_probability:.2f} ({model})"
     if decision.HasField("budget"):
         facts["account"] = budget_words(decision.budget)
     print_facts(facts)

@@ -12,6 +12,7 @@ from overspill_sidecar.decision.budget import HOUR_S, UNLIMITED_S, Budget
 from overspill_sidecar.decision.capacity import SiteView
 from overspill_sidecar.decision.decide import Decision
 from overspill_sidecar.policy import Policy
+from overspill_sidecar.wait import WaitEstimate
 
 #: A user may ask for 2**48 CPUs, and for more memory than any number holds.
 _UINT32_MAX, _UINT64_MAX = 2**32 - 1, 2**64 - 1
@@ -69,11 +70,10 @@ def message_of(record: Record) -> DecisionRecord:
         sites=[_site_answer(site, decision) for site in record.sites],
         array=request.array,
     )
-    if estimate is not None and not math.isinf(estimate.median_s):
-        message.wait_s = estimate.median_s
-        message.is_wait_upper_bound = estimate.is_upper_bound
     if decision.own_partitions:
         message.wait_limit_s = max(record.policy.wait_s(name) for name in decision.own_partitions)
+    if estimate is not None:
+        _add_estimate(message, estimate)
     if decision.budget is not None:
         message.budget.CopyFrom(message_of_budget(decision.budget))
     if late := record.late:
@@ -84,6 +84,15 @@ def message_of(record: Record) -> DecisionRecord:
         message.memory_mib = min(shape.memory_mib, _UINT64_MAX)
         message.time_limit_s = shape.time_limit_s or 0
     return message
+
+
+def _add_estimate(message: DecisionRecord, estimate: WaitEstimate) -> None:
+    message.wait_model = estimate.MODEL
+    if message.HasField("wait_limit_s"):
+        message.exceeds_probability = estimate.p_exceeds(message.wait_limit_s)
+    if not math.isinf(estimate.median_s):
+        message.wait_s = estimate.median_s
+        message.is_wait_upper_bound = estimate.is_upper_bound
 
 
 def _site_answer(site: SiteView, decision: Decision) -> SiteAnswer:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import structlog
 
 from overspill.errors import NotFoundError, UnavailableError, UnrunnableError
+from overspill_sidecar import metrics
 from overspill_sidecar.accounting import Accounting
 from overspill_sidecar.cluster import ClusterConfig, Job, JobDetails, JobRequest, Node, Reservation, Snapshot
 from overspill_sidecar.config import Reader, SlurmConfig
@@ -160,6 +161,7 @@ class CommandLineView:
                 return
             if not any(words in output.stderr for words in _STALE_ERRORS) or time.monotonic() >= give_up_at:
                 break
+            metrics.SLURM_RETRIES.inc()
         reason = output.stderr.strip() or f"{argv[0]} exited with {output.status}"
         if _NO_SUCH_JOB in reason or _OVER in reason or any(words in reason for words in _NO_SUCH_NODE):
             raise NotFoundError(reason)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from typing import ClassVar
 
 from overspill_sidecar.cluster import Job
 from overspill_sidecar.wait.following import Following
@@ -29,6 +30,8 @@ Said = dict[tuple[int, str, bool], tuple[float, Outlook]]
 
 class LearnedWait(WaitEstimate):
     """What the learned model says."""
+
+    MODEL: ClassVar[str] = "learned"
 
     outlook: Outlook
 

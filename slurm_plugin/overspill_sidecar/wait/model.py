@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from overspill_sidecar.cluster import Job
 
@@ -35,6 +35,9 @@ class QueuedJob:
 @dataclass(frozen=True, slots=True)
 class WaitEstimate:
     """How long a job would wait."""
+
+    #: Who says so, for people: the plan made of time limits, or what was learned.
+    MODEL: ClassVar[str] = "plan"
 
     #: Seconds; infinite where no end is in sight.
     median_s: float
