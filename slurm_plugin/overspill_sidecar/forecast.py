@@ -18,7 +18,7 @@ from overspill_sidecar.subprocesses import run_raw
 from overspill_sidecar.wait import LearnedModel, OnlineModel, PlanModel, WaitModel, trees
 from overspill_sidecar.wait.fitting import fit_apart
 from overspill_sidecar.wait.following import Following
-from overspill_sidecar.wait.learned import Said, still_said
+from overspill_sidecar.wait.learned import Said, Submitted, still_said
 from overspill_sidecar.wait.samples import TrainingSet
 from overspill_sidecar.wait.state import dump, load
 from overspill_sidecar.wait.turns import Turns
@@ -63,6 +63,8 @@ class Forecast:
         self._keeping = threading.Lock()
         #: What was said of pending jobs.
         self._said: Said = {}
+        #: What was submitted of late.
+        self._submitted: Submitted = {}
         model, why_new = load(path, cpus=1)
         self._following = Following(model, overspill_partitions, self._turns)
         #: One that was stopped before it had lived through the past does so now.
@@ -94,7 +96,11 @@ class Forecast:
             return PlanModel(snapshot)
         users = {job.user_id: job.user_name for job in snapshot.jobs}
         self._said = still_said(self._said, self._clock())
-        return LearnedModel(self._following, self._turns, users, self._said, self._clock)
+        model = LearnedModel(
+            self._following, self._turns, users, self._clock, said=self._said, submitted=self._submitted
+        )
+        model.prepare()
+        return model
 
     def _follow(self, model: OnlineModel) -> None:
         self._following = Following(model, self._overspill, self._turns)

@@ -107,12 +107,19 @@ def _moving(queue: MovingQueue) -> Iterator[None]:
         thread.join()
 
 
-def _ask(place: _Place, seconds: float) -> list[tuple[float, str]]:
-    """Return the milliseconds and the reason of each answer."""
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    took_ms: float
+    reason: str
+    #: "new" or "like" one before.
+    kind: str
+
+
+def _ask(place: _Place, seconds: float) -> list[_Answer]:
     argv = ["lua", str(_LUA), str(_SHIM), str(place.socket), str(seconds), str(_A_SECOND)]
     printed = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     lines = (line.split("\t") for line in printed.splitlines())
-    return [(float(took_ms), reason) for took_ms, reason in lines]
+    return [_Answer(float(took_ms), reason, kind) for took_ms, reason, kind in lines]
 
 
 def _wait_until_deciding(place: _Place) -> None:
@@ -123,7 +130,7 @@ def _wait_until_deciding(place: _Place) -> None:
     """
     ends_at = time.monotonic() + _UP_DEADLINE_S
     while time.monotonic() < ends_at:
-        if place.socket.exists() and any("wait" in reason for _, reason in _ask(place, 0.3)):
+        if place.socket.exists() and any("wait" in answer.reason for answer in _ask(place, 0.3)):
             return
     raise RuntimeError(f"the router does not decide: {place.log.read_text()[-2000:]}")
 
@@ -146,18 +153,20 @@ def _resident_mib(process: subprocess.Popen[bytes]) -> int:
     return int(found[1]) // 1024 if found else 0
 
 
-def _report(asked: Sequence[tuple[float, str]], before: str, after: str) -> None:
-    took_ms = [took for took, _ in asked]
-    spread = {name: percentile(took_ms, percent) for name, percent in (("p50", 50), ("p90", 90), ("p99", 99))}
-    spread |= {"p99.9": percentile(took_ms, 99.9), "max": max(took_ms)}
-    print("as slurmctld sees it: " + ", ".join(f"{name} {value:.2f} ms" for name, value in spread.items()))
+def _report(asked: Sequence[_Answer], before: str, after: str) -> None:
+    for kinds in (("new", "like"), ("new",), ("like",)):
+        took_ms = [answer.took_ms for answer in asked if answer.kind in kinds]
+        spread = {name: percentile(took_ms, percent) for name, percent in (("p50", 50), ("p90", 90), ("p99", 99))}
+        spread |= {"p99.9": percentile(took_ms, 99.9), "max": max(took_ms)}
+        text = ", ".join(f"{name} {value:.2f} ms" for name, value in spread.items())
+        print(f"as slurmctld sees it, {len(took_ms)} jobs, {' and '.join(kinds)}: {text}")
     shares = ", ".join(
         f"{share:.2%} in {bound * 1e3:g} ms" for bound, share in _decided_within(before, after).items() if share
     )
     print(f"in the router: {shares}")
     looks = [dict(_LOOKS.findall(text)) for text in (before, after)]
     count, total_s = (float(looks[1][what]) - float(looks[0][what]) for what in ("count", "sum"))
-    print(f"{len(asked)} answers: {dict(Counter(reason for _, reason in asked))}")
+    print(f"answers: {dict(Counter(answer.reason for answer in asked))}")
     print(f"looks at the queue: {count:g}, {total_s / max(1, count):.2f} s each")
 
 

@@ -163,6 +163,30 @@ def test_a_pending_job_is_not_asked_about_again_at_once_but_after_a_while(path: 
     assert later.outlook.exceeds is not first.outlook.exceeds
 
 
+def test_what_was_submitted_of_late_is_answered_before_it_is_asked(path: Path) -> None:
+    lived = _forecast(path)
+    _live(lived, days=20)
+    at_s = 20 * 24 * _HOUR_S
+    before = lived.model_of(_at(at_s)).predict(_ASKED)
+    assert before is not None
+    model = lived.model_of(_at(at_s + 5))
+    with lived._turns:  # noqa: SLF001 - whoever has to ask the model itself goes without
+        assert model.predict(_ASKED) is not None
+        assert model.predict(_SHORT) is None
+
+
+def test_of_what_was_submitted_only_the_latest_is_remembered(path: Path) -> None:
+    lived = _forecast(path)
+    _live(lived, days=20)
+    model = lived.model_of(_at(20 * 24 * _HOUR_S))
+    for cpus in range(1, 400):
+        model.predict(QueuedJob("batch", cpus, _HOUR_S, user_id=2001))
+    model = lived.model_of(_at(20 * 24 * _HOUR_S + 5))
+    with lived._turns:  # noqa: SLF001 - as above
+        known = [cpus for cpus in range(1, 400) if model.predict(QueuedJob("batch", cpus, _HOUR_S, user_id=2001))]
+    assert len(known) == 256
+
+
 def test_a_model_that_breaks_costs_no_picture_of_the_cluster(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lived = _forecast(path)
     _live(lived, days=20)

@@ -79,7 +79,7 @@ class Life:
     def today(self, *jobs: Job, is_bad: bool) -> LearnedModel:
         """Return what answers on one more day."""
         self._see(self.now_s, is_bad, *jobs)
-        return LearnedModel(self._following, Turns(), {2001: "alice"}, {}, lambda: self.now_s)
+        return LearnedModel(self._following, Turns(), {2001: "alice"}, lambda: self.now_s, said={}, submitted={})
 
 
 @pytest.fixture(name="life", scope="module", params=_SCENES)

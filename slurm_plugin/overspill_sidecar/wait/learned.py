@@ -21,11 +21,16 @@ _PATIENCE_S = 0.015
 #: What was said of a pending job as if it were new is said again for so long, and for up to twice that: spread, so that
 #: the answers about a whole queue do not grow old all at once.
 _FRESH_S = 30.0
+#: Jobs like those that were submitted within the last hour are the likeliest to be submitted next: on three recorded
+#: logs they were 42, 59 and 74 % of all. So many of them, the last ones, are answered before they are.
+_AGAIN_S, _MOST_PREPARED = 3600.0, 256
 #: In a partition that starts no jobs.
 _ENDLESS = WaitEstimate(math.inf, is_upper_bound=False)
 
 #: What was said of pending jobs, and when, Unix seconds; by job id, partition and whether a limit keeps it back.
 Said = dict[tuple[int, str, bool], tuple[float, Outlook]]
+#: What was submitted, and when last, Unix seconds.
+Submitted = dict[QueuedJob, float]
 
 
 class LearnedWait(WaitEstimate):
@@ -55,7 +60,14 @@ class LearnedModel:
     """
 
     def __init__(
-        self, following: Following, turns: Turns, users: Mapping[int, str], said: Said, clock: Callable[[], float]
+        self,
+        following: Following,
+        turns: Turns,
+        users: Mapping[int, str],
+        clock: Callable[[], float],
+        *,
+        said: Said,
+        submitted: Submitted,
     ) -> None:
         """Ask this model.
 
@@ -63,18 +75,31 @@ class LearnedModel:
             following: keeps the model in step with Slurm.
             turns: taken while the model is asked or told.
             users: names by user id, of the users who have jobs.
-            said: of pending jobs, as if they were submitted now: what was said before, and is said from now on.
             clock: Unix time.
+            said: of pending jobs, as if they were submitted now: what was said before, and is said from now on.
+            submitted: what was submitted before, and is from now on.
         """
         self._following = following
         self._turns = turns
         self._users = users
-        self._said = said
         self._clock = clock
+        self._said = said
+        self._submitted = submitted
         self._of_submitted: dict[QueuedJob, WaitEstimate] = {}
         self._of_pending: dict[WaitingJob, Outlook] = {}
 
+    def prepare(self) -> None:
+        """Have the answers ready for jobs like those that were submitted of late, and forget the others."""
+        now_s = self._clock()
+        latest = sorted(self._submitted.items(), key=lambda item: -item[1])
+        for place, (job, at_s) in enumerate(latest):
+            if place >= _MOST_PREPARED or now_s - at_s > _AGAIN_S:
+                del self._submitted[job]
+            elif (estimate := self._predicted(job)) is not None:
+                self._of_submitted[job] = estimate
+
     def predict(self, job: QueuedJob) -> WaitEstimate | None:
+        self._submitted[job] = self._clock()
         estimate = self._of_submitted.get(job)
         if estimate is None:
             estimate = self._predicted(job)

@@ -24,7 +24,7 @@ _FIRST_LOGITS = -0.5, -4.0
 
 
 def sigmoid(logits: Vector) -> Vector:
-    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -_MOST, _MOST))))
+    return np.asarray(1.0 / (1.0 + np.exp(-np.minimum(np.maximum(logits, -_MOST), _MOST))))
 
 
 class Learner:
@@ -43,7 +43,8 @@ class Learner:
 
     def logits(self, features: Vector) -> Vector:
         """Return the logit of P(wait > t) for each t of the grid."""
-        return np.asarray((self.weights @ self._inputs(features)).clip(-_MOST, _MOST))
+        logits: Vector = self.weights @ self._inputs(features)
+        return np.minimum(np.maximum(logits, -_MOST, out=logits), _MOST, out=logits)
 
     def see(self, features: Vector) -> None:
         """Take a job's features into their means and variances."""
