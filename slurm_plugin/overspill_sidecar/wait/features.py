@@ -12,8 +12,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from overspill_sidecar.wait import competition
+from overspill_sidecar.wait import competition, scenarios
 from overspill_sidecar.wait.accounts import PartitionShare, Share, UserShare
+from overspill_sidecar.wait.outlook import GRID_S
 from overspill_sidecar.wait.queue import HALF_LIVES_S, RATES, QueueState
 from overspill_sidecar.wait.scales import ago, log, signed_log
 from overspill_sidecar.wait.tracked import Tracked
@@ -94,8 +95,18 @@ NAMES: tuple[str, ...] = (
     "rate_prompt_share",
     *(f"mean_wait_{name}" for name in _GROUPS),
     *(f"alike_{likeness}_{name}" for likeness, name in product(_LIKENESSES, _OUTCOMES)),
+    *(f"played_{wait_s:g}" for wait_s in scenarios.WAITS_S),
     *(f"slurm_{name}" for name in _SLURM),
 )
+
+_FIRST_PLAYED = NAMES.index(f"played_{scenarios.WAITS_S[0]:g}")
+#: Which feature says what the scenarios say of each wait of the grid: beyond their last wait, what they say of that.
+_PLAYED = _FIRST_PLAYED + np.minimum(np.arange(len(GRID_S)), len(scenarios.WAITS_S) - 1)
+
+
+def played(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logits that the scenarios give for each wait of the grid; NaN if the queue was too long to play."""
+    return features.take(_PLAYED)
 
 
 def features_of(
@@ -119,6 +130,7 @@ def features_of(
         *_of_rates(queue, now_s),
         *queue.lookalikes.mean_waits(job),
         *queue.lookalikes.outcomes(job, now_s),
+        *scenarios.opinion_on(job, queue, now_s),
         *_of_slurm(job, facts),
     ]
     return np.array(numbers)

@@ -9,7 +9,7 @@ import numpy as np
 
 from overspill_sidecar.wait.blend import Blend
 from overspill_sidecar.wait.bound import AdaptiveShare
-from overspill_sidecar.wait.features import NAMES, features_of
+from overspill_sidecar.wait.features import NAMES, features_of, played
 from overspill_sidecar.wait.forest import Forest
 from overspill_sidecar.wait.learner import Learner, Vector, sigmoid
 from overspill_sidecar.wait.outlook import GRID_S, Outlook
@@ -196,7 +196,7 @@ class OnlineModel:
         features = features_of(tracked, job.nodes, job.facts, self.queue, now_s)
         learned = self.learner.logits(features)
         forest = None if self.forest is None else self.forest.logits(features)
-        blended = learned if forest is None else self.blend.logits(learned, forest)
+        blended = self.blend.logits(learned, forest, played(features))
         exceeds = np.minimum.accumulate(sigmoid(blended)).tolist()
         outlook = Outlook(exceeds, 0.0, 0.0)
         return _Opinion(features, learned, forest, Outlook(exceeds, 0.0, outlook.quantile_s(self.bound.share)))
@@ -231,8 +231,6 @@ class OnlineModel:
         slot = self.samples.slot_of(waiting.sample)
         if slot is None or first >= last:
             return
-        samples = self.samples
-        self.learner.learn(samples.features[slot].astype(np.float64), first, last, exceeded)
-        forest = samples.forest[slot].astype(np.float64)
-        if not np.isnan(forest[0]):
-            self.blend.learn(samples.learned[slot].astype(np.float64), forest, first, last, exceeded)
+        features, learned, forest = self.samples.opinions(slot)
+        self.learner.learn(features, first, last, exceeded)
+        self.blend.learn((learned, forest, played(features)), first, last, exceeded)

@@ -9,6 +9,7 @@ from overspill_sidecar.wait.crowd import Crowd
 from overspill_sidecar.wait.decaying import DecayingSum, RecentMean
 from overspill_sidecar.wait.lookalikes import Lookalikes
 from overspill_sidecar.wait.releases import Releases
+from overspill_sidecar.wait.run_times import RunTimes
 from overspill_sidecar.wait.tracked import Tracked, track
 from overspill_sidecar.wait.waiting import WaitingJob
 
@@ -29,7 +30,7 @@ class QueueState:
 
     __slots__ = (
         *("cpus", "crowd", "estimates", "everybody", "limits", "lookalikes"),
-        *("partitions", "rates", "running", "share_of_limit", "users"),
+        *("partitions", "rates", "run_times", "running", "share_of_limit", "users"),
     )
 
     def __init__(self, cpus: int) -> None:
@@ -45,6 +46,7 @@ class QueueState:
         self.estimates = Releases()
         self.rates = {name: tuple(DecayingSum(half_life) for half_life in HALF_LIVES_S) for name in RATES}
         self.share_of_limit = RecentMean()
+        self.run_times = RunTimes()
 
     @property
     def pending(self) -> Mapping[int | str, Tracked]:
@@ -115,6 +117,7 @@ class QueueState:
         user.ended(job, now_s)
         user.usage.add(job.cpus * (ran_s - job.estimate_s), now_s)
         user.run_times_s.append(ran_s)
+        self.run_times.ended(job, ran_s)
         user.share_of_limit.add(share, _SHARE_OF_USER)
         partition = self.partitions.made(job.partition, PartitionShare)
         partition.ended(job, now_s)

@@ -60,6 +60,16 @@ class Samples:
         room = len(self.submit_s)
         return number % room if number >= self.taken - room else None
 
+    def opinions(self, slot: int) -> tuple[Vector, Vector, Vector | None]:
+        """Return the features of a sample, and the logits that were given at its submission: learned, and trees'."""
+        forest = self.forest[slot].astype(np.float64)
+        is_given = not np.isnan(forest[0])
+        return (
+            self.features[slot].astype(np.float64),
+            self.learned[slot].astype(np.float64),
+            forest if is_given else None,
+        )
+
     def ended(self, number: int, start_s: float) -> None:
         """Note when a job started; infinity: never."""
         slot = self.slot_of(number)

@@ -33,6 +33,7 @@ from overspill_sidecar.wait.online import OnlineModel, Waiting
 from overspill_sidecar.wait.outlook import GRID_S
 from overspill_sidecar.wait.queue import QueueState
 from overspill_sidecar.wait.releases import Releases
+from overspill_sidecar.wait.run_times import RunTimes
 from overspill_sidecar.wait.samples import Samples
 from overspill_sidecar.wait.tracked import Bounded, Tracked
 
@@ -44,7 +45,19 @@ _CLASSES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         *(AdaptiveShare, Blend, Bounded, Crowd, DecayingPeak, DecayingSum, Forest, Learner, Lookalikes, OnlineModel),
-        *(PartitionShare, QueueState, RecentMean, Releases, Samples, Share, Shares, Tracked, UserShare, Waiting),
+        *(
+            PartitionShare,
+            QueueState,
+            RecentMean,
+            Releases,
+            RunTimes,
+            Samples,
+            Share,
+            Shares,
+            Tracked,
+            UserShare,
+            Waiting,
+        ),
     )
 }
 _Array = NDArray[np.generic]
