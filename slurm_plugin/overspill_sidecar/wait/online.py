@@ -196,7 +196,7 @@ class OnlineModel:
         features = features_of(tracked, job.nodes, job.facts, self.queue, now_s)
         learned = self.learner.logits(features)
         forest = None if self.forest is None else self.forest.logits(features)
-        blended = self.blend.logits(learned, forest, played(features))
+        blended = self.blend.logits((learned, forest, played(features)))
         exceeds = np.minimum.accumulate(sigmoid(blended)).tolist()
         outlook = Outlook(exceeds, 0.0, 0.0)
         return _Opinion(features, learned, forest, Outlook(exceeds, 0.0, outlook.quantile_s(self.bound.share)))

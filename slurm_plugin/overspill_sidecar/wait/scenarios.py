@@ -10,80 +10,92 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from overspill_sidecar.wait.outlook import GRID_S
 from overspill_sidecar.wait.queue import QueueState
-from overspill_sidecar.wait.run_times import drawn_s
 from overspill_sidecar.wait.tracked import Tracked
 
 #: They are played up to the last of these waits.
 WAITS_S = tuple(wait_s for wait_s in GRID_S if wait_s <= 7200)  # noqa: PLR2004 - two hours
-_MOST, _FEWEST = 15, 3
-#: Jobs times scenarios: a long queue gets fewer, a very long one none. It keeps a prediction below some milliseconds.
-_MOST_WORK = 1500
+#: So many scenarios at most. Fewer once so many jobs have been looked at in all, none where there are too many of them:
+#: it keeps a prediction at about a millisecond.
+_SCENARIOS = 15
+_MOST_JOBS, _MOST_LOOKS = 300, 2500
 #: As if a quarter of a scenario more had said either: none of them is ever certain.
 _DOUBT = 0.25
 
 
 def opinion_on(job: Tracked, queue: QueueState, now_s: float) -> list[float]:
     """Return a logit for each of `WAITS_S`; NaN if the queue is too long to be played."""
-    waits_s = _waits_s(job, queue, now_s)
-    if waits_s is None:
+    free = queue.cpus - queue.everybody.running_cpus
+    if not queue.pending and job.cpus <= free:
+        waits_s = [0.0] * _SCENARIOS
+    elif len(queue.pending) + len(queue.running) > _MOST_JOBS:
         return [math.nan] * len(WAITS_S)
-    certain = len(waits_s)
+    else:
+        waits_s = _waits_s(job, queue, now_s)
     longer = (sum(wait_s > limit_s for wait_s in waits_s) for limit_s in WAITS_S)
-    return [math.log((count + _DOUBT) / (certain - count + _DOUBT)) for count in longer]
+    return [math.log((count + _DOUBT) / (len(waits_s) - count + _DOUBT)) for count in longer]
 
 
-def _waits_s(job: Tracked, queue: QueueState, now_s: float) -> list[float] | None:
+def _waits_s(job: Tracked, queue: QueueState, now_s: float) -> list[float]:
     """Return the wait in each scenario, infinite beyond the last of `WAITS_S`."""
-    known = len(queue.pending) + len(queue.running)
-    if not queue.pending and job.cpus <= queue.cpus - queue.everybody.running_cpus:
-        return [0.0] * _MOST
-    scenarios = min(_MOST, _MOST_WORK // (known + 1))
-    if scenarios < _FEWEST:
-        return None
     luck = random.Random(1).random  # noqa: S311 - no secret: the same queue is to have the same answer
-    likely: dict[Tracked, list[float]] = {}
-
-    def draw_s(other: Tracked, ran_s: float) -> float:
-        if other not in likely:
-            likely[other] = queue.run_times.likely(other)
-        return drawn_s(likely[other], ran_s, other.limit_s, luck())
-
-    waits_s = []
-    for _ in range(scenarios):
-        wait_s = _Scenario(job, queue, now_s, draw_s).play() - now_s
-        if wait_s == 0:
-            # What happens at once depends on no run time.
-            return [0.0] * _MOST
-        waits_s.append(wait_s)
+    cast, looks, waits_s = _Cast(queue, now_s), 0, []
+    while len(waits_s) < _SCENARIOS and looks < _MOST_LOOKS:
+        scenario = _Scenario(job, queue, now_s, cast, luck)
+        waits_s.append(scenario.play() - now_s)
+        looks += scenario.looks
+        if waits_s == [0.0]:
+            # What happens at once depends on no luck.
+            return waits_s * _SCENARIOS
     return waits_s
+
+
+class _Cast:
+    """How long the jobs may run."""
+
+    __slots__ = ("pending", "queue", "running")
+
+    def __init__(self, queue: QueueState, now_s: float) -> None:
+        self.queue = queue
+        #: Of each running job: when it starts, its run times, its CPUs, and when its limit would end it.
+        self.running: list[tuple[float, list[float], int, float]] = []
+        for job in queue.running.values():
+            start_s = now_s if job.start_s is None else job.start_s
+            likely = queue.run_times.likely(job, now_s - start_s)
+            self.running.append((start_s, likely, job.cpus, start_s + job.limit_s))
+        #: Run times of those that wait, once they are asked for.
+        self.pending: dict[tuple[str, int, float], list[float]] = {}
+
+    def of_pending(self, job: Tracked) -> list[float]:
+        kind = job.user, job.cpus, job.limit_s
+        likely = self.pending.get(kind)
+        if likely is None:
+            likely = self.pending[kind] = self.queue.run_times.likely(job)
+        return likely
 
 
 class _Scenario:
     """One course of things."""
 
-    __slots__ = ("draw_s", "ends", "free", "now_s", "until_s", "waiting")
+    __slots__ = ("cast", "ends", "free", "looks", "luck", "now_s", "until_s", "waiting")
 
-    def __init__(
-        self, job: Tracked, queue: QueueState, now_s: float, draw_s: Callable[[Tracked, float], float]
-    ) -> None:
+    def __init__(self, job: Tracked, queue: QueueState, now_s: float, cast: _Cast, luck: Callable[[], float]) -> None:
         self.now_s = now_s
         self.until_s = now_s + WAITS_S[-1]
-        self.draw_s = draw_s
+        self.cast = cast
+        self.luck = luck
         self.free = queue.cpus - queue.everybody.running_cpus
         self.waiting = [*queue.pending.values(), job]
         #: Of each running job: when it ends, its CPUs, and when its limit would end it. A heap.
-        self.ends = list(self._ends(queue.running.values()))
+        self.ends = [
+            (max(start_s + likely[int(luck() * len(likely))], now_s + 1), cpus, limit_end_s)
+            for start_s, likely, cpus, limit_end_s in cast.running
+        ]
         heapq.heapify(self.ends)
-
-    def _ends(self, running: Iterable[Tracked]) -> Iterable[tuple[float, int, float]]:
-        for job in running:
-            start_s = self.now_s if job.start_s is None else job.start_s
-            end_s = start_s + self.draw_s(job, self.now_s - start_s)
-            yield max(end_s, self.now_s + 1), job.cpus, start_s + job.limit_s
+        self.looks = len(self.ends)
 
     def play(self) -> float:
         """Return when the last of the waiting jobs starts; infinity is later than anybody wants to know."""
@@ -101,11 +113,12 @@ class _Scenario:
     def _schedule(self) -> None:
         """Start jobs in order; then those that fit and do not delay the first that has to wait."""
         waiting, count = self.waiting, 0
+        self.looks += len(waiting)
         while count < len(waiting) and waiting[count].cpus <= self.free:
             self._start(waiting[count])
             count += 1
         del waiting[:count]
-        if any(job.cpus <= self.free for job in waiting[1:]):
+        if self.free > 0 and any(job.cpus <= self.free for job in waiting[1:]):
             self._backfill()
 
     def _backfill(self) -> None:
@@ -131,5 +144,6 @@ class _Scenario:
 
     def _start(self, job: Tracked) -> None:
         self.free -= job.cpus
-        end_s = self.now_s + max(1.0, self.draw_s(job, 0.0))
+        likely = self.cast.of_pending(job)
+        end_s = self.now_s + max(1.0, likely[int(self.luck() * len(likely))])
         heapq.heappush(self.ends, (end_s, job.cpus, self.now_s + job.limit_s))
