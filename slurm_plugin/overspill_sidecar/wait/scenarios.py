@@ -42,7 +42,8 @@ def opinion_on(job: Tracked, queue: QueueState, now_s: float) -> list[float]:
 def _waits_s(job: Tracked, queue: QueueState, now_s: float) -> list[float]:
     """Return the wait in each scenario, infinite beyond the last of `WAITS_S`."""
     luck = random.Random(1).random  # noqa: S311 - no secret: the same queue is to have the same answer
-    cast, looks, waits_s = _Cast(queue, now_s), 0, []
+    cast, looks = _Cast(queue, now_s), 0
+    waits_s: list[float] = []
     while len(waits_s) < _SCENARIOS and looks < _MOST_LOOKS:
         scenario = _Scenario(job, queue, now_s, cast, luck)
         waits_s.append(scenario.play() - now_s)
