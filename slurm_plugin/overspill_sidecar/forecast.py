@@ -95,7 +95,7 @@ class Forecast:
         if self.jobs < self.enough_jobs:
             return PlanModel(snapshot)
         users = {job.user_id: job.user_name for job in snapshot.jobs}
-        self._said = still_said(self._said, self._clock())
+        self._said = still_said(self._said, snapshot.jobs)
         model = LearnedModel(
             self._following, self._turns, users, self._clock, said=self._said, submitted=self._submitted
         )

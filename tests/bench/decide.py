@@ -36,6 +36,7 @@ from tests.integration.sidecar_agent import Certificates, FakeAgent
 _PENDING, _RUNNING, _LEARNED_JOBS = 10_000, 2_000, 3_000
 _SECONDS, _A_SECOND, _STEP_S = 60.0, 30, 5.0
 _NICENESS = -5
+_SETTLE_S = 30.0
 _SHIM = Path(__file__).parents[2] / "slurm_plugin" / "job_submit"
 _LUA = Path(__file__).with_name("inside") / "ask_by_shim.lua"
 _UP_DEADLINE_S = 120.0
@@ -107,6 +108,19 @@ def _moving(queue: MovingQueue) -> Iterator[None]:
         thread.join()
 
 
+@contextmanager
+def _idle_router(place: _Place) -> Iterator[Path]:
+    """Serve beside it one that does nothing for its answers: it shows what the machine makes of any."""
+    socket = place.directory / "idle.sock"
+    argv = ["nice", "-n", str(_NICENESS), sys.executable, "-m", "tests.bench.idle_router", str(socket)]
+    process = subprocess.Popen(argv)
+    try:
+        yield socket
+    finally:
+        process.kill()
+        process.wait()
+
+
 @dataclass(frozen=True, slots=True)
 class _Answer:
     took_ms: float
@@ -115,8 +129,8 @@ class _Answer:
     kind: str
 
 
-def _ask(place: _Place, seconds: float) -> list[_Answer]:
-    argv = ["lua", str(_LUA), str(_SHIM), str(place.socket), str(seconds), str(_A_SECOND)]
+def _ask(socket: Path, seconds: float) -> list[_Answer]:
+    argv = ["lua", str(_LUA), str(_SHIM), str(socket), str(seconds), str(_A_SECOND)]
     printed = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     lines = (line.split("\t") for line in printed.splitlines())
     return [_Answer(float(took_ms), reason, kind) for took_ms, reason, kind in lines]
@@ -130,7 +144,7 @@ def _wait_until_deciding(place: _Place) -> None:
     """
     ends_at = time.monotonic() + _UP_DEADLINE_S
     while time.monotonic() < ends_at:
-        if place.socket.exists() and any("wait" in answer.reason for answer in _ask(place, 0.3)):
+        if place.socket.exists() and any("wait" in answer.reason for answer in _ask(place.socket, 0.3)):
             return
     raise RuntimeError(f"the router does not decide: {place.log.read_text()[-2000:]}")
 
@@ -153,13 +167,13 @@ def _resident_mib(process: subprocess.Popen[bytes]) -> int:
     return int(found[1]) // 1024 if found else 0
 
 
+def _show(what: str, answers: Sequence[_Answer]) -> None:
+    took_ms = [answer.took_ms for answer in answers]
+    spread = {f"p{percent}": percentile(took_ms, percent) for percent in (50, 90, 99, 99.9, 100)}
+    print(f"{what} ({len(answers)}): " + ", ".join(f"{name} {value:.2f} ms" for name, value in spread.items()))
+
+
 def _report(asked: Sequence[_Answer], before: str, after: str) -> None:
-    for kinds in (("new", "like"), ("new",), ("like",)):
-        took_ms = [answer.took_ms for answer in asked if answer.kind in kinds]
-        spread = {name: percentile(took_ms, percent) for name, percent in (("p50", 50), ("p90", 90), ("p99", 99))}
-        spread |= {"p99.9": percentile(took_ms, 99.9), "max": max(took_ms)}
-        text = ", ".join(f"{name} {value:.2f} ms" for name, value in spread.items())
-        print(f"as slurmctld sees it, {len(took_ms)} jobs, {' and '.join(kinds)}: {text}")
     shares = ", ".join(
         f"{share:.2%} in {bound * 1e3:g} ms" for bound, share in _decided_within(before, after).items() if share
     )
@@ -182,15 +196,21 @@ async def _main(seconds: float) -> None:
             model.fitted_at = 1
         save(model, place.directory / "waits.state")
         queue = MovingQueue(place.directory, _PENDING, _RUNNING)
-        with _router(place) as process, _moving(queue):
+        with _idle_router(place) as idle_socket, _router(place) as process, _moving(queue):
             await asyncio.to_thread(_wait_until_deciding, place)
+            # The first look at pending jobs asks about all of them.
+            await asyncio.sleep(_SETTLE_S)
             loads, before, began_mib = [os.getloadavg()[0]], _metrics(place), _resident_mib(process)
-            asked = await asyncio.to_thread(_ask, place, seconds)
+            asking = (asyncio.to_thread(_ask, socket, seconds) for socket in (place.socket, idle_socket))
+            asked, asked_idle = await asyncio.gather(*asking)
             after, ended_mib = _metrics(place), _resident_mib(process)
             loads.append(os.getloadavg()[0])
             is_saved = (place.directory / "waits.state").stat().st_mtime > time.time() - seconds
         events = Counter(re.findall(r'"action": ?"((?:wait_model|late)\w*)"', place.log.read_text()))
         await place.agent.stop()
+    for kinds in (("new", "like"), ("new",), ("like",)):
+        _show(f"as slurmctld sees it, jobs {' and '.join(kinds)}", [each for each in asked if each.kind in kinds])
+    _show("the same of a router that does nothing", asked_idle)
     _report(asked, before, after)
     print(f"memory {began_mib} MiB, then {ended_mib} MiB; load average {loads[0]:.1f} to {loads[1]:.1f}")
     print(f"what was learned {'was' if is_saved else 'was not'} saved meanwhile; in the log: {dict(events)}")

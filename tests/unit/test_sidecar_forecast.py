@@ -20,7 +20,7 @@ from overspill_sidecar.cluster import Job, Partition, Snapshot
 from overspill_sidecar.forecast import Forecast
 from overspill_sidecar.history import SACCT_FIELDS
 from overspill_sidecar.metrics import REGISTRY
-from overspill_sidecar.wait import LearnedModel, OnlineModel, PlanModel, QueuedJob, WaitEstimate, trees
+from overspill_sidecar.wait import LearnedModel, OnlineModel, Outlook, PlanModel, QueuedJob, trees
 from overspill_sidecar.wait.learned import LearnedWait
 from overspill_sidecar.wait.state import load
 from tests.integration.sidecar_road import eventually_async
@@ -142,25 +142,39 @@ def test_who_submits_or_looks_at_pending_jobs_while_the_model_is_saved_or_fitted
     assert None not in answers
 
 
-def test_a_pending_job_is_not_asked_about_again_at_once_but_after_a_while(path: Path) -> None:
+def test_a_long_queue_is_not_asked_about_again_at_once_but_after_a_while(path: Path) -> None:
     now_s = float(NOW_S + _LATER_S)
     lived = Forecast(path, {"overspill"}, 40, clock=lambda: now_s)
     _live(lived, days=20)
-    waiting = job(999, cpus=4)
+    queue = [job(999 + number, cpus=4, time_limit_s=60 * number) for number in range(1, 2001)]
 
-    def outlook(after_s: int) -> WaitEstimate | None:
+    def outlooks(after_s: int) -> list[Outlook]:
         nonlocal now_s
         now_s += after_s
-        return lived.model_of(_at(20 * 24 * _HOUR_S + after_s)).pending(waiting, "batch")
+        model = lived.model_of(_at(20 * 24 * _HOUR_S + after_s, *queue))
+        waits = [model.pending(waiting, "batch") for waiting in queue]
+        return [wait.outlook for wait in waits if isinstance(wait, LearnedWait)]
 
-    first, soon = outlook(0), outlook(5)
+    first, soon, later = outlooks(0), outlooks(5), outlooks(30)
+    assert len(first) == len(soon) == len(later) == 2000
+    assert all(again.exceeds is before.exceeds for before, again in zip(first, soon, strict=True))
+    assert all(again.waited_s == before.waited_s + 5 for before, again in zip(first, soon, strict=True))
+    assert not any(again.exceeds is before.exceeds for before, again in zip(first, later, strict=True))
+
+
+def test_a_short_queue_is_asked_about_at_each_snapshot_and_who_is_gone_is_forgotten(path: Path) -> None:
+    now_s = float(NOW_S + _LATER_S)
+    lived = Forecast(path, {"overspill"}, 40, clock=lambda: now_s)
+    _live(lived, days=20)
+    at_s, waiting = 20 * 24 * _HOUR_S, job(999, cpus=4)
+    first = lived.model_of(_at(at_s, waiting)).pending(waiting, "batch")
+    now_s += 5
+    second = lived.model_of(_at(at_s + 5, waiting)).pending(waiting, "batch")
     assert isinstance(first, LearnedWait)
-    assert isinstance(soon, LearnedWait)
-    assert soon.outlook.exceeds is first.outlook.exceeds
-    assert soon.outlook.waited_s == first.outlook.waited_s + 5
-    later = outlook(61)
-    assert isinstance(later, LearnedWait)
-    assert later.outlook.exceeds is not first.outlook.exceeds
+    assert isinstance(second, LearnedWait)
+    assert second.outlook.exceeds is not first.outlook.exceeds
+    lived.model_of(_at(at_s + 10))
+    assert not lived._said  # noqa: SLF001 - what is kept is to be bounded
 
 
 def test_what_was_submitted_of_late_is_answered_before_it_is_asked(path: Path) -> None:
@@ -184,7 +198,7 @@ def test_of_what_was_submitted_only_the_latest_is_remembered(path: Path) -> None
     model = lived.model_of(_at(20 * 24 * _HOUR_S + 5))
     with lived._turns:  # noqa: SLF001 - as above
         known = [cpus for cpus in range(1, 400) if model.predict(QueuedJob("batch", cpus, _HOUR_S, user_id=2001))]
-    assert len(known) == 256
+    assert len(known) == 128
 
 
 def test_a_model_that_breaks_costs_no_picture_of_the_cluster(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
