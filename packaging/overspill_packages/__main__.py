@@ -55,9 +55,10 @@ def main(
     out.mkdir(exist_ok=True)
     with TemporaryDirectory(prefix="overspill-packages.") as name, ThreadPoolExecutor() as pool:
         work = Path(name)
-        _build_contents(work / "built", found, slurm_include)
+        (work / "built").mkdir()
         if target is not None:
             _build_pyslurm(work / "built", found, target)
+        _build_contents(work / "built", found, slurm_include)
         description = _described(with_pyslurm=with_pyslurm)
         build = partial(_build, description, found, work, out.resolve())
         for path in pool.map(build, map(Format, formats)):
@@ -82,8 +83,7 @@ def _build(description: Description, found: Facts, work: Path, out: Path, packag
 
 
 def _build_contents(built: Path, found: Facts, slurm_include: Path) -> None:
-    """Make all that is in the packages and not in the checkout."""
-    built.mkdir()
+    """Make all that is in the packages and not in the checkout, but for pyslurm."""
     environment.build(_CHECKOUT, built / "venv", found)
     environment.write_launchers(built / "launchers")
     manuals.build(_CHECKOUT / "docs", built / "man", found)

@@ -1,6 +1,9 @@
 """What the packages are built from agrees with what everything else is built from."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -43,6 +46,29 @@ def test_slurms_release_is_read_from_its_header() -> None:
 def test_a_header_without_a_version_is_refused() -> None:
     with pytest.raises(ValueError, match="--slurm-include"):
         slurm_release("#define SOMETHING 1\n")
+
+
+def _failed_build(tmp_path: Path, *options: str, **environment: str) -> str:
+    """Return what a build of all packages says that comes to nothing."""
+    known = {**os.environ, "PYTHONPATH": str(CHECKOUT / "packaging"), "SOURCE_DATE_EPOCH": "1", **environment}
+    argv = [sys.executable, "-m", "overspill_packages", "--out", str(tmp_path / "out"), *options]
+    done = subprocess.run(argv, env=known, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_whoever_has_no_library_of_slurms_is_told_of_both_ways_on(tmp_path: Path) -> None:
+    said = _failed_build(tmp_path, "--slurm-library", str(tmp_path))
+    assert f"no libslurmfull.so below {tmp_path}: name its directory with --slurm-library" in said
+    assert "leave overspill-pyslurm out with --no-pyslurm" in said
+
+
+def test_whoever_does_not_reach_pyslurms_source_is_told_so_before_all_else_is_built(tmp_path: Path) -> None:
+    said = _failed_build(tmp_path, PIP_NO_INDEX="1", PIP_FIND_LINKS="", TMPDIR=str(tmp_path))
+    assert "pyslurm==25.11.2" in said
+    assert "overspill-pyslurm cannot be built: --no-pyslurm leaves it out" in said
+    assert not list(tmp_path.glob("overspill-packages.*"))
 
 
 @pytest.mark.parametrize(
