@@ -12,6 +12,7 @@ import pytest
 
 from overspill.errors import ConfigError, UnavailableError
 from overspill_sidecar.slurm import CommandLineView, FittingReader, PyslurmReader, QueueReader, SqueueReader
+from overspill_sidecar.slurm import readers as slurm_readers
 from overspill_sidecar.slurm.readers import PYSLURM_ARGV
 
 _RECORDED = Path(__file__).parents[1] / "unit" / "slurm_22_05"
@@ -131,6 +132,23 @@ async def test_where_pyslurm_does_not_fit_squeue_is_asked_and_why_is_told(reader
     reader = FittingReader(readers.without_pyslurm(), readers.squeue())
     assert len(await reader.jobs(_RELEASE)) == 12
     assert reader.used == "command-line (pyslurm cannot be used: No module named 'pyslurm')"
+
+
+@pytest.mark.parametrize(
+    ("rest_s", "used"), [(300.0, "command-line (pyslurm cannot be used: not yet)"), (0.0, "pyslurm")]
+)
+async def test_a_pyslurm_that_is_installed_meanwhile_is_found_once_the_pause_is_over(
+    readers: Readers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest_s: float, used: str
+) -> None:
+    monkeypatch.setattr(slurm_readers, "_REST_S", rest_s)
+    installed = tmp_path / "installed"
+    is_missing = f"import os\nif not os.path.exists('{installed}'): sys.exit(say('failed', 'not yet'))\nsay('ready'"
+    reader = FittingReader(readers.pyslurm(_WELL.replace('say("ready"', is_missing)), readers.squeue())
+    assert len(await reader.jobs(_RELEASE)) == 12
+    assert reader.used == "command-line (pyslurm cannot be used: not yet)"
+    installed.touch()
+    assert len(await reader.jobs(_RELEASE)) == 12
+    assert reader.used == used
 
 
 async def test_where_pyslurm_fits_squeue_is_not_asked(readers: Readers) -> None:
