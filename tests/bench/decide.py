@@ -1,6 +1,6 @@
 """What `Decide` costs while everything else goes on, as slurmctld sees it and as the router does.
 
-    .venv/bin/python -m tests.bench.decide [SECONDS]
+    .venv/bin/python -m tests.bench.decide [SECONDS [QUESTIONS A SECOND]]
 
 A router in a process of its own, at its unit's priority, is asked 30 times a second by the submit hook's own client
 in Lua. 10,000 unlike jobs are pending and 2,000 run; every 5 s some of them come, start and end and it looks at the
@@ -34,7 +34,7 @@ from tests.bench.moving_queue import MovingQueue, experienced_model
 from tests.integration.sidecar_agent import Certificates, FakeAgent
 
 _PENDING, _RUNNING, _LEARNED_JOBS = 10_000, 2_000, 3_000
-_SECONDS, _A_SECOND, _STEP_S = 60.0, 30, 5.0
+_SECONDS, _A_SECOND, _STEP_S = 60.0, 30.0, 5.0
 _NICENESS = -5
 _SETTLE_S = 30.0
 _SHIM = Path(__file__).parents[2] / "slurm_plugin" / "job_submit"
@@ -129,8 +129,8 @@ class _Answer:
     kind: str
 
 
-def _ask(socket: Path, seconds: float) -> list[_Answer]:
-    argv = ["lua", str(_LUA), str(_SHIM), str(socket), str(seconds), str(_A_SECOND)]
+def _ask(socket: Path, seconds: float, a_second: float) -> list[_Answer]:
+    argv = ["lua", str(_LUA), str(_SHIM), str(socket), str(seconds), str(a_second)]
     printed = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     lines = (line.split("\t") for line in printed.splitlines())
     return [_Answer(float(took_ms), reason, kind) for took_ms, reason, kind in lines]
@@ -144,7 +144,7 @@ def _wait_until_deciding(place: _Place) -> None:
     """
     ends_at = time.monotonic() + _UP_DEADLINE_S
     while time.monotonic() < ends_at:
-        if place.socket.exists() and any("wait" in answer.reason for answer in _ask(place.socket, 0.3)):
+        if place.socket.exists() and any("wait" in answer.reason for answer in _ask(place.socket, 0.3, _A_SECOND)):
             return
     raise RuntimeError(f"the router does not decide: {place.log.read_text()[-2000:]}")
 
@@ -184,7 +184,7 @@ def _report(asked: Sequence[_Answer], before: str, after: str) -> None:
     print(f"looks at the queue: {count:g}, {total_s / max(1, count):.2f} s each")
 
 
-async def _main(seconds: float) -> None:
+async def _main(seconds: float = _SECONDS, a_second: float = _A_SECOND) -> None:
     with tempfile.TemporaryDirectory() as name:
         place = _Place(Path(name), FakeAgent(Certificates(Path(name) / "tls")))
         place.agent.total = place.agent.free = agent_pb2.Resources(cpus=4096, memory_mib=16_384_000)
@@ -201,7 +201,7 @@ async def _main(seconds: float) -> None:
             # The first look at pending jobs asks about all of them.
             await asyncio.sleep(_SETTLE_S)
             loads, before, began_mib = [os.getloadavg()[0]], _metrics(place), _resident_mib(process)
-            asking = (asyncio.to_thread(_ask, socket, seconds) for socket in (place.socket, idle_socket))
+            asking = (asyncio.to_thread(_ask, socket, seconds, a_second) for socket in (place.socket, idle_socket))
             asked, asked_idle = await asyncio.gather(*asking)
             after, ended_mib = _metrics(place), _resident_mib(process)
             loads.append(os.getloadavg()[0])
@@ -217,4 +217,4 @@ async def _main(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(float(sys.argv[1]) if len(sys.argv) > 1 else _SECONDS))
+    asyncio.run(_main(*map(float, sys.argv[1:])))

@@ -189,16 +189,18 @@ def test_what_was_submitted_of_late_is_answered_before_it_is_asked(path: Path) -
         assert model.predict(_SHORT) is None
 
 
-def test_of_what_was_submitted_only_the_latest_is_remembered(path: Path) -> None:
+def test_of_what_was_submitted_a_few_are_remembered_and_before_all_what_came_again(path: Path) -> None:
     lived = _forecast(path)
     _live(lived, days=20)
     model = lived.model_of(_at(20 * 24 * _HOUR_S))
-    for cpus in range(1, 400):
-        model.predict(QueuedJob("batch", cpus, _HOUR_S, user_id=2001))
+    kinds = [QueuedJob("batch", cpus, _HOUR_S, user_id=2001) for cpus in range(1, 400)]
+    for kind in (kinds[7], *kinds):
+        model.predict(kind)
     model = lived.model_of(_at(20 * 24 * _HOUR_S + 5))
     with lived._turns:  # noqa: SLF001 - as above
-        known = [cpus for cpus in range(1, 400) if model.predict(QueuedJob("batch", cpus, _HOUR_S, user_id=2001))]
+        known = [kind for kind in kinds if model.predict(kind) is not None]
     assert len(known) == 128
+    assert kinds[7] in known
 
 
 def test_a_model_that_breaks_costs_no_picture_of_the_cluster(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
