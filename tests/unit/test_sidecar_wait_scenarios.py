@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from overspill_sidecar.wait.accounts import UserShare
 from overspill_sidecar.wait.blend import Blend
 from overspill_sidecar.wait.outlook import GRID_S
 from overspill_sidecar.wait.queue import QueueState
@@ -143,3 +144,46 @@ def test_where_none_were_played_the_others_answer_and_learn_alone() -> None:
     blend.learn((yes, None, unknown), 0, len(GRID_S), 0.0)
     assert (blend.weights[1] == before).all()
     assert (blend.logits((yes, None, unknown)) < yes).all()
+
+
+def _served(*, lighter_first: bool) -> QueueState:
+    """Return a queue from which jobs like each other were started in one of the orders: bob has used much more."""
+    queue = QueueState(_CPUS)
+    queue.users.made("bob", UserShare).usage.add(1e6, 0.0)
+    for number in range(0, 60, 2):
+        at_s = float(number)
+        older, younger = _job(number, 1, 60.0, "bob", at_s), _job(number + 1, 1, 60.0, "alice", at_s + 1)
+        queue.submitted(older)
+        queue.submitted(younger)
+        for job in (younger, older) if lighter_first else (older, younger):
+            queue.started(job, at_s + 2, job.key)
+            queue.ended(job, at_s + 52)
+    return queue
+
+
+@pytest.mark.parametrize("lighter_first", [True, False])
+def test_the_order_in_which_jobs_start_tells_whose_turn_comes_first(*, lighter_first: bool) -> None:
+    older, younger = _job(98, 1, 60.0, "bob", _NOW_S - 5), _job(99, 1, 60.0, "alice")
+    ordered = _served(lighter_first=lighter_first).order.sort([older, younger], _NOW_S)
+    assert ordered == ([younger, older] if lighter_first else [older, younger])
+
+
+def test_jobs_that_could_not_have_started_tell_nothing_of_the_order() -> None:
+    queue = QueueState(_CPUS)
+    queue.users.made("bob", UserShare).usage.add(1e6, 0.0)
+    wide, small = _job(1, _CPUS, 60.0, "bob", 0.0), _job(2, 1, 60.0, "alice", 1.0)
+    queue.submitted(wide)
+    queue.submitted(small)
+    queue.started(small, 2.0, small.key)
+    assert queue.order.by_usage.weight == 0
+
+
+def test_where_the_light_users_turn_comes_first_their_jobs_are_played_before_the_others() -> None:
+    waits = []
+    for lighter_first in (True, False):
+        queue = _served(lighter_first=lighter_first)
+        _run(queue, _job(100, _CPUS, 1200.0, "carol", _NOW_S), _NOW_S)
+        for number in range(101, 141):
+            queue.submitted(_job(number, _CPUS, 60.0, "bob", _NOW_S))
+        waits.append(_p_long(_job(200, _CPUS, 60.0, "alice"), queue))
+    assert waits[0] < 0.5 < waits[1]

@@ -8,6 +8,7 @@ from overspill_sidecar.wait.accounts import PartitionShare, Share, Shares, UserS
 from overspill_sidecar.wait.crowd import Crowd
 from overspill_sidecar.wait.decaying import DecayingSum, RecentMean
 from overspill_sidecar.wait.lookalikes import Lookalikes
+from overspill_sidecar.wait.order import ServiceOrder
 from overspill_sidecar.wait.releases import Releases
 from overspill_sidecar.wait.run_times import RunTimes
 from overspill_sidecar.wait.tracked import Tracked, track
@@ -29,7 +30,7 @@ class QueueState:
     """Pending and running jobs, and what is remembered of those before."""
 
     __slots__ = (
-        *("cpus", "crowd", "estimates", "everybody", "limits", "lookalikes"),
+        *("cpus", "crowd", "estimates", "everybody", "limits", "lookalikes", "order"),
         *("partitions", "rates", "run_times", "running", "share_of_limit", "users"),
     )
 
@@ -41,6 +42,7 @@ class QueueState:
         self.users: Shares[UserShare] = Shares(_KEPT_USERS)
         self.partitions: Shares[PartitionShare] = Shares(_KEPT_PARTITIONS)
         self.lookalikes = Lookalikes()
+        self.order = ServiceOrder(self.users)
         #: Releases as the time limits have them, and as jobs are expected to run.
         self.limits = Releases()
         self.estimates = Releases()
@@ -84,6 +86,7 @@ class QueueState:
     def started(self, job: Tracked, now_s: float, key: int | str) -> None:
         """Move a pending job to the running ones, where it has this key."""
         self._leave_queue(job)
+        self.order.started(job, self.pending, now_s)
         job.key = key
         job.start_s = now_s
         self.running[job.key] = job

@@ -42,7 +42,7 @@ def opinion_on(job: Tracked, queue: QueueState, now_s: float) -> list[float]:
 def _waits_s(job: Tracked, queue: QueueState, now_s: float) -> list[float]:
     """Return the wait in each scenario, infinite beyond the last of `WAITS_S`."""
     luck = random.Random(1).random  # noqa: S311 - no secret: the same queue is to have the same answer
-    cast, looks = _Cast(queue, now_s), 0
+    cast, looks = _Cast(job, queue, now_s), 0
     waits_s: list[float] = []
     while len(waits_s) < _SCENARIOS and looks < _MOST_LOOKS:
         scenario = _Scenario(job, queue, now_s, cast, luck)
@@ -55,18 +55,19 @@ def _waits_s(job: Tracked, queue: QueueState, now_s: float) -> list[float]:
 
 
 class _Cast:
-    """How long the jobs may run."""
+    """The jobs in order of their turns, and how long they may run."""
 
-    __slots__ = ("pending", "queue", "running")
+    __slots__ = ("pending", "queue", "running", "waiting")
 
-    def __init__(self, queue: QueueState, now_s: float) -> None:
+    def __init__(self, job: Tracked, queue: QueueState, now_s: float) -> None:
         self.queue = queue
+        self.waiting = queue.order.sort([*queue.pending.values(), job], now_s)
         #: Of each running job: when it starts, its run times, its CPUs, and when its limit would end it.
         self.running: list[tuple[float, list[float], int, float]] = []
-        for job in queue.running.values():
-            start_s = now_s if job.start_s is None else job.start_s
-            likely = queue.run_times.likely(job, now_s - start_s)
-            self.running.append((start_s, likely, job.cpus, start_s + job.limit_s))
+        for other in queue.running.values():
+            start_s = now_s if other.start_s is None else other.start_s
+            likely = queue.run_times.likely(other, now_s - start_s)
+            self.running.append((start_s, likely, other.cpus, start_s + other.limit_s))
         #: Run times of those that wait, once they are asked for.
         self.pending: dict[tuple[str, int, float], list[float]] = {}
 
@@ -81,15 +82,17 @@ class _Cast:
 class _Scenario:
     """One course of things."""
 
-    __slots__ = ("cast", "ends", "free", "looks", "luck", "now_s", "until_s", "waiting")
+    __slots__ = ("cast", "ends", "free", "is_started", "job", "looks", "luck", "now_s", "until_s", "waiting")
 
     def __init__(self, job: Tracked, queue: QueueState, now_s: float, cast: _Cast, luck: Callable[[], float]) -> None:
+        self.job = job
+        self.is_started = False
         self.now_s = now_s
         self.until_s = now_s + WAITS_S[-1]
         self.cast = cast
         self.luck = luck
         self.free = queue.cpus - queue.everybody.running_cpus
-        self.waiting = [*queue.pending.values(), job]
+        self.waiting = cast.waiting.copy()
         #: Of each running job: when it ends, its CPUs, and when its limit would end it. A heap.
         self.ends = [
             (max(start_s + likely[int(luck() * len(likely))], now_s + 1), cpus, limit_end_s)
@@ -99,11 +102,10 @@ class _Scenario:
         self.looks = len(self.ends)
 
     def play(self) -> float:
-        """Return when the last of the waiting jobs starts; infinity is later than anybody wants to know."""
-        last = self.waiting[-1]
+        """Return when the job starts; infinity is later than anybody wants to know."""
         while True:
             self._schedule()
-            if not self.waiting or self.waiting[-1] is not last:
+            if self.is_started:
                 return self.now_s
             if not self.ends or self.ends[0][0] > self.until_s:
                 return math.inf
@@ -145,6 +147,7 @@ class _Scenario:
 
     def _start(self, job: Tracked) -> None:
         self.free -= job.cpus
+        self.is_started |= job is self.job
         likely = self.cast.of_pending(job)
         end_s = self.now_s + max(1.0, likely[int(self.luck() * len(likely))])
         heapq.heappush(self.ends, (end_s, job.cpus, self.now_s + job.limit_s))

@@ -30,6 +30,7 @@ from overspill_sidecar.wait.forest import ANCHORS_S, Forest
 from overspill_sidecar.wait.learner import Learner
 from overspill_sidecar.wait.lookalikes import Lookalikes
 from overspill_sidecar.wait.online import OnlineModel, Waiting
+from overspill_sidecar.wait.order import ServiceOrder
 from overspill_sidecar.wait.outlook import GRID_S
 from overspill_sidecar.wait.queue import QueueState
 from overspill_sidecar.wait.releases import Releases
@@ -51,6 +52,7 @@ _CLASSES: dict[str, type] = {
             RecentMean,
             Releases,
             RunTimes,
+            ServiceOrder,
             Samples,
             Share,
             Shares,
