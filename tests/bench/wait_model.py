@@ -1,4 +1,4 @@
-"""The wait model with 10,000 jobs pending and 2,000 running: what a prediction and what an event costs."""
+"""The wait model with a long queue, and with the longest that it plays forward: what a prediction and an event cost."""
 
 from __future__ import annotations
 
@@ -11,35 +11,38 @@ from overspill_sidecar.wait import OnlineModel, WaitingJob, trees
 from tests.bench.bench import Bench
 from tests.bench.figure import Figure, spread
 
-_CPUS, _RUNNING, _PENDING, _CYCLES = 20_000, 2_000, 10_000, 2_000
+#: Jobs running, and jobs pending.
+_QUEUES = (2_000, 10_000), (150, 150)
+_CPUS_PER_RUNNING, _CYCLES = 10, 2_000
 _BUDGETS = {50: "< 0.3 ms", 99: "< 5 ms"}
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    bench.say("a queue of 10,000")
-    queue = _Queue()
-    for way in ("without trees", "with trees"):
-        bench.say(f"predictions and events, {way}")
-        predicted, submitted, started, ended = queue.cycles()
-        yield from spread(f"predict, 10,000 pending, {way}", predicted, budgets=_BUDGETS)
-        yield from spread(f"submitted, not asked about before, {way}", submitted)
-        yield from spread(f"started, {way}", started)
-        yield from spread(f"ended, {way}", ended)
-        queue.fit()
+    for running, pending in _QUEUES:
+        bench.say(f"a queue of {pending:,}")
+        queue = _Queue(running, pending)
+        for way in (f"{pending:,} pending, without trees", f"{pending:,} pending, with trees"):
+            bench.say(f"predictions and events, {way}")
+            predicted, submitted, started, ended = queue.cycles()
+            yield from spread(f"predict, {way}", predicted, budgets=_BUDGETS if pending == _QUEUES[0][1] else {})
+            yield from spread(f"submitted, not asked about before, {way}", submitted)
+            yield from spread(f"started, {way}", started)
+            yield from spread(f"ended, {way}", ended)
+            queue.fit()
 
 
 class _Queue:
-    def __init__(self) -> None:
+    def __init__(self, running: int, pending: int) -> None:
         self._random_numbers = random.Random(1)  # noqa: S311 - a workload, not a secret
-        self._model = OnlineModel(_CPUS)
+        self._model = OnlineModel(_CPUS_PER_RUNNING * running)
         self._made = 0
         self._now_s = 1_000_000.0
         self._running: list[int] = []
         self._pending: list[int] = []
-        while len(self._running) < _RUNNING:
+        while len(self._running) < running:
             self._submit()
             self._start()
-        while len(self._pending) < _PENDING:
+        while len(self._pending) < pending:
             self._submit()
 
     def cycles(self) -> tuple[list[float], list[float], list[float], list[float]]:
