@@ -44,8 +44,9 @@ def test_a_short_job_slips_into_a_hole_before_a_wide_one() -> None:
     assert _wait_s(*half_full, wide, cpus=2, time_limit_s=_HOUR) > 1000
 
 
-def test_held_dependent_and_deferred_jobs_are_not_ahead() -> None:
-    waiting = [job(n, cpus=8, reason=reason) for n, reason in enumerate(("JobHeldUser", "Dependency", "BeginTime"))]
+def test_held_dependent_deferred_and_limited_jobs_are_not_ahead() -> None:
+    reasons = ("JobHeldUser", "Dependency", "BeginTime", "AssocGrpCpuLimit", "QOSMaxJobsPerUserLimit")
+    waiting = [job(n, cpus=8, reason=reason) for n, reason in enumerate(reasons)]
     assert _wait_s(*waiting) == 0
 
 

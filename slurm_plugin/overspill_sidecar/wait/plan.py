@@ -136,8 +136,8 @@ def _releases(running: Iterable[_Running], nodes: Collection[str]) -> Iterator[t
 
 
 def _queue(jobs: Iterable[Job], partition: str) -> list[Job]:
-    """Return the jobs that compete for `partition`, in order of priority."""
-    competing = [job for job in jobs if job.is_competing and partition in job.partitions]
+    """Return the jobs that compete for `partition`, in order of priority; who a limit keeps back is in nobody's way."""
+    competing = [job for job in jobs if job.is_competing and not job.is_limited and partition in job.partitions]
     return sorted(competing, key=lambda job: (-job.priority, job.slurm_job_id))
 
 
