@@ -4,7 +4,7 @@
 
 A router in a process of its own, at its unit's priority, is asked 30 times a second by the submit hook's own client
 in Lua. 10,000 unlike jobs are pending and 2,000 run; every 5 s some of them come, start and end and it looks at the
-queue, every 10 s at all pending jobs (a site has room), every 20 s it saves what it has learned, and in between it fits
+queue, every 10 s at all pending jobs (a site has room), every 45 s it saves what it has learned, and in between it fits
 trees. Slurm's commands are stand-ins that print a file.
 """
 

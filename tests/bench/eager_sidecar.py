@@ -1,7 +1,7 @@
-"""The sidecar, but that it saves what it has learned every 20 s: no measurement lasts for several times ten minutes."""
+"""The sidecar, but that it saves what it has learned every 45 s: no measurement lasts for ten minutes."""
 
 from overspill_sidecar import forecast
 from overspill_sidecar.cli import main
 
-forecast.SAVE_EVERY_S = 20.0
+forecast.SAVE_EVERY_S = 45.0
 main()

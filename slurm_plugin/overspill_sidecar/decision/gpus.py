@@ -18,6 +18,8 @@ def is_readable(job: DecideRequest) -> bool:
 
     An older shim does not say of what (job, node, task) a request is.
     """
+    if not (job.tres or job.tres_scopes or job.cpus_per_tres or job.mem_per_tres):
+        return True
     return (
         len(job.tres) == len(job.tres_scopes) <= 1
         and all(_GPUS.fullmatch(request) for request in job.tres)
@@ -44,5 +46,5 @@ def gpu_type(job: DecideRequest) -> str:
 
 def per_gpu(text: str) -> int:
     """Return the amount in `--cpus-per-gpu` or `--mem-per-gpu` (MiB); 0 where none is asked for."""
-    match = _PER_GPU.fullmatch(text)
+    match = _PER_GPU.fullmatch(text) if text else None
     return int(match[1]) if match else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.cluster import ClusterConfig, GpuDefaults, Partition
@@ -70,16 +70,16 @@ def shape_of(job: DecideRequest, own: Sequence[Partition], config: ClusterConfig
     if not is_readable(job):
         raise StaysLocal("gres")
     nodes, tasks = nodes_of(job), _tasks(job)
-    gpus = gpu_count(job, nodes, tasks)
+    gpus = gpu_count(job, nodes, tasks) if job.tres else 0
     gpu_defaults = _gpu_defaults(own, config) if gpus else GpuDefaults()
     cpus, cpus_per_gpu_pin = _cpus(job, tasks, gpus, gpu_defaults)
     time_limit_s, time_pin_min = _time_limit(job, own)
+    per_cpu_pin = per_node_pin = per_gpu_pin = 0
     if gpus and (memory := _gpu_memory(job, gpus, gpu_defaults)):
-        memory_mib, pins = memory[0], Pins(memory_per_gpu_mib=memory[1])
+        memory_mib, per_gpu_pin = memory
     else:
         memory_mib, per_cpu_pin, per_node_pin = _memory(job, own, config, cpus, nodes)
-        pins = Pins(memory_per_cpu_mib=per_cpu_pin, memory_per_node_mib=per_node_pin)
-    pins = replace(pins, time_limit_min=time_pin_min, cpus_per_gpu=cpus_per_gpu_pin)
+    pins = Pins(time_pin_min, per_cpu_pin, per_node_pin, per_gpu_pin, cpus_per_gpu_pin)
     slots, all_tasks = _slots(job.array), _slots(job.array.partition("%")[0])
     wanted_type = gpu_type(job) if gpus else ""
     return Shape(cpus, memory_mib, time_limit_s, slots, pins, gpus, nodes, wanted_type, all_tasks)
