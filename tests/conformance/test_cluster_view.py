@@ -26,6 +26,9 @@ from tests.rig.releases import RELEASES
 from tests.unit.sidecar_cluster import job as pending_job
 from tests.unit.sidecar_cluster import running
 
+#: The first rig of a release installs its Slurm and builds its pyslurm.
+pytestmark = pytest.mark.timeout(600)
+
 _UNKNOWN = 999_999
 _DEADLINE_S = 10.0
 _ALL_NODES = "NodeName=c[1-4],ovs1"

@@ -22,6 +22,9 @@ from tests.rig.releases import RELEASES
 from tests.rig.slurm_conf import ACCOUNT, ClusterOptions
 from tests.rig.waiting import poll
 
+#: The first rig of a release installs its Slurm and builds its pyslurm.
+pytestmark = pytest.mark.timeout(600)
+
 _SLEEP = "#!/bin/sh\nsleep 600\n"
 #: Longer than a question takes, shorter than slurmctld's clients wait.
 _DEADLINE_S = 5.0
