@@ -110,6 +110,20 @@ def test_a_record_tells_who_predicted_and_how_probable_too_long_a_wait_was(wait_
     assert kept.HasField("wait_s") is math.isfinite(wait_s)
 
 
+def test_of_several_partitions_the_one_is_recorded_in_which_too_long_a_wait_is_least_probable() -> None:
+    def predict(queued: QueuedJob) -> WaitEstimate:
+        return WaitEstimate(3600 if queued.partition == "batch" else 6 * 3600, is_upper_bound=False)
+
+    words = _WORDS.format(mode="on") + ",overspill_from=batch+long,overspill_wait@long=04:00:00"
+    situation = _situation(policy=parse_policy([words])[0], predict=predict)
+    request = _ask(partition="batch,long")
+    decision = decide(request, situation, "d-1")
+    assert decision.verdict is Verdict.DIVERT
+    kept = message_of(Record("d-1", 0.0, NOW_S, request, decision, situation.policy, situation.sites))
+    assert (kept.wait_s, kept.wait_limit_s) == (6 * 3600, 4 * 3600)
+    assert kept.exceeds_probability > 0.5
+
+
 def test_a_job_whose_wait_nobody_knows_stays() -> None:
     assert _decide(_situation(predict=lambda _: None)).reason == "wait_unknown"
 

@@ -47,7 +47,9 @@ class Decision:
     user_message: str = ""
     shape: Shape | None = None
     own_partitions: tuple[str, ...] = ()
+    #: In that of its own partitions where it is the least likely to wait longer than it may; and how long that is.
     estimate: WaitEstimate | None = None
+    wait_limit_s: float | None = None
     would_be: Verdict | None = None
     #: By site: why it does not get the job, one stable word each.
     refusals: Mapping[str, str] = field(default_factory=dict)
@@ -89,7 +91,8 @@ def _decide_batch_job(
     shape = shape_of(job, own, queue.config)
     local = _staying(job, shape, own, queue, situation)
     waits = _waits(job, shape, own, local.account, situation)
-    local = replace(local, estimate=_shortest(waits))
+    if best := _best_partition(waits, policy):
+        local = replace(local, estimate=waits[best], wait_limit_s=policy.wait_s(best))
     submission = Submission(job, shape, own, refused_by)
     is_forced = submission.is_forced(policy)
     if not is_forced and (reason := _why_wait_is_borne(shape, waits, situation)):
@@ -144,6 +147,7 @@ def _staying(
         "",
         shape=shape,
         own_partitions=names,
+        wait_limit_s=max(situation.policy.wait_s(name) for name in names),
         account=account,
         budget=_budget(account, shape, queue, situation),
     )
@@ -232,10 +236,10 @@ def _waits(job: DecideRequest, shape: Shape, own: Sequence[Partition], account: 
     return {job.partition: situation.predict(job) for job in queued}
 
 
-def _shortest(waits: _Waits) -> WaitEstimate | None:
-    """Return the shortest of the waits in the job's partitions; None if one of them is unknown."""
-    known = [wait for wait in waits.values() if wait is not None]
-    return min(known, key=lambda wait: wait.median_s) if known and len(known) == len(waits) else None
+def _best_partition(waits: _Waits, policy: Policy) -> str | None:
+    """Return where the job is the least likely to wait longer than it may; None if one of its waits is unknown."""
+    known = {name: wait.p_exceeds(policy.wait_s(name)) for name, wait in waits.items() if wait is not None}
+    return min(known, key=known.__getitem__) if known and len(known) == len(waits) else None
 
 
 def _why_wait_is_borne(shape: Shape, waits: _Waits, situation: Situation) -> str | None:

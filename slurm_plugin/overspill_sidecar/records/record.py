@@ -70,8 +70,8 @@ def message_of(record: Record) -> DecisionRecord:
         sites=[_site_answer(site, decision) for site in record.sites],
         array=request.array,
     )
-    if decision.own_partitions:
-        message.wait_limit_s = max(record.policy.wait_s(name) for name in decision.own_partitions)
+    if decision.wait_limit_s is not None:
+        message.wait_limit_s = decision.wait_limit_s
     if estimate is not None:
         _add_estimate(message, estimate)
     if decision.budget is not None:

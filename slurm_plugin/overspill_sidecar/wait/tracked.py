@@ -89,7 +89,7 @@ def track(job: WaitingJob, expected_s: float | None, usual_share: float) -> Trac
 
 
 class Bounded(Generic[K, V]):
-    """A table of at most so many entries; the ones that were made or asked for longest ago go first.
+    """A table of at most so many entries; the ones that `made` has returned longest ago go first.
 
     Entries that are needed stay: while there are many of these, it is larger.
     """
