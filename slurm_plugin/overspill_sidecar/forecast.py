@@ -18,7 +18,8 @@ from overspill_sidecar.subprocesses import run_raw
 from overspill_sidecar.wait import LearnedModel, OnlineModel, PlanModel, WaitModel, trees
 from overspill_sidecar.wait.fitting import fit_apart
 from overspill_sidecar.wait.following import Following
-from overspill_sidecar.wait.learned import Said, Submitted, still_said
+from overspill_sidecar.wait.forest import Forest
+from overspill_sidecar.wait.learned import Said, Submitted, forget_all_but
 from overspill_sidecar.wait.samples import TrainingSet
 from overspill_sidecar.wait.state import dump, load
 from overspill_sidecar.wait.turns import Turns
@@ -61,7 +62,7 @@ class Forecast:
         self._clock = clock
         self._turns = Turns()
         self._keeping = threading.Lock()
-        #: What was said of pending jobs.
+        #: What was said of pending jobs by the model that is followed.
         self._said: Said = {}
         #: What was submitted of late.
         self._submitted: Submitted = {}
@@ -95,7 +96,7 @@ class Forecast:
         if self.jobs < self.enough_jobs:
             return PlanModel(snapshot)
         users = {job.user_id: job.user_name for job in snapshot.jobs}
-        self._said = still_said(self._said, snapshot.jobs)
+        forget_all_but(snapshot.jobs, self._said)
         model = LearnedModel(
             self._following, self._turns, users, self._clock, said=self._said, submitted=self._submitted
         )
@@ -161,9 +162,12 @@ class Forecast:
         except UnavailableError as error:
             _log.warning("trees are not fitted", action="wait_model_fit_failed", reason=error.reason)
             return
+        await asyncio.to_thread(self._take_trees, model, forest)
+        _log.info("trees are fitted", action="wait_model_fitted", jobs=model.fitted_at)
+
+    def _take_trees(self, model: OnlineModel, forest: Forest) -> None:
         with self._turns:
             model.take_trees(forest)
-        _log.info("trees are fitted", action="wait_model_fitted", jobs=model.fitted_at)
 
     def _training_set(self, model: OnlineModel) -> TrainingSet:
         with self._keeping:

@@ -62,16 +62,20 @@ class LateQuestion:
     Attributes:
         decision_id: names the answer.
         request: what the job asks for.
-        predict: its whole wait in a partition of its own.
+        waits: its whole wait in each partition of its own; None: nobody knows. Asked for before, as whoever asks the
+            wait model about a pending job may have to wait.
         refused_by: sites that could not take it before.
         change: what the record says of it beside.
     """
 
     decision_id: str
     request: router_pb2.DecideRequest
-    predict: Callable[[QueuedJob], WaitEstimate | None]
+    waits: Mapping[str, WaitEstimate | None]
     refused_by: Sequence[str]
     change: Late
+
+    def predict(self, job: QueuedJob) -> WaitEstimate | None:
+        return self.waits.get(job.partition)
 
 
 class Router:

@@ -140,6 +140,16 @@ def test_of_several_partitions_each_must_be_too_slow() -> None:
     assert _decide(partition="batch,long").partition == "batch,long,overspill"
 
 
+def test_after_a_partition_whose_wait_nobody_knows_no_other_is_asked_about() -> None:
+    asked: list[str] = []
+
+    def predict(queued: QueuedJob) -> None:
+        asked.append(queued.partition)
+
+    decision = _decide(_situation(predict=predict), partition="batch,long")
+    assert (decision.reason, decision.estimate, asked) == ("wait_unknown", None, ["batch"])
+
+
 @pytest.mark.parametrize("mode", [*Mode])
 def test_each_mode_goes_as_far_as_it_says(mode: Mode) -> None:
     decision = _decide(_situation(mode))

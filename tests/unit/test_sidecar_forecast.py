@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,8 @@ from overspill_sidecar.cluster import Job, Partition, Snapshot
 from overspill_sidecar.forecast import Forecast
 from overspill_sidecar.history import SACCT_FIELDS
 from overspill_sidecar.metrics import REGISTRY
-from overspill_sidecar.wait import LearnedModel, OnlineModel, Outlook, PlanModel, QueuedJob, trees
-from overspill_sidecar.wait.learned import LearnedWait
+from overspill_sidecar.wait import LearnedModel, OnlineModel, Outlook, PlanModel, QueuedJob, learned, trees
+from overspill_sidecar.wait.learned import LearnedWait, Said, forget_all_but
 from overspill_sidecar.wait.state import load
 from tests.integration.sidecar_road import eventually_async
 from tests.unit.sidecar_cluster import NOW_S, job, partition, running, snapshot
@@ -177,6 +178,83 @@ def test_a_short_queue_is_asked_about_at_each_snapshot_and_who_is_gone_is_forgot
     assert not lived._said  # noqa: SLF001 - what is kept is to be bounded
 
 
+def test_what_a_look_that_outlasts_a_snapshot_is_told_counts_for_the_next_one(path: Path) -> None:
+    lived = _forecast(path)
+    _live(lived, days=20)
+    at_s, waiting = 20 * 24 * _HOUR_S, job(999, cpus=4)
+    before = lived.model_of(_at(at_s, waiting))
+    after = lived.model_of(_at(at_s + 5, waiting))
+    told, again = before.pending(waiting, "batch"), after.pending(waiting, "batch")
+    assert isinstance(told, LearnedWait)
+    assert isinstance(again, LearnedWait)
+    assert again.outlook.exceeds is told.outlook.exceeds
+
+
+def test_who_is_gone_is_forgotten_while_others_are_asked_about(path: Path) -> None:
+    lived = _forecast(path)
+    _live(lived, days=20)
+    model = lived.model_of(_at(20 * 24 * _HOUR_S))
+    answer = model.pending(job(1), "batch")
+    assert isinstance(answer, LearnedWait)
+    queue = [job(number) for number in range(2000)]
+    shape = lived._following.shape_of(queue[0], "batch", NOW_S)  # noqa: SLF001 - as above
+    said: Said = {(each.slurm_job_id, "batch"): (NOW_S, shape, answer.outlook) for each in queue}
+    is_over = threading.Event()
+
+    def go_on() -> None:
+        for number in itertools.count(len(queue)):
+            if is_over.wait(0.00001):
+                return
+            said[number, "batch"] = NOW_S, shape, answer.outlook
+
+    going_on = threading.Thread(target=go_on)
+    going_on.start()
+    try:
+        for _ in range(200):
+            forget_all_but(queue[1:], said)
+    finally:
+        is_over.set()
+        going_on.join()
+    assert (0, "batch") not in said
+    assert (1, "batch") in said
+
+
+@pytest.mark.parametrize(
+    ("change", "is_news"),
+    [
+        ({"time_limit_s": 60}, True),
+        ({"cpus": 2}, True),
+        ({"qos": "urgent"}, True),
+        ({"account": "physics"}, True),
+        ({"priority": 500_000}, True),
+        ({"priority": 1_000_900}, False),
+        ({}, False),
+    ],
+)
+def test_a_pending_job_that_was_changed_is_asked_about_anew(
+    path: Path, change: dict[str, Any], *, is_news: bool
+) -> None:
+    lived = _forecast(path)
+    _live(lived, days=20)
+    waiting = job(999, cpus=4)
+    model = lived.model_of(_at(20 * 24 * _HOUR_S, waiting))
+    before, after = model.pending(waiting, "batch"), model.pending(replace(waiting, **change), "batch")
+    assert isinstance(before, LearnedWait)
+    assert isinstance(after, LearnedWait)
+    assert (after.outlook.exceeds is not before.outlook.exceeds) is is_news
+
+
+def test_a_priority_that_grows_by_age_is_no_change_of_a_job(path: Path) -> None:
+    lived = _forecast(path)
+    seen = _at(0)
+    lived.model_of(replace(seen, config=replace(seen.config, priority_weight_age=100_000, priority_max_age_s=100_000)))
+    waiting = job(1, submit_time_s=NOW_S, eligible_time_s=NOW_S, priority=1000)
+    shape_of = lived._following.shape_of  # noqa: SLF001 - as above
+    before, later_s = shape_of(waiting, "batch", NOW_S), NOW_S + 5000
+    assert shape_of(replace(waiting, priority=1000 + 5000), "batch", later_s) == before
+    assert shape_of(replace(waiting, priority=2000 + 5000), "batch", later_s) != before
+
+
 def test_what_was_submitted_of_late_is_answered_before_it_is_asked(path: Path) -> None:
     lived = _forecast(path)
     _live(lived, days=20)
@@ -189,9 +267,28 @@ def test_what_was_submitted_of_late_is_answered_before_it_is_asked(path: Path) -
         assert model.predict(_SHORT) is None
 
 
-def test_of_what_was_submitted_a_few_are_remembered_and_before_all_what_came_again(path: Path) -> None:
+def test_answers_that_there_is_no_time_for_are_not_ready_and_are_another_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lived = _forecast(path)
     _live(lived, days=20)
+    at_s = 20 * 24 * _HOUR_S
+    assert lived.model_of(_at(at_s)).predict(_ASKED) is not None
+    are_ready = []
+    for after_s, time_s in ((5, 0.0), (10, 60.0)):
+        monkeypatch.setattr(learned, "_PREPARING_S", time_s)
+        model = lived.model_of(_at(at_s + after_s))
+        with lived._turns:  # noqa: SLF001 - as above
+            are_ready.append(model.predict(_ASKED) is not None)
+    assert are_ready == [False, True]
+
+
+def test_of_what_was_submitted_a_few_are_remembered_and_before_all_what_came_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lived = _forecast(path)
+    _live(lived, days=20)
+    monkeypatch.setattr(learned, "_PREPARING_S", 60.0)
     model = lived.model_of(_at(20 * 24 * _HOUR_S))
     kinds = [QueuedJob("batch", cpus, _HOUR_S, user_id=2001) for cpus in range(1, 400)]
     for kind in (kinds[7], *kinds):
@@ -241,6 +338,29 @@ def test_whatever_goes_wrong_in_looking_after_the_model_the_service_goes_on(
         await asyncio.wait([task])
 
     asyncio.run(until_tried_twice())
+
+
+def test_trees_that_are_taken_over_while_the_model_is_busy_hold_nobody_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_fitted, goes_on = threading.Event(), threading.Event()
+
+    async def fitted(_: object) -> None:
+        is_fitted.set()
+        asyncio.get_running_loop().call_later(0.01, goes_on.set)
+
+    monkeypatch.setattr(forecast, "fit_apart", fitted)
+    monkeypatch.setattr(trees, "are_available", lambda: True)
+    monkeypatch.setattr(OnlineModel, "wants_trees", lambda _: True)
+    monkeypatch.setattr(OnlineModel, "take_trees", lambda *_: None)
+    lived = _forecast(path)
+    looking_after = threading.Thread(target=lambda: asyncio.run(lived._fit_trees()))  # noqa: SLF001 - one of its steps
+    with lived._turns:  # noqa: SLF001 - as whoever asks has it
+        looking_after.start()
+        assert is_fitted.wait(10)
+        assert goes_on.wait(10)
+    looking_after.join(10)
+    assert not looking_after.is_alive()
 
 
 def test_a_file_that_cannot_be_written_costs_what_was_learned_and_nothing_else(tmp_path: Path) -> None:

@@ -228,6 +228,23 @@ def test_submissions_and_pending_jobs_that_are_decided_at_once_never_get_the_sam
     assert sum(given) + late == 8
 
 
+def test_nobody_waits_for_an_answer_about_a_pending_job_but_the_look_itself() -> None:
+    asked_in: list[threading.Thread] = []
+
+    def outlook_of(_: Picture) -> Outlook:
+        def outlook(job: Job, _: str) -> WaitEstimate:
+            asked_in.append(threading.current_thread())
+            return WaitEstimate(HOUR_S if job.slurm_job_id == 1 else 1, is_upper_bound=True)
+
+        return outlook
+
+    place = Place(waiting(1), diverted(2), outlook=outlook_of)
+    place.looks()
+    assert (place.partitions(1), place.partitions(2)) == (BOTH, "batch")
+    assert asked_in
+    assert threading.current_thread() not in asked_in
+
+
 @pytest.mark.parametrize("what", ["unreachable", "full"])
 def test_a_site_that_cannot_start_a_job_now_gets_none(what: str) -> None:
     place = Place(waiting(admin_comment='{"overspill":{"option":"always"}}'))

@@ -25,18 +25,39 @@ def test_who_hurries_is_next_although_another_takes_one_turn_after_the_other() -
         hurrying = threading.Thread(target=hurry)
         with turns:
             hurrying.start()
-            assert poll(lambda: turns.is_somebody_hurrying, timeout_s=_LONG_S, interval_s=0.001)
+            assert poll(lambda: turns._hurrying == 1, timeout_s=_LONG_S, interval_s=0.001)  # noqa: SLF001 - nobody else asks
         with turns:
             order.append("without hurry")
         hurrying.join(_LONG_S)
         assert order == ["hurried", "without hurry"]
 
 
+def test_of_two_who_hurry_both_are_before_everybody_else() -> None:
+    turns, order = Turns(), list[str]()
+
+    def hurry_and_come_again() -> None:
+        if turns.take_next(_LONG_S):
+            order.append("hurried")
+            turns.give_up()
+        with turns:
+            order.append("without hurry")
+
+    for _ in range(50):
+        order.clear()
+        threads = [threading.Thread(target=hurry_and_come_again) for _ in range(2)]
+        with turns:
+            for thread in threads:
+                thread.start()
+            assert poll(lambda: turns._hurrying == 2, timeout_s=_LONG_S, interval_s=0.001)  # noqa: SLF001 - as above
+        for thread in threads:
+            thread.join(_LONG_S)
+        assert order == ["hurried"] * 2 + ["without hurry"] * 2
+
+
 def test_who_hurries_goes_without_a_turn_when_patience_is_over_and_holds_nobody_up() -> None:
     turns = Turns()
     with turns:
         assert not turns.take_next(0.01)
-    assert not turns.is_somebody_hurrying
     with turns:
         pass
     assert turns.take_next(0.01)

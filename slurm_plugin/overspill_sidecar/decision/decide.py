@@ -217,7 +217,10 @@ def _own_partitions(named: tuple[str, ...], policy: Policy, queue: Queue) -> tup
 
 
 def _waits(job: DecideRequest, shape: Shape, own: Sequence[Partition], account: str, situation: Situation) -> _Waits:
-    """Return what is predicted for each of the job's partitions."""
+    """Return what is predicted for each of the job's partitions.
+
+    After one that is unknown no other is asked about: the job stays, and each may cost as much of its little time.
+    """
     queued = (
         QueuedJob(
             partition.name,
@@ -233,7 +236,12 @@ def _waits(job: DecideRequest, shape: Shape, own: Sequence[Partition], account: 
         )
         for partition in own
     )
-    return {job.partition: situation.predict(job) for job in queued}
+    waits: dict[str, WaitEstimate | None] = dict.fromkeys(partition.name for partition in own)
+    for each in queued:
+        waits[each.partition] = situation.predict(each)
+        if waits[each.partition] is None:
+            break
+    return waits
 
 
 def _best_partition(waits: _Waits, policy: Policy) -> str | None:

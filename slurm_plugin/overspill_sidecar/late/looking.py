@@ -26,7 +26,7 @@ from overspill_sidecar.records.record import Late
 from overspill_sidecar.router import LateQuestion, Router, SiteSource, is_shadowed
 from overspill_sidecar.slurm import ClusterView
 from overspill_sidecar.slurm_text import last_array_tasks
-from overspill_sidecar.wait import QueuedJob, WaitEstimate, waited_s
+from overspill_sidecar.wait import WaitEstimate, waited_s
 from overspill_sidecar.watch import ClusterWatch, Picture
 
 _log = structlog.get_logger(__name__)
@@ -36,6 +36,9 @@ _MOST_ASKED = 20
 _MOST_CHANGES = 20
 #: A look that takes longer ends; the rest has its turn with the next one.
 _LOOK_S = 10.0
+
+#: Of a pending job, by its own partitions.
+_Waits = Mapping[str, WaitEstimate | None]
 
 
 class LateLook:
@@ -114,45 +117,44 @@ class LateLook:
         )
         recalls, additions = await asyncio.to_thread(_candidates, look)
         left = _Budget(now + _LOOK_S)
-        for job in recalls:
+        for job, waits in recalls:
             if left.is_spent:
                 return
-            await self._recall(job, look, left)
-        questions = (self._view.request(job) for job in additions)
-        for job, asked in zip(additions, await asyncio.gather(*questions), strict=True):
+            await self._recall(job, waits, look, left)
+        questions = (self._view.request(job) for job, _ in additions)
+        for (job, waits), asked in zip(additions, await asyncio.gather(*questions), strict=True):
             if left.is_spent:
                 return
-            await self._consider(job, asked, picture, look, left)
+            await self._consider(job, waits, asked, look, left)
 
-    async def _consider(self, job: Job, asked: JobRequest | None, picture: Picture, look: Look, left: _Budget) -> None:
+    async def _consider(self, job: Job, waits: _Waits, asked: JobRequest | None, look: Look, left: _Budget) -> None:
         """Have the router decide about a job, or about one task after the other of an array that waits as one.
 
         An array is given half of what it waits with at most: how the other half fares then, the next look tells.
         """
-        own = [picture.snapshot.partitions[name] for name in job.partitions if name in picture.snapshot.partitions]
+        own = [look.snapshot.partitions[name] for name in job.partitions if name in look.snapshot.partitions]
         wish = wish_of(job.admin_comment)
         if asked is None or wish.stays or len(own) < len(job.partitions) or self._router.explored.has(job):
             self._memory.note_kept(job.slurm_job_id, time.monotonic(), BETWEEN_CHANGES_S)
             return
-        request = request_of(job, asked, wish, own, picture.snapshot.config)
+        request = request_of(job, asked, wish, own, look.snapshot.config)
         names = [job.name]
         if job.array_tasks:
             several = last_array_tasks(job.array_tasks, -(-job.tasks // 2))
             names = [f"{job.array_job_id}_{task}" for task in several]
         for name in names:
-            if left.is_spent or not await self._add(job, name, request, look):
+            if left.is_spent or not await self._add(job, name, waits, request, look):
                 break
             left.changes -= 1
 
-    async def _add(self, job: Job, name: str, request: DecideRequest, look: Look) -> bool:
+    async def _add(self, job: Job, name: str, waits: _Waits, request: DecideRequest, look: Look) -> bool:
         """Let a job or a task go to a site if the router says so; tell whether that was done, or would have been."""
         now_s = look.snapshot.unix_time_s
         before = job.trail.decision_id if job.trail else ""
         late = Late("added", name, waited_s(job, now_s), before)
         refused_by = job.trail.refused_by if job.trail else ()
         decision_id = _decision_id(job, name)
-        predict = functools.partial(_predicted, job, look.outlook)
-        decision = self._router.decide_late(LateQuestion(decision_id, request, predict, refused_by, late))
+        decision = self._router.decide_late(LateQuestion(decision_id, request, waits, refused_by, late))
         if is_shadowed(decision, look.policy):
             self._memory.note_kept(job.slurm_job_id, time.monotonic(), BETWEEN_CHANGES_S)
             self._router.count_late(decision.site, "shadow_added")
@@ -172,15 +174,14 @@ class LateLook:
             self._router.withdraw(decision_id)
         return is_done
 
-    async def _recall(self, job: Job, look: Look, left: _Budget) -> None:
+    async def _recall(self, job: Job, waits: _Waits, look: Look, left: _Budget) -> None:
         assert job.trail is not None  # noqa: S101 - a diverted job has one
-        own = tuple(job.trail.partition.split(","))
-        waits = [wait for name in own if (wait := look.outlook(job, name)) is not None]
-        estimate = min(waits, key=lambda wait: wait.median_s, default=None)
+        known = [wait for wait in waits.values() if wait is not None]
+        estimate = min(known, key=lambda wait: wait.median_s, default=None)
         site, decision_id, now_s = job.trail.site, _decision_id(job, job.name), look.snapshot.unix_time_s
         is_off = look.policy.mode is Mode.OFF
         reason = "recalled_mode_off" if is_off else "recalled_needless"
-        decision = Decision(Verdict.LOCAL, reason, site=site, own_partitions=own, estimate=estimate)
+        decision = Decision(Verdict.LOCAL, reason, site=site, own_partitions=tuple(waits), estimate=estimate)
         request = DecideRequest(user_id=job.user_id, partition=",".join(job.partitions), has_script=True)
         late = Late("recalled", job.name, waited_s(job, now_s), job.trail.decision_id)
         if look.policy.mode is Mode.SHADOW:
@@ -247,13 +248,18 @@ class _Budget:
         return self.changes <= 0 or time.monotonic() >= self._ends_at
 
 
-def _candidates(look: Look) -> tuple[list[Job], list[Job]]:
-    """Return the jobs to recall and those to ask about; walks the whole queue, so not for the event loop."""
-    return to_recall(look, _MOST_CHANGES), to_add(look, _MOST_ASKED)
+def _candidates(look: Look) -> tuple[list[tuple[Job, _Waits]], list[tuple[Job, _Waits]]]:
+    """Return the jobs to recall and those to ask about, with their waits.
+
+    Walks the whole queue, and waits for turns at the wait model: not for the event loop.
+    """
+    recalls = [(job, _waits(job, look)) for job in to_recall(look, _MOST_CHANGES)]
+    return recalls, [(job, _waits(job, look)) for job in to_add(look, _MOST_ASKED)]
 
 
-def _predicted(job: Job, outlook: Outlook, queued: QueuedJob) -> WaitEstimate | None:
-    return outlook(job, queued.partition)
+def _waits(job: Job, look: Look) -> _Waits:
+    own = job.trail.partition.split(",") if job.trail else job.partitions
+    return {name: look.outlook(job, name) for name in own}
 
 
 def _decision_id(job: Job, name: str) -> str:

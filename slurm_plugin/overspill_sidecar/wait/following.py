@@ -6,6 +6,7 @@ put in order by Slurm's own times; a job that came and went between them is not 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -21,7 +22,10 @@ from overspill_sidecar.wait.waiting import NO_FACTS, SlurmFacts, WaitingJob
 #: User, account, QOS and partition: jobs that have these in common begin with like priorities.
 _Rights = tuple[int | None, str, str, str]
 _KEPT_PRIORITIES = 20_000
-
+#: What a job asks for, whether a limit keeps it back, and its priority, as far as an answer about it depends on them.
+Shape = tuple[QueuedJob, bool, int]
+#: So much of a difference between two priorities is none: fair shares change a little all the time.
+_LIKE_PRIORITY = 0.1
 
 _SUBMITTED, _STARTED = 1, 2
 #: After so long without a snapshot, only those that waited long are left of the jobs that came meanwhile.
@@ -68,6 +72,7 @@ class Following:
         self._seen_at_s: float | None = None
         #: Of the last snapshot.
         self._knowledge: Knowledge | None = None
+        self._config: ClusterConfig | None = None
         self._last_priority: Bounded[_Rights, list[float]] = Bounded(_KEPT_PRIORITIES)
 
     def take(self, snapshot: Snapshot) -> None:
@@ -81,6 +86,7 @@ class Following:
         self._tell_arrivals(seen, snapshot.unix_time_s)
         self._note_priorities(seen, snapshot)
         self._knowledge = Knowledge(snapshot, seen.waiting.values())
+        self._config = snapshot.config
         with self._guard:
             self.model.advance(snapshot.unix_time_s)
             self.model.followed_at_s = snapshot.unix_time_s
@@ -189,6 +195,11 @@ class Following:
         """Return a pending job as the model knows it, in one of its partitions, with all that Slurm knows of it."""
         knowledge = self._knowledge
         return _waiting(job, "", partition, knowledge.of_pending(job, partition) if knowledge else NO_FACTS)
+
+    def shape_of(self, job: Job, partition: str, now_s: float) -> Shape:
+        """Return what of a pending job somebody may change while it waits; its age, which grows, is no such thing."""
+        priority = _first_priority(job, now_s, self._config) if self._config else 0.0
+        return queued(job, partition), job.is_limited, round(math.log1p(priority) / _LIKE_PRIORITY)
 
     def _arrived(self, key: str, job: Job) -> WaitingJob:
         """Return a job that is new, in its first partition, with what was known before it came."""

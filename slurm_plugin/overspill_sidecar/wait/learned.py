@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
 from overspill_sidecar.cluster import Job
-from overspill_sidecar.wait.following import Following
+from overspill_sidecar.wait.following import Following, Shape
 from overspill_sidecar.wait.model import QueuedJob, WaitEstimate, waited_s
 from overspill_sidecar.wait.outlook import Outlook
 from overspill_sidecar.wait.turns import Turns
@@ -25,11 +26,13 @@ _ASKED_A_SECOND = 100.0
 #: logs they were 42, 59 and 74 % of all. So many of them are answered before they are: first those that came more than
 #: once, of these the latest.
 _AGAIN_S, _MOST_PREPARED = 3600.0, 128
+#: The snapshot waits for these answers. Behind a long queue one takes milliseconds: then only the first are ready.
+_PREPARING_S = 0.1
 #: In a partition that starts no jobs.
 _ENDLESS = WaitEstimate(math.inf, is_upper_bound=False)
 
-#: What was said of pending jobs, and when, Unix seconds; by job id, partition and whether a limit keeps it back.
-Said = dict[tuple[int, str, bool], tuple[float, Outlook]]
+#: What was said of pending jobs, when, Unix seconds, and of which shape of theirs; by job id and partition.
+Said = dict[tuple[int, str], tuple[float, Shape, Outlook]]
 #: What was submitted, whether more than once, and when last, Unix seconds.
 Submitted = dict[QueuedJob, tuple[bool, float]]
 
@@ -77,7 +80,8 @@ class LearnedModel:
             turns: taken while the model is asked or told.
             users: names by user id, of the users who have jobs.
             clock: Unix time.
-            said: of pending jobs, as if they were submitted now: what was said before, and is said from now on.
+            said: of pending jobs, as if they were submitted now: what was said before, and is said from now on, be it
+                by the model of an earlier snapshot that somebody still asks.
             submitted: what was submitted before, and is from now on.
         """
         self._following = following
@@ -90,14 +94,20 @@ class LearnedModel:
         self._of_pending: dict[WaitingJob, Outlook] = {}
 
     def prepare(self) -> None:
-        """Have the answers ready for jobs like those that were submitted of late, and forget the others."""
-        now_s = self._clock()
+        """Have the answers ready for jobs like those that were submitted of late, and forget the others.
+
+        As many as there is time for: nobody is in a hurry for them yet, so whoever is comes in between.
+        """
+        now_s, ends_at = self._clock(), time.monotonic() + _PREPARING_S
         likeliest = sorted(self._submitted.items(), key=lambda item: item[1], reverse=True)
         for place, (job, (_, at_s)) in enumerate(likeliest):
             if place >= _MOST_PREPARED or now_s - at_s > _AGAIN_S:
                 del self._submitted[job]
-            elif (estimate := self._predicted(job)) is not None:
-                self._of_submitted[job] = estimate
+            elif time.monotonic() < ends_at:
+                waiting = self._waiting(job, now_s)
+                if waiting.facts.starts_jobs is not False:
+                    with self._turns:
+                        self._of_submitted[job] = LearnedWait(self._following.model.outlook_of(waiting, now_s))
 
     def predict(self, job: QueuedJob) -> WaitEstimate | None:
         self._submitted[job] = job in self._submitted, self._clock()
@@ -125,15 +135,16 @@ class LearnedModel:
 
         An answer is good for a while: the whole queue may be looked through, again and again. Not all grow old at once.
         """
-        now_s, known_as = self._clock(), (job.slurm_job_id, partition, job.is_limited)
-        said_at_s, outlook = self._said.get(known_as, (-math.inf, None))
+        now_s, known_as = self._clock(), (job.slurm_job_id, partition)
+        shape = self._following.shape_of(job, partition, now_s)
+        said_at_s, said_of, outlook = self._said.get(known_as, (-math.inf, None, None))
         good_for_s = len(self._said) / _ASKED_A_SECOND * (0.5 + job.slurm_job_id % 100 / 200)
-        if outlook is None or now_s - said_at_s > good_for_s:
+        if outlook is None or said_of != shape or now_s - said_at_s > good_for_s:
             waiting = self._following.waiting_job(job, partition)
             if waiting.facts.starts_jobs is False:
                 return _ENDLESS
             outlook = self._about_pending(waiting, now_s)
-            self._said[known_as] = now_s, outlook
+            self._said[known_as] = now_s, shape, outlook
         return LearnedWait(Outlook(outlook.exceeds, waited_s(job, now_s), outlook.upper_s))
 
     def _about_pending(self, waiting: WaitingJob, now_s: float) -> Outlook:
@@ -167,7 +178,9 @@ class LearnedModel:
         )
 
 
-def still_said(said: Said, jobs: Iterable[Job]) -> Said:
-    """Return what was said of those of `jobs` that are pending."""
+def forget_all_but(jobs: Iterable[Job], said: Said) -> None:
+    """Forget what was said of any but those of `jobs` that are pending. Others may go on to say something meanwhile."""
     pending = {job.slurm_job_id for job in jobs if job.is_pending}
-    return {known_as: answer for known_as, answer in said.items() if known_as[0] in pending}
+    for known_as in list(said):
+        if known_as[0] not in pending:
+            said.pop(known_as, None)

@@ -14,6 +14,9 @@ class Turns:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        #: How many in a hurry wait; changed under `_counting`.
+        self._hurrying = 0
+        self._counting = threading.Lock()
         self._nobody_hurries = threading.Event()
         self._nobody_hurries.set()
 
@@ -29,17 +32,20 @@ class Turns:
         """Have the next turn; tell whether it came within `patience_s`. Of several in a hurry any may be first."""
         if self._lock.acquire(blocking=False):
             return True
-        self._nobody_hurries.clear()
+        self._count(1)
         try:
             return self._lock.acquire(timeout=patience_s)
         finally:
-            self._nobody_hurries.set()
+            self._count(-1)
 
     def give_up(self) -> None:
         """End a turn that `take_next` gave."""
         self._lock.release()
 
-    @property
-    def is_somebody_hurrying(self) -> bool:
-        """Whether somebody in a hurry waits for a turn."""
-        return not self._nobody_hurries.is_set()
+    def _count(self, change: int) -> None:
+        with self._counting:
+            self._hurrying += change
+            if self._hurrying:
+                self._nobody_hurries.clear()
+            else:
+                self._nobody_hurries.set()
