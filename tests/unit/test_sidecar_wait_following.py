@@ -12,7 +12,9 @@ from overspill_sidecar.history import PastJob
 from overspill_sidecar.wait import OnlineModel
 from overspill_sidecar.wait.following import Following
 from overspill_sidecar.wait.replay import warm_up
+from overspill_sidecar.wait.scenarios import opinion_on
 from overspill_sidecar.wait.state import dump, restore
+from overspill_sidecar.wait.waiting import WaitingJob
 from tests.unit.sidecar_cluster import NOW_S, job, running, snapshot
 
 _TRAIL = Trail("d1", "site-a", "batch")
@@ -234,3 +236,20 @@ def test_jobs_that_came_while_nobody_looked_teach_nothing(following: Following, 
     following.take(_at(3600, _new(1, after_s=1800)))
     assert list(model.queue.pending) == ["1.0"]
     assert model.samples.taken == 0
+
+
+def test_jobs_that_a_limit_keeps_back_now_are_known(following: Following, model: OnlineModel) -> None:
+    told = []
+    for after_s, reason in ((10, "AssocGrpCpuLimit"), (20, "Priority"), (30, "QOSMaxCpuPerUserLimit")):
+        following.take(_at(after_s, _new(1, reason=reason)))
+        told.append(model.queue.pending["1.0"].is_limited)
+    assert told == [True, False, True]
+
+
+def test_a_job_starts_on_what_jobs_that_a_limit_keeps_back_leave_free(following: Following, model: OnlineModel) -> None:
+    kept = [_new(10 + number, cpus=2, reason="AssocGrpCpuLimit", user_name="bob") for number in range(50)]
+    following.take(_at(10, *kept))
+    asked = model.queue.look_at(WaitingJob("", NOW_S + 10, 1, 3600, "alice", "batch"))
+    assert max(opinion_on(asked, model.queue, NOW_S + 10)) < -3
+    following.take(_at(20, *(replace(each, reason="Priority") for each in kept)))
+    assert max(opinion_on(asked, model.queue, NOW_S + 20)) > 0

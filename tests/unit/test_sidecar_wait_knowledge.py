@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from overspill_sidecar.accounting import Accounting, Association, Counted, Limits, Qos
-from overspill_sidecar.cluster import Job, Reservation, Snapshot
+from overspill_sidecar.cluster import Job, Node, Reservation, Snapshot
 from overspill_sidecar.wait import OnlineModel, QueuedJob, SlurmFacts, WaitingJob
 from overspill_sidecar.wait.features import NAMES
 from overspill_sidecar.wait.following import Following
@@ -128,6 +128,44 @@ def test_cpus_that_a_reservation_takes_before_the_job_would_be_over_are_not_open
     assert [facts.open_cpus for facts in told] == [6, 5, 3, 3]
     assert {facts.free_cpus for facts in told} == {6}
     assert _of_new(replace(now, reservations=())).open_cpus == 6
+
+
+class _Watched(Node):
+    """A node that counts, for all of its kind, how often it is asked for what is free on it."""
+
+    looks = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "cpus_allocated":
+            _Watched.looks += 1
+        return object.__getattribute__(self, name)
+
+
+def test_a_reservation_costs_looks_at_its_own_nodes_alone() -> None:
+    names = tuple(f"n{number}" for number in range(100))
+    nodes: dict[str, Node] = {
+        name: _Watched(name, ("batch",), is_usable=True, cpus=4, cpus_allocated=1, memory_mib=1, memory_allocated_mib=0)
+        for name in names
+    }
+    reserved = tuple(
+        Reservation(f"r{number}", (names[number], "elsewhere"), NOW_S + 60 * number, NOW_S + 7200)
+        for number in range(50)
+    )
+    now = replace(snapshot(partitions=(partition("batch", names),)), nodes=nodes, reservations=reserved)
+    _Watched.looks = 0
+    facts = _of_new(now, time_limit_s=7200)
+    assert _Watched.looks < 5 * len(names)
+    assert (facts.reserved_cpus, facts.open_cpus) == (200, 150)
+
+
+def test_reservations_of_the_same_nodes_take_them_once() -> None:
+    reserved = (
+        Reservation("cores", ("c1", "c2"), NOW_S + 60, NOW_S + 7200, cpus=2),
+        Reservation("all", ("c2", "c3"), NOW_S + 120, NOW_S + 7200),
+        Reservation("again", ("c3",), NOW_S + 180, NOW_S + 7200, cpus=1),
+    )
+    facts = _of_new(replace(snapshot(running(9, "c1")), reservations=reserved))
+    assert (facts.reserved_cpus, facts.open_cpus) == (5, 2)
 
 
 def test_cpus_that_the_scheduler_keeps_for_a_planned_job_are_not_open() -> None:

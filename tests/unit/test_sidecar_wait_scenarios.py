@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
 
+from overspill_sidecar.wait import scenarios
 from overspill_sidecar.wait.accounts import UserShare
 from overspill_sidecar.wait.blend import Blend
 from overspill_sidecar.wait.outlook import GRID_S
@@ -84,6 +90,55 @@ def test_a_queue_too_long_to_be_played_gives_no_opinion() -> None:
     for number in range(2, 400):
         queue.submitted(_job(number, 1, 3600.0))
     assert all(math.isnan(logit) for logit in opinion_on(_job(999, 1, 60.0), queue, _NOW_S))
+
+
+def _busy(running: int, pending: int) -> QueueState:
+    """Return a queue in which each end lets jobs backfill, but not all of them: the first is as wide as the machine."""
+    queue = QueueState(running)
+    for number in range(running):
+        start_s = _NOW_S - running + number
+        _run(queue, _job(number, 1, 14_400.0, f"user{number % 20}", start_s), start_s)
+    for number in range(running, running + pending):
+        queue.submitted(_job(number, running if number == running else 1 + number % 3, 3600.0, f"user{number % 20}"))
+    return queue
+
+
+def _lines_of(question: Callable[[], object]) -> int:
+    """Return how many lines of `scenarios` are run for an answer: its cost, as far as it is the same everywhere."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace if frame.f_code.co_filename == scenarios.__file__ else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        question()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize(("running", "pending"), [(150, 149), (250, 49), (60, 239), (290, 9)])
+def test_no_queue_costs_more_than_so_much(running: int, pending: int) -> None:
+    queue = _busy(running, pending)
+    assert _lines_of(lambda: opinion_on(_job(999, 3, 14_400.0), queue, _NOW_S)) < 40_000
+
+
+def test_a_scenario_that_is_too_much_is_given_up_and_without_any_there_is_no_opinion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue, job = _busy(20, 20), _job(999, 20, 14_400.0)
+    assert not any(map(math.isnan, opinion_on(job, queue, _NOW_S)))
+    monkeypatch.setattr(scenarios, "_MOST_LOOKS", 2_500)
+    assert all(map(math.isnan, opinion_on(job, queue, _NOW_S)))
+
+
+def test_of_a_job_that_a_limit_keeps_back_scenarios_say_nothing() -> None:
+    job = replace(_job(2, 1, 3600.0), is_limited=True)
+    assert all(map(math.isnan, opinion_on(job, QueueState(_CPUS), _NOW_S)))
 
 
 def test_a_job_that_no_limit_fits_and_nobody_ends_is_beyond_every_wait() -> None:

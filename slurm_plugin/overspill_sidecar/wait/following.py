@@ -84,6 +84,7 @@ class Following:
         self._tell_departures(seen, snapshot.unix_time_s)
         # Of a job that is new they are told what was known before it came, as whoever decided about it was.
         self._tell_arrivals(seen, snapshot.unix_time_s)
+        self._tell_limits(seen)
         self._note_priorities(seen, snapshot)
         self._knowledge = Knowledge(snapshot, seen.waiting.values())
         self._config = snapshot.config
@@ -180,6 +181,14 @@ class Following:
                     self.model.submitted(self._arrived(key, job), heard_at_s, is_to_teach=is_ours)
                 else:
                     self.model.started(key, at_s, own_key(job))
+
+    def _tell_limits(self, seen: _Seen) -> None:
+        """Tell which of the pending jobs a limit keeps back now, and which it does not any more."""
+        pending = self.model.queue.pending
+        for key, job in seen.waiting.items():
+            if key in pending and pending[key].is_limited != job.is_limited:
+                with self._guard:
+                    self.model.limited(key, is_limited=job.is_limited)
 
     def _heard_at_s(self, queued_s: float, now_s: float) -> float:
         """Return when a job that is new counts as heard of: at once, if it was not there at the last snapshot."""

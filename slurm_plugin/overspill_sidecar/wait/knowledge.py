@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -205,26 +205,38 @@ class _Space:
 
 
 def _space_of(snapshot: Snapshot, name: str) -> _Space:
+    """Cost: one look at each node, and one at each that a reservation names."""
     partition = snapshot.partitions[name]
-    usable = [node for node in snapshot.nodes_of(name) if node.is_usable]
+    usable = {node.name: node for node in snapshot.nodes_of(name) if node.is_usable}
     ahead = sorted(
         (each for each in snapshot.reservations or () if each.end_s > snapshot.unix_time_s),
         key=lambda each: each.start_s,
     )
     taken: dict[str, float] = {}
-    totals = [_totals(usable, taken)]
+    from_s: list[float] = []
+    reserved, still_open = [0.0], [sum(_open_cpus(node, 0.0) for node in usable.values())]
     for reservation in ahead:
+        nodes = [usable[node] for node in reservation.nodes if node in usable]
+        if not nodes:
+            continue
         share = _share_of_nodes(reservation, snapshot.nodes)
-        taken |= {node: max(share, taken.get(node, 0.0)) for node in reservation.nodes}
-        totals.append(_totals(usable, taken))
+        more_reserved = less_open = 0.0
+        for node in nodes:
+            before = taken.get(node.name, 0.0)
+            after = taken[node.name] = max(share, before)
+            more_reserved += node.cpus * (after - before)
+            less_open += _open_cpus(node, before) - _open_cpus(node, after)
+        from_s.append(reservation.start_s)
+        reserved.append(reserved[-1] + more_reserved)
+        still_open.append(still_open[-1] - less_open)
     return _Space(
         starts_jobs=partition.starts_jobs,
         qos=partition.qos,
-        usable_cpus=sum(node.cpus for node in usable),
-        free_cpus=sum(node.cpus - node.cpus_allocated for node in usable),
-        reserved_from_s=None if snapshot.reservations is None else [each.start_s for each in ahead],
-        reserved=[reserved for reserved, _ in totals],
-        still_open=[still_open for _, still_open in totals],
+        usable_cpus=sum(node.cpus for node in usable.values()),
+        free_cpus=sum(node.cpus - node.cpus_allocated for node in usable.values()),
+        reserved_from_s=None if snapshot.reservations is None else from_s,
+        reserved=reserved,
+        still_open=still_open,
     )
 
 
@@ -234,15 +246,9 @@ def _share_of_nodes(reservation: Reservation, nodes: Mapping[str, Node]) -> floa
     return 1.0 if reservation.cpus is None or not cpus else min(1.0, reservation.cpus / cpus)
 
 
-def _totals(usable: Iterable[Node], taken: Mapping[str, float]) -> tuple[float, float]:
-    """Return how many CPUs are taken, and how many of those that are free are neither taken nor kept."""
-    reserved = still_open = 0.0
-    for node in usable:
-        share = taken.get(node.name, 0.0)
-        reserved += node.cpus * share
-        if not node.is_planned:
-            still_open += max(0.0, min(node.cpus - node.cpus_allocated, node.cpus * (1 - share)))
-    return reserved, still_open
+def _open_cpus(node: Node, taken: float) -> float:
+    """Return how many of a node's free CPUs are left for anybody, this share of all being taken by reservations."""
+    return 0.0 if node.is_planned else max(0.0, min(node.cpus - node.cpus_allocated, node.cpus * (1 - taken)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from overspill_sidecar.wait.outlook import Outlook
 from overspill_sidecar.wait.turns import Turns
 from overspill_sidecar.wait.waiting import WaitingJob
 
-#: The model changes by single events, each of which takes a fraction of a millisecond. On a machine that has no time
+#: The model changes by single events, each of which takes up to about two milliseconds. On a machine that has no time
 #: for us it may be more; whoever asks then goes without, while his own deadline still leaves him time for the rest.
 _PATIENCE_S = 0.015
 #: Pending jobs that are asked about anew in a second, about: a twentieth of a core. Of 10,000 the answers are up to

@@ -76,7 +76,7 @@ def waited_s(job: Job, now_s: float) -> float:
 
 
 class WaitModel(Protocol):
-    """Answers from memory about one snapshot: each call takes well under a millisecond."""
+    """Answers from memory about one snapshot: each call takes a millisecond or two at most."""
 
     def predict(self, job: QueuedJob) -> WaitEstimate | None:
         """Return how long `job` would wait if it were submitted now; None where the model knows nothing."""

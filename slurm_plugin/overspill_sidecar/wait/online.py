@@ -46,7 +46,10 @@ class Waiting:
 
 
 class OnlineModel:
-    """Predicts waits in one cluster. Not thread-safe; all calls cost well under a millisecond.
+    """Predicts waits in one cluster. Not thread-safe.
+
+    Events cost a fraction of a millisecond, questions and submissions that were not asked about up to about two: a
+    short queue is played forward.
 
     Times are Unix seconds. Events may come late but not out of order by more than a poll: each is taken to have
     happened when it says. Events about jobs that are not known are passed over, as are repeated ones.
@@ -133,6 +136,13 @@ class OnlineModel:
             if not waiting.is_bound_judged:
                 self.bound.learn(has_held=at_s - job.submit_s <= waiting.upper_s)
         self.queue.started(job, max(at_s, job.submit_s), job.key if key_from_now is None else key_from_now)
+
+    def limited(self, key: int | str, *, is_limited: bool) -> None:
+        """Note whether a limit of its association or QOS keeps a pending job back now, whatever is free."""
+        job = self.queue.pending.get(key)
+        if job is not None:
+            job.is_limited = is_limited
+            self.asked = None
 
     def ended(self, key: int | str, at_s: float) -> None:
         """Note that a running job has ended. A pending one that ended has left the queue: `removed`."""

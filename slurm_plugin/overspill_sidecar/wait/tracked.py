@@ -33,6 +33,7 @@ class Tracked:
         sample: number of what was learnt from its submission; None if nothing is.
         start_s: None while it waits, and for ever if it is gone.
         is_gone: it left without starting, or is not to be learnt from.
+        is_limited: whether a limit of its association or QOS keeps it back now, as far as is known.
     """
 
     key: int | str
@@ -50,6 +51,7 @@ class Tracked:
     sample: int | None = None
     start_s: float | None = None
     is_gone: bool = False
+    is_limited: bool = False
 
     @property
     def work(self) -> float:
@@ -85,6 +87,7 @@ def track(job: WaitingJob, expected_s: float | None, usual_share: float) -> Trac
         size=min(SIZES - 1, max(1, job.cpus).bit_length() - 1),
         length=min(LENGTHS - 1, max(0, int(math.log2(max(1.0, limit_s / 60.0))))) if has_limit else LENGTHS - 1,
         estimate_s=max(_SHORTEST_S, min(limit_s, likely_s)),
+        is_limited=bool(job.facts.is_limited),
     )
 
 
