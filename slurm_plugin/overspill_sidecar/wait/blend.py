@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from overspill_sidecar.wait.learner import Vector, sigmoid
@@ -41,16 +43,17 @@ class Blend:
             opinions: the logits of the regression; of the trees, for which the regression's stand if there are none;
                 and of the scenarios, NaN where none were played.
         """
-        without, with_scenarios = (self.weights * _inputs(opinions)).sum(axis=2)
-        if np.isnan(opinions[2][0]):
+        inputs = _inputs(opinions)
+        without, *with_scenarios = (self.weights[: len(inputs)] * inputs).sum(axis=2)
+        if not with_scenarios:
             return np.asarray(without)
         share = sigmoid(self.lead)
-        return np.asarray(share * with_scenarios + (1 - share) * without)
+        return np.asarray(share * with_scenarios[0] + (1 - share) * without)
 
     def learn(self, opinions: Opinions, first: int, last: int, exceeded: float) -> None:
         """Learn from what all said of a job when it was submitted; the rest as `Learner.learn` has it."""
-        mixes = slice(0, 1 if np.isnan(opinions[2][0]) else 2)
-        inputs = _inputs(opinions)[mixes, first:last]
+        inputs = _inputs(opinions)[:, first:last]
+        mixes = slice(len(inputs))
         weights, curvatures = self.weights[mixes, first:last], self.curvatures[mixes, first:last]
         said = sigmoid((weights * inputs).sum(axis=2))
         if len(said) == len(_FIRST_WEIGHTS):
@@ -64,11 +67,11 @@ class Blend:
 
 
 def _inputs(opinions: Opinions) -> Vector:
-    """Return what is weighted, for both mixes."""
+    """Return what is weighted, for the mix without scenarios, and for that with them if any were played."""
     learned, forest, played = opinions
-    inputs = np.ones((2, len(learned), 4))
+    inputs = np.ones((1 if math.isnan(played[0]) else 2, len(learned), 4))
     inputs[:, :, 0] = learned
     inputs[:, :, 1] = learned if forest is None else forest
     inputs[0, :, 2] = 0.0
-    inputs[1, :, 2] = 0.0 if np.isnan(played[0]) else played
-    return inputs.clip(-_MOST, _MOST, out=inputs)
+    inputs[1:, :, 2] = played
+    return np.minimum(np.maximum(inputs, -_MOST, out=inputs), _MOST, out=inputs)

@@ -133,7 +133,7 @@ def features_of(
         *scenarios.opinion_on(job, queue, now_s),
         *_of_slurm(job, facts),
     ]
-    return np.array(numbers)
+    return np.array(numbers, np.float64)
 
 
 _NO_USER, _NO_PARTITION = UserShare(), PartitionShare()

@@ -47,13 +47,9 @@ class Forest:
     def logits(self, features: Vector) -> Vector:
         """Return a logit for each wait of the grid."""
         values = features.take(self.feature)
-        goes_right = values > self.threshold
-        unknown = np.isnan(values)
-        if unknown.any():
-            goes_right |= unknown & self.unknown_right
+        goes_right = (values > self.threshold) | (np.isnan(values) & self.unknown_right)
         leaves = np.bitwise_and.reduce(np.where(goes_right, self.keeps, _ALL), axis=0)
-        count = len(self.anchor)
-        found = self.value.take(_LEFTMOST.take(leaves) * count + np.arange(count))
+        found = self.value[_LEFTMOST[leaves], np.arange(len(self.anchor))]
         anchors = np.bincount(self.anchor, weights=found, minlength=len(ANCHORS_S))
         return np.asarray(anchors @ _INTERPOLATION)
 

@@ -78,22 +78,24 @@ class Releases:
         self.sum_up()
         # Those that are overdue count as free.
         first = int(self.times[: self.count].searchsorted(now_s))
-        free = max(0.0, free) + self._sum(self.totals, first)
-        index = bisect_left(range(self.count), work, lo=first, key=lambda at: self._done_by(at, first, free, now_s))
-        start_s = float(self.times[index - 1]) - now_s if index > first else 0.0
-        done = self._done_by(index - 1, first, free, now_s) if index > first else 0.0
-        capacity = free + self._sum(self.totals, index) - self._sum(self.totals, first)
+        overdue, overdue_moments = self._sums_of(first)
+        free = max(0.0, free) + overdue
+
+        def done_by(index: int) -> float:
+            """Return the CPU seconds that can be done from now until the release of this index."""
+            cpus, moments = self._sums_of(index)
+            back = cpus - overdue
+            return (self.times.item(index) - now_s) * (free + back) - (moments - overdue_moments - now_s * back)
+
+        index = bisect_left(range(self.count), work, lo=first, key=done_by)
+        start_s = self.times.item(index - 1) - now_s if index > first else 0.0
+        done = done_by(index - 1) if index > first else 0.0
+        capacity = free + self._sums_of(index)[0] - overdue
         return min(NEVER_S, start_s + (work - done) / capacity) if capacity > 0 else NEVER_S
 
-    def _done_by(self, index: int, first: int, free: float, now_s: float) -> float:
-        """Return the CPU seconds that can be done from now until the release of this index."""
-        before = self._sum(self.totals, index) - self._sum(self.totals, first)
-        moments = self._sum(self.moments, index) - self._sum(self.moments, first)
-        return (float(self.times[index]) - now_s) * (free + before) - (moments - now_s * before)
-
-    @staticmethod
-    def _sum(sums: NDArray[np.float64], count: int) -> float:
-        return float(sums[count - 1]) if count else 0.0
+    def _sums_of(self, count: int) -> tuple[float, float]:
+        """Return the CPUs of the first releases, and the sum of these times when they come back."""
+        return (self.totals.item(count - 1), self.moments.item(count - 1)) if count else (0.0, 0.0)
 
     def sum_up(self) -> None:
         """Bring the sums up to date, as every question does that needs them."""

@@ -102,7 +102,8 @@ def _flatten(trees: list[tuple[int, Node]]) -> Forest:
         one.add(tree)
     height = max(1, *(len(one.nodes) for one in flat))
     nodes = [one.nodes + [(0, np.inf, False, ALL_LEAVES)] * (height - len(one.nodes)) for one in flat]
-    columns = [np.array([[node[part] for node in one] for one in nodes]).T for part in range(4)]
+    # All in one order in memory: a question compares them node by node.
+    columns = [np.array([[node[part] for node in one] for one in nodes]).T.copy() for part in range(4)]
     return Forest(
         anchor=np.array([anchor for anchor, _ in trees], np.intp),
         feature=columns[0].astype(np.intp),
