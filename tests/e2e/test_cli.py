@@ -17,6 +17,7 @@ _HELLO = "#!/bin/bash\necho hello from $(hostname)\n"
 
 
 def test_a_sound_cluster_has_no_errors(rig: Rig) -> None:
+    wait_until_diverting(rig)
     done = overspill(rig, "check")
     assert done.returncode == 0, done.stdout
     assert "no errors" in done.stdout.splitlines()[-1]

@@ -165,6 +165,8 @@ def test_a_job_that_is_sent_home_is_counted_and_told_of(rig: Rig) -> None:
     wait_until(lambda: _is_at_rest(rig), timeout_s=60, what="earlier jobs to be over")
     before = scrape(rig).sum("overspill_jobs_returned_total", site="site-a", how="sent_home")
     rig.site.daemon("agent").signal(signal.SIGKILL)
+    # What its dying connections might still take would have to wait for it.
+    wait_until(lambda: not rig.site.daemon("agent").is_running, timeout_s=30, what="the agent to be gone")
     try:
         job_id = submit_diverted(rig, "#!/bin/bash\necho here\n")
         rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=90)

@@ -124,7 +124,19 @@ class Relay:
         return followed
 
     async def follow_acknowledging(self, run_id: str, followed: Followed) -> Followed:
-        """Follow to the end and acknowledge what came, as the real relay does once it is in the user's files."""
+        """Follow to the end and acknowledge what came, as the real relay does once it is in the user's files.
+
+        An acknowledgement that meets the end of the stream breaks it (INTERNAL): what is left comes at the next attach.
+        """
+        while followed.ended is None:
+            try:
+                await self._follow_acknowledging(run_id, followed)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.INTERNAL:
+                    raise
+        return followed
+
+    async def _follow_acknowledging(self, run_id: str, followed: Followed) -> None:
         call = self.stub.Attach()
         offsets = pb.OutputOffsets(stdout=len(followed.stdout), stderr=len(followed.stderr))
         await call.write(pb.AttachRequest(open=attach_open(run_id, offsets)))
@@ -134,7 +146,6 @@ class Relay:
             # A stream that the agent has closed takes no more; what it has sent before is still to be read.
             with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await call.write(pb.AttachRequest(acknowledged=offsets))
-        return followed
 
     async def follow_through(self, run_id: str, followed: Followed, deadline_s: float = 30) -> Followed:
         """Follow to the end through every failure of the agent, as the real relay does."""

@@ -16,7 +16,8 @@ from tests.rig.demo import Demo
 from tests.rig.host import Host
 from tests.rig.waiting import poll
 
-pytestmark = pytest.mark.timeout(600)
+#: The first to need them makes a Debian and builds all packages, pyslurm among them.
+pytestmark = pytest.mark.timeout(1800)
 
 _SERVICES = {"cluster": ("overspill-router", "overspill-relay", "overspill-slurmd@ovs1"), "site": ("overspill-agent",)}
 _APT_TIMEOUT_S = 180.0

@@ -37,7 +37,7 @@ CASES = (
     Case("kill-of-its-own-group", bash("sleep 30 & kill -TERM -- -$$; sleep 5; echo never")),
     Case("background-jobs-and-wait", bash("(sleep 0.3; exit 3) & a=$!; (exit 4) & wait $a; echo $?; wait $!; echo $?")),
     Case("wait-for-any", bash("(sleep 0.1; exit 9) & wait -n; echo $?; wait; echo $?")),
-    Case("job-control", bash("set -m; sleep 0.2 & jobs | tr -s ' '; fg >/dev/null; echo $?")),
+    Case("job-control", bash("set -m; sleep 1 & jobs | tr -s ' '; fg >/dev/null; echo $?")),
     Case("left-behind-background-process", bash("sleep 300 & (setsid sleep 301 &) ; echo done")),
     Case("left-behind-with-nohup", bash("nohup sleep 300 >/dev/null 2>&1 & echo done")),
     Case("left-behind-daemon", bash("(setsid bash -c 'cd /; sleep 300 & disown' &); sleep 0.2; echo done; exit 2")),
