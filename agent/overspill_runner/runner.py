@@ -96,6 +96,9 @@ _HANDLER_POLL_S = 0.05
 #: slurmstepd kills what a script leaves behind, but not in the same instant: a process substitution that only has to
 #: finish its last bytes outlives its script by milliseconds, and its output is in the file.
 LEFTOVER_S = 0.2
+#: Who takes a machine back kills all of a job, the runner too, and may come to the script first, as
+#: `condor_vacate_job -fast` does. A KILL from elsewhere is reported only if the runner has outlived it for so long.
+KILLED_ALONE_S = 0.5
 
 #: What the site gives the runner in these is the job's: at home Slurm set them for devices of the virtual node.
 DEVICE_VARIABLES = (b"CUDA_VISIBLE_DEVICES", b"GPU_DEVICE_ORDINAL", b"ROCR_VISIBLE_DEVICES", b"ZE_AFFINITY_MASK")
@@ -1284,6 +1287,8 @@ class Supervisor:
         self._held_signals: List[Dict[str, Any]] = []
         self._last_signal_seq = 0
         self._wait_status: Optional[int] = None
+        self._has_sent_kill = False
+        self._report_due_at = 0.0
         self._has_children = True
         self._is_killing = False
         self._kill_at: Optional[float] = None
@@ -1465,6 +1470,7 @@ class Supervisor:
     def _deliver(self, data: Dict[str, Any]) -> None:
         """Deliver a signal, and say so."""
         seq, number = int(data["seq"]), int(data["signal"])
+        self._has_sent_kill |= number == signal.SIGKILL
         if data["scope"] == "tree":
             if number == signal.SIGSTOP:
                 self._clock.suspend(now_s())
@@ -1489,6 +1495,9 @@ class Supervisor:
                 self._wait_status = status
                 leftovers_end_at = now_s() + LEFTOVER_S
                 self._kill_at = min(self._kill_at or leftovers_end_at, leftovers_end_at)
+                is_killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+                if is_killed and not (self._has_sent_kill or self._is_killing):
+                    self._report_due_at = now_s() + KILLED_ALONE_S
 
     def _watch_clocks(self, now: float) -> None:
         if self._clock.lease_until <= now and not self._is_lease_lost:
@@ -1519,7 +1528,7 @@ class Supervisor:
             self._exit_code = EXIT_FENCED
         elif self._give_up_at is not None and self._give_up_at <= now:
             self._exit_code = EXIT_LEASE_LOST
-        elif not self._is_reported and self._is_drained(now):
+        elif not self._is_reported and now >= self._report_due_at and self._is_drained(now):
             self._report_end()
 
     def _is_drained(self, now: float) -> bool:

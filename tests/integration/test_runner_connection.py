@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import signal
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from overspill_runner.runner import KILLED_ALONE_S
 from tests.integration.runner_agent import running, server_tls, wait_until, work_in
 
 #: Bytes that look different everywhere, so that a loss or a repetition cannot hide.
@@ -158,6 +160,16 @@ def test_lease_that_ends_kills_the_script(tmp_path: Path) -> None:
         agent.start()
         assert runner.wait() == 4
     assert agent.reports[-1]["lease_lost"] is True
+    assert agent.reports[-1]["signal"] == signal.SIGKILL
+
+
+def test_a_kill_from_elsewhere_is_reported_once_it_is_known_to_spare_the_runner(tmp_path: Path) -> None:
+    with running(work_in(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60"), tmp_path / "own") as (agent, runner):
+        process = process_of_script(tmp_path)
+        killed_at = time.monotonic()
+        os.kill(int(process.name), signal.SIGKILL)
+        assert runner.wait() == 0
+        assert time.monotonic() - killed_at >= KILLED_ALONE_S
     assert agent.reports[-1]["signal"] == signal.SIGKILL
 
 
