@@ -339,6 +339,14 @@ def test_a_job_that_could_start_at_home_soon_is_called_back() -> None:
     assert dict(place.router.late_counts()) == {("site-a", "recalled"): 1}
 
 
+def test_a_recall_is_recorded_with_the_wait_and_the_limit_of_the_partition_where_the_job_is_best_off() -> None:
+    place = Place(diverted(admin_comment=_diverted_comment()), outlook=_constant(0.2))
+    place.looks()
+    (recalled,) = place.records()
+    assert recalled.wait_limit_s == 60
+    assert recalled.exceeds_probability == pytest.approx(0.2)
+
+
 def test_a_job_whose_user_insists_is_not_called_back() -> None:
     comment = json.loads(_diverted_comment())
     comment["overspill"]["option"] = "always"

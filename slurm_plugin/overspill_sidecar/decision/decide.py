@@ -21,7 +21,7 @@ from overspill_sidecar.policy import Mode, Policy
 from overspill_sidecar.wait import LIKELIER_THAN_NOT, QueuedJob, WaitEstimate
 
 #: By the job's own partition; None where nobody knows.
-_Waits = Mapping[str, WaitEstimate | None]
+Waits = Mapping[str, WaitEstimate | None]
 
 
 class Verdict(StrEnum):
@@ -91,7 +91,7 @@ def _decide_batch_job(
     shape = shape_of(job, own, queue.config)
     local = _staying(job, shape, own, queue, situation)
     waits = _waits(job, shape, own, local.account, situation)
-    if best := _best_partition(waits, policy):
+    if best := best_partition(waits, policy):
         local = replace(local, estimate=waits[best], wait_limit_s=policy.wait_s(best))
     submission = Submission(job, shape, own, refused_by)
     is_forced = submission.is_forced(policy)
@@ -216,7 +216,7 @@ def _own_partitions(named: tuple[str, ...], policy: Policy, queue: Queue) -> tup
     return own
 
 
-def _waits(job: DecideRequest, shape: Shape, own: Sequence[Partition], account: str, situation: Situation) -> _Waits:
+def _waits(job: DecideRequest, shape: Shape, own: Sequence[Partition], account: str, situation: Situation) -> Waits:
     """Return what is predicted for each of the job's partitions.
 
     After one that is unknown no other is asked about: the job stays, and each may cost as much of its little time.
@@ -244,13 +244,13 @@ def _waits(job: DecideRequest, shape: Shape, own: Sequence[Partition], account: 
     return waits
 
 
-def _best_partition(waits: _Waits, policy: Policy) -> str | None:
+def best_partition(waits: Waits, policy: Policy) -> str | None:
     """Return where the job is the least likely to wait longer than it may; None if one of its waits is unknown."""
     known = {name: wait.p_exceeds(policy.wait_s(name)) for name, wait in waits.items() if wait is not None}
     return min(known, key=known.__getitem__) if known and len(known) == len(waits) else None
 
 
-def _why_wait_is_borne(shape: Shape, waits: _Waits, situation: Situation) -> str | None:
+def _why_wait_is_borne(shape: Shape, waits: Waits, situation: Situation) -> str | None:
     """Return why the job waits at home; None if in each of its partitions the wait is likely too long."""
     for name, wait in waits.items():
         if situation.queue is None or not situation.queue.rooms[name].whole.holds(Amount(shape.cpus)):

@@ -14,7 +14,7 @@ import structlog
 from overspill.errors import NotFoundError, OverspillError, TransientError
 from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.cluster import Job, JobRequest
-from overspill_sidecar.decision.decide import Decision, Verdict
+from overspill_sidecar.decision.decide import Decision, Verdict, Waits, best_partition
 from overspill_sidecar.late.changes import addition, recall
 from overspill_sidecar.late.memory import AGAIN_S, Memory, Unclear
 from overspill_sidecar.late.outlook import outlook_of
@@ -26,7 +26,7 @@ from overspill_sidecar.records.record import Late
 from overspill_sidecar.router import LateQuestion, Router, SiteSource, is_shadowed
 from overspill_sidecar.slurm import ClusterView
 from overspill_sidecar.slurm_text import last_array_tasks
-from overspill_sidecar.wait import WaitEstimate, waited_s
+from overspill_sidecar.wait import waited_s
 from overspill_sidecar.watch import ClusterWatch, Picture
 
 _log = structlog.get_logger(__name__)
@@ -36,9 +36,6 @@ _MOST_ASKED = 20
 _MOST_CHANGES = 20
 #: A look that takes longer ends; the rest has its turn with the next one.
 _LOOK_S = 10.0
-
-#: Of a pending job, by its own partitions.
-_Waits = Mapping[str, WaitEstimate | None]
 
 
 class LateLook:
@@ -127,7 +124,7 @@ class LateLook:
                 return
             await self._consider(job, waits, asked, look, left)
 
-    async def _consider(self, job: Job, waits: _Waits, asked: JobRequest | None, look: Look, left: _Budget) -> None:
+    async def _consider(self, job: Job, waits: Waits, asked: JobRequest | None, look: Look, left: _Budget) -> None:
         """Have the router decide about a job, or about one task after the other of an array that waits as one.
 
         An array is given half of what it waits with at most: how the other half fares then, the next look tells.
@@ -147,7 +144,7 @@ class LateLook:
                 break
             left.changes -= 1
 
-    async def _add(self, job: Job, name: str, waits: _Waits, request: DecideRequest, look: Look) -> bool:
+    async def _add(self, job: Job, name: str, waits: Waits, request: DecideRequest, look: Look) -> bool:
         """Let a job or a task go to a site if the router says so; tell whether that was done, or would have been."""
         now_s = look.snapshot.unix_time_s
         before = job.trail.decision_id if job.trail else ""
@@ -174,14 +171,14 @@ class LateLook:
             self._router.withdraw(decision_id)
         return is_done
 
-    async def _recall(self, job: Job, waits: _Waits, look: Look, left: _Budget) -> None:
+    async def _recall(self, job: Job, waits: Waits, look: Look, left: _Budget) -> None:
         assert job.trail is not None  # noqa: S101 - a diverted job has one
-        known = [wait for wait in waits.values() if wait is not None]
-        estimate = min(known, key=lambda wait: wait.median_s, default=None)
         site, decision_id, now_s = job.trail.site, _decision_id(job, job.name), look.snapshot.unix_time_s
         is_off = look.policy.mode is Mode.OFF
         reason = "recalled_mode_off" if is_off else "recalled_needless"
-        decision = Decision(Verdict.LOCAL, reason, site=site, own_partitions=tuple(waits), estimate=estimate)
+        decision = Decision(Verdict.LOCAL, reason, site=site, own_partitions=tuple(waits))
+        if best := best_partition(waits, look.policy):
+            decision = replace(decision, estimate=waits[best], wait_limit_s=look.policy.wait_s(best))
         request = DecideRequest(user_id=job.user_id, partition=",".join(job.partitions), has_script=True)
         late = Late("recalled", job.name, waited_s(job, now_s), job.trail.decision_id)
         if look.policy.mode is Mode.SHADOW:
@@ -248,7 +245,7 @@ class _Budget:
         return self.changes <= 0 or time.monotonic() >= self._ends_at
 
 
-def _candidates(look: Look) -> tuple[list[tuple[Job, _Waits]], list[tuple[Job, _Waits]]]:
+def _candidates(look: Look) -> tuple[list[tuple[Job, Waits]], list[tuple[Job, Waits]]]:
     """Return the jobs to recall and those to ask about, with their waits.
 
     Walks the whole queue, and waits for turns at the wait model: not for the event loop.
@@ -257,7 +254,7 @@ def _candidates(look: Look) -> tuple[list[tuple[Job, _Waits]], list[tuple[Job, _
     return recalls, [(job, _waits(job, look)) for job in to_add(look, _MOST_ASKED)]
 
 
-def _waits(job: Job, look: Look) -> _Waits:
+def _waits(job: Job, look: Look) -> Waits:
     own = job.trail.partition.split(",") if job.trail else job.partitions
     return {name: look.outlook(job, name) for name in own}
 
