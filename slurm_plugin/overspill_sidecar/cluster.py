@@ -191,6 +191,11 @@ class Job:
         return f"{self.array_job_id}_{self.array_task_id}"
 
     @property
+    def queued_at_s(self) -> int:
+        """Since when it waits for nodes: a begin time or a dependency may have kept it longer than its submission."""
+        return max(self.submit_time_s, self.eligible_time_s or 0)
+
+    @property
     def is_pending(self) -> bool:
         return self.state in _PENDING_STATES
 

@@ -76,9 +76,7 @@ class _Program:
     async def end(self) -> None:
         """End it with its group: what it has started holds our pipes, too."""
         if self._ending is None or not self._ending.done():
-            # It may have ended by itself meanwhile.
-            with suppress(ProcessLookupError):
-                os.killpg(self._process_id, signal.SIGKILL)
+            _kill_group(self._process_id)
             await self.wait()
         self.stdout.close()
         self.stderr.close()
@@ -122,7 +120,11 @@ def _readable(source: bytes) -> BinaryIO:
 async def end(process: asyncio.subprocess.Process) -> None:
     """End a process that leads a group, with the group: what it has started holds our pipes, too."""
     if process.returncode is None:
-        # It may have ended by itself meanwhile.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _kill_group(process.pid)
         await process.wait()
+
+
+def _kill_group(leader: int) -> None:
+    # It may have ended by itself meanwhile.
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)

@@ -69,7 +69,8 @@ class Following:
         self._guard = guard or nullcontext()
         self._overspill = frozenset(overspill_partitions)
         self._keys = Keys(model.queue.pending)
-        self._seen_at_s: float | None = None
+        #: When the last snapshot was taken, Unix seconds.
+        self._seen_at_s = -math.inf
         #: Of the last snapshot.
         self._knowledge: Knowledge | None = None
         self._config: ClusterConfig | None = None
@@ -137,7 +138,7 @@ class Following:
                 for account, qos in {(job.account, job.qos), (job.account, ""), ("", "")}:
                     rights: _Rights = job.user_id, account, qos, partition
                     other = youngest.get(rights)
-                    if other is None or _queued_s(other) <= _queued_s(job):
+                    if other is None or other.queued_at_s <= job.queued_at_s:
                         youngest[rights] = job
         for rights, job in youngest.items():
             until_s = job.start_time_s if job.is_active and job.start_time_s else snapshot.unix_time_s
@@ -169,9 +170,9 @@ class Following:
         queue = self.model.queue
         started = {waited_as: seen.running[key] for key, waited_as in seen.waited_as.items()}
         new = [(key, job) for key, job in (*seen.waiting.items(), *started.items()) if key not in queue.pending]
-        events = [(min(now_s, _queued_s(job)), _SUBMITTED, key, job) for key, job in new]
+        events = [(min(now_s, job.queued_at_s), _SUBMITTED, key, job) for key, job in new]
         for key, job in started.items():
-            started_s = max(_queued_s(job), min(now_s, job.start_time_s or now_s))
+            started_s = max(job.queued_at_s, min(now_s, job.start_time_s or now_s))
             events.append((started_s, _STARTED, key, job))
         for at_s, kind, key, job in sorted(events, key=lambda event: event[:3]):
             with self._guard:
@@ -192,18 +193,18 @@ class Following:
 
     def _heard_at_s(self, queued_s: float, now_s: float) -> float:
         """Return when a job that is new counts as heard of: at once, if it was not there at the last snapshot."""
-        if self._seen_at_s is None or self._is_blind(now_s):
-            return now_s
-        return queued_s if queued_s >= self._seen_at_s - 1.0 else now_s
+        is_heard_of = queued_s >= self._seen_at_s - 1.0 and not self._is_blind(now_s)
+        return queued_s if is_heard_of else now_s
 
     def _is_blind(self, now_s: float) -> bool:
         """Tell whether the last snapshot says nothing of the jobs that are new in this one."""
-        return self._seen_at_s is None or now_s - self._seen_at_s > _BLIND_S
+        return now_s - self._seen_at_s > _BLIND_S
 
     def waiting_job(self, job: Job, partition: str) -> WaitingJob:
         """Return a pending job as the model knows it, in one of its partitions, with all that Slurm knows of it."""
         knowledge = self._knowledge
-        return _waiting(job, "", partition, knowledge.of_pending(job, partition) if knowledge else NO_FACTS)
+        facts = knowledge.of_pending(job, partition) if knowledge else NO_FACTS
+        return WaitingJob.of(queued(job, partition), "", job.queued_at_s, job.user_name, facts)
 
     def shape_of(self, job: Job, partition: str, now_s: float) -> Shape:
         """Return what of a pending job somebody may change while it waits; its age, which grows, is no such thing."""
@@ -212,28 +213,8 @@ class Following:
 
     def _arrived(self, key: str, job: Job) -> WaitingJob:
         """Return a job that is new, in its first partition, with what was known before it came."""
-        partition = job.partitions[0] if job.partitions else ""
-        return _waiting(job, key, partition, self.facts_for(queued(job, partition)))
-
-
-def _waiting(job: Job, key: str, partition: str, facts: SlurmFacts) -> WaitingJob:
-    return WaitingJob(
-        key=key,
-        submit_s=_queued_s(job),
-        cpus=job.cpus,
-        time_limit_s=job.time_limit_s,
-        user=job.user_name,
-        partition=partition,
-        account=job.account,
-        qos=job.qos,
-        nodes=job.node_count,
-        facts=facts,
-    )
-
-
-def _queued_s(job: Job) -> float:
-    """Return from when on it has waited for nodes: a begin time or a dependency may have kept it longer than that."""
-    return float(max(job.submit_time_s, job.eligible_time_s or 0))
+        asked = queued(job, job.partitions[0] if job.partitions else "")
+        return WaitingJob.of(asked, key, job.queued_at_s, job.user_name, self.facts_for(asked))
 
 
 def _first_priority(job: Job, until_s: float, config: ClusterConfig) -> float:
@@ -243,5 +224,5 @@ def _first_priority(job: Job, until_s: float, config: ClusterConfig) -> float:
     """
     if not config.priority_weight_age or not config.priority_max_age_s:
         return float(job.priority)
-    age = min(1.0, max(0.0, until_s - _queued_s(job)) / config.priority_max_age_s)
+    age = min(1.0, max(0.0, until_s - job.queued_at_s) / config.priority_max_age_s)
     return max(0.0, job.priority - config.priority_weight_age * age)

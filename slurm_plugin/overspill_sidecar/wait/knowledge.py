@@ -64,7 +64,7 @@ class Knowledge:
         facts = self.of_new(queued(job, partition), job.priority)
         planned_s = None
         if job.start_time_s is not None:
-            planned_s = max(self._now_s, job.start_time_s) - max(job.submit_time_s, job.eligible_time_s or 0)
+            planned_s = max(self._now_s, job.start_time_s) - job.queued_at_s
         return replace(
             facts,
             priority=_about(facts.priority),

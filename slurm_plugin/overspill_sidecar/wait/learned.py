@@ -164,18 +164,7 @@ class LearnedModel:
 
     def _waiting(self, job: QueuedJob, now_s: float) -> WaitingJob:
         user = self._users.get(job.user_id, str(job.user_id)) if job.user_id is not None else ""
-        return WaitingJob(
-            key="",
-            submit_s=now_s,
-            cpus=job.cpus,
-            time_limit_s=job.time_limit_s,
-            user=user,
-            partition=job.partition,
-            account=job.account,
-            qos=job.qos,
-            nodes=job.nodes,
-            facts=self._following.facts_for(job),
-        )
+        return WaitingJob.of(job, "", now_s, user, self._following.facts_for(job))
 
 
 def forget_all_but(jobs: Iterable[Job], said: Said) -> None:

@@ -72,7 +72,7 @@ class WaitGoingOn(WaitEstimate):
 
 def waited_s(job: Job, now_s: float) -> float:
     """Return for how many seconds a job has waited for others; a clock that was set back counts as none."""
-    return max(0.0, now_s - max(job.submit_time_s, job.eligible_time_s or 0))
+    return max(0.0, now_s - job.queued_at_s)
 
 
 class WaitModel(Protocol):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
+
+from overspill_sidecar.wait.model import QueuedJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +74,19 @@ class WaitingJob:
     qos: str = ""
     nodes: int | None = None
     facts: SlurmFacts = NO_FACTS
+
+    @classmethod
+    def of(cls, job: QueuedJob, key: int | str, submit_s: float, user: str, facts: SlurmFacts) -> Self:
+        """Return a job that somebody asks about, or that has come, with what Slurm knows of it."""
+        return cls(
+            key=key,
+            submit_s=submit_s,
+            cpus=job.cpus,
+            time_limit_s=job.time_limit_s,
+            user=user,
+            partition=job.partition,
+            account=job.account,
+            qos=job.qos,
+            nodes=job.nodes,
+            facts=facts,
+        )
