@@ -17,6 +17,7 @@ from overspill.errors import UnavailableError, from_rpc_error
 from overspill.v1 import router_pb2
 from overspill.v1.router_pb2_grpc import RouterStub
 from overspill_sidecar.commands.daemons import check_socket
+from overspill_sidecar.commands.parsed import Parsed
 from overspill_sidecar.config import RouterConfig, configured_path, load
 from overspill_sidecar.records.reasons import sentence
 from overspill_sidecar.slurm_text import parse_duration_s, parse_size_mib
@@ -26,51 +27,25 @@ _DECIDE_DEADLINE_S = 2.0
 _NUMBER = click.IntRange(0, 2**32 - 3)
 
 
-class _Duration(click.ParamType[int]):
-    name = "time"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_duration_s(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def _gpus(text: str) -> str:
+    if text and not re.fullmatch(r"(?:[A-Za-z][\w.-]*:)?[1-9]\d*", text, re.ASCII):
+        raise ValueError("write a number of GPUs, or TYPE:NUMBER")
+    return text
 
 
-class _Size(click.ParamType[int]):
-    name = "size"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_size_mib(value.upper())
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def _user_id(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    try:
+        return pwd.getpwnam(text).pw_uid
+    except KeyError:
+        raise ValueError(f"this host knows no user {text}") from None
 
 
-class _Gpus(click.ParamType[str]):
-    name = "gpus"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value and not re.fullmatch(r"(?:[A-Za-z][\w.-]*:)?[1-9]\d*", value, re.ASCII):
-            self.fail("write a number of GPUs, or TYPE:NUMBER", param, ctx)
-        return value
-
-
-class _User(click.ParamType[int]):
-    name = "user"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        if value.isdecimal():
-            return int(value)
-        try:
-            return pwd.getpwnam(value).pw_uid
-        except KeyError:
-            self.fail(f"this host knows no user {value}", param, ctx)
+_TIME = Parsed("time", parse_duration_s)
+_SIZE = Parsed("size", lambda text: parse_size_mib(text.upper()))
+_GPUS = Parsed("gpus", _gpus)
+_USER = Parsed("user", _user_id)
 
 
 @click.command(short_help="What would become of a job now.")
@@ -78,15 +53,15 @@ class _User(click.ParamType[int]):
 @click.option("--ntasks", type=_NUMBER, default=1, show_default=True)
 @click.option("--cpus-per-task", type=_NUMBER, default=0, help="As for sbatch; unset if 0.")
 @click.option("--nodes", type=_NUMBER, default=1, show_default=True)
-@click.option("--time", "time_limit_s", type=_Duration(), default=0, help="Time limit as for sbatch.")
-@click.option("--mem", "memory_mib", type=_Size(), default=0, help="Memory per node as for sbatch.")
+@click.option("--time", "time_limit_s", type=_TIME, default=0, help="Time limit as for sbatch.")
+@click.option("--mem", "memory_mib", type=_SIZE, default=0, help="Memory per node as for sbatch.")
 @click.option("--array", default="", help="Array as for sbatch.")
 @click.option("--account", default="", help="As for sbatch.")
 @click.option("--qos", default="", help="As for sbatch.")
 @click.option("--constraint", "features", default="", help="Features as for sbatch.")
-@click.option("--gpus", type=_Gpus(), default="", help="[TYPE:]NUMBER as for sbatch.")
+@click.option("--gpus", type=_GPUS, default="", help="[TYPE:]NUMBER as for sbatch.")
 @click.option("--overspill-image", "image", default="", help="An image that a site offers.")
-@click.option("--user", "user_id", type=_User(), default=os.getuid, help="Whose job it is; yours if nobody is named.")
+@click.option("--user", "user_id", type=_USER, default=os.getuid, help="Whose job it is; yours if nobody is named.")
 @click.option("--overspill", "option", default="auto", help="auto, never, always or a site.", show_default=True)
 @json_option
 def decide(*, as_json: bool, **options: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import click
 
+from overspill_sidecar.commands.parsed import Parsed
 from overspill_sidecar.policy import Policy
 from overspill_sidecar.simulation.remote import RemoteSite
 from overspill_sidecar.simulation.rules import destinations
@@ -21,35 +22,6 @@ Priced = tuple[str, float]
 _ANY_SITE = "overspill"
 _DEFAULT_OVERHEAD_S = 60
 _MOST_CPUS = 10**9
-
-
-class _Assigned(click.ParamType[tuple[str, V]]):
-    def __init__(self, name: str, parse: Callable[[str], V]) -> None:
-        self.name = name
-        self._parse = parse
-
-    def convert(
-        self, value: str | tuple[str, V], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, V]:
-        if isinstance(value, tuple):
-            return value
-        partition, _, text = value.rpartition("=")
-        try:
-            return partition, self._parse(text)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class _Time(click.ParamType[int]):
-    name = "time"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_duration_s(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 def _cpus(text: str) -> int:
@@ -72,11 +44,19 @@ def _price(text: str) -> float:
     return price
 
 
-CPUS: _Assigned[int | None] = _Assigned("cpus", _cpus)
-SITE_CPUS: _Assigned[int | None] = _Assigned("cpus", _cpus_or_unlimited)
-SITE_TIME: _Assigned[int | None] = _Assigned("time", parse_duration_s)
-SITE_PRICE: _Assigned[float] = _Assigned("price", _price)
-LOOK_TIME = _Time()
+def _named(name: str, parse: Callable[[str], V]) -> Parsed[tuple[str, V]]:
+    def parse_named(text: str) -> tuple[str, V]:
+        partition, _, value = text.rpartition("=")
+        return partition, parse(value)
+
+    return Parsed(name, parse_named)
+
+
+CPUS: Parsed[Named] = _named("cpus", _cpus)
+SITE_CPUS: Parsed[Named] = _named("cpus", _cpus_or_unlimited)
+SITE_TIME: Parsed[Named] = _named("time", parse_duration_s)
+SITE_PRICE: Parsed[Priced] = _named("price", _price)
+LOOK_TIME = Parsed("time", parse_duration_s)
 
 
 def sites_of(
