@@ -16,12 +16,14 @@ A stream of frames in both directions, each `>IB` (payload length in bytes, type
 | OUTPUT | relay | `>BQ` stream (1 stdout, 2 stderr) and byte offset, then the bytes |
 | END    | relay | JSON object `End`: how the script ended. The last frame; the proxy acknowledges nothing after it |
 
-`Hello`: {"protocol": 1, "slurm_job_id": int, "restart_count": int, "cwd": base64, "umask": int,
-"rlimits": {"NOFILE": [soft, hard], …}, "has_stdin": bool, "is_output_joined": bool, "stdout": bytes written,
-"stderr": bytes written}. -1 in a limit is unlimited. `restart_count` is SLURM_RESTART_COUNT of the job's environment, 0
+`Hello`: {"protocol": 1, "slurm_job_id": int, "restart_count": int, "cwd": base64, "umask": int, "rlimits": {"NOFILE":
+[soft, hard], …}, "has_stdin": bool, "is_output_joined": bool, "stdout": bytes written, "stderr": bytes written,
+"was_handed_over": bool}. -1 in a limit is unlimited. `restart_count` is SLURM_RESTART_COUNT of the job's environment, 0
 where it is absent: a proxy whose count is below Slurm's belongs to an attempt that is over, and gets no run. (A count
 above it means nothing: a job that was submitted from within a restarted one inherits the variable.) The relay takes the
-uid from SO_PEERCRED and everything else about the job from slurmctld.
+uid from SO_PEERCRED and everything else about the job from slurmctld. `was_handed_over` tells whether an earlier
+connection of this proxy has taken a whole opening: until one has, no site can have a run of this attempt. Where it is
+absent (an older proxy), one may have.
 
 `End`: {"exit_code": int} or {"signal": int}, with "message": str where the user must be told something that the
 script itself did not say; the proxy writes it, as one line, to stderr.

@@ -51,13 +51,14 @@ class Job:
         self.rlimits: dict[str, tuple[int, int]] = {}
         self.is_output_joined = False
 
-    def opening(self, *, has_stdin: bool, stdout: int, stderr: int) -> bytes:
+    def opening(self, *, has_stdin: bool, stdout: int, stderr: int, was_handed_over: bool) -> bytes:
         """Return the frames that begin a connection.
 
         Args:
             has_stdin: standard input is something else than /dev/null.
             stdout: bytes that are written to the user's file already.
             stderr: the same for the other stream.
+            was_handed_over: a relay may have submitted the job already.
         """
         hello = _json_object(
             protocol=str(PROTOCOL),
@@ -70,6 +71,7 @@ class Job:
             is_output_joined=str(self.is_output_joined).lower(),
             stdout=str(stdout),
             stderr=str(stderr),
+            was_handed_over=str(was_handed_over).lower(),
         )
         return b"".join(
             (

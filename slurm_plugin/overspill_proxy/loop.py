@@ -118,7 +118,9 @@ class Proxy:
 
     def _connect(self) -> None:
         stdout, stderr = self._written
-        opening = self._job.opening(has_stdin=not self._stdin.is_null, stdout=stdout, stderr=stderr)
+        opening = self._job.opening(
+            has_stdin=not self._stdin.is_null, stdout=stdout, stderr=stderr, was_handed_over=self._was_handed_over
+        )
         try:
             self._connection = Connection(self._socket_path, opening)
         except OSError:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 from tests.rig import Rig
 from tests.rig.overspill_conf import SIDECAR_CONF
@@ -57,21 +60,58 @@ def look_often(rig: Rig) -> None:
     sidecar.start()
 
 
-def submit_diverted(rig: Rig, script: str, *options: str, user: str = "alice") -> int:
+def submit_diverted(
+    rig: Rig,
+    script: str,
+    *options: str,
+    user: str = "alice",
+    arguments: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> int:
     """Submit a job that is to be diverted, and make sure that it is.
 
     Waits for a site whose node is drained, because the test before has broken something for long enough.
     """
     if not drain_reason(rig):
-        job_id = rig.sbatch(script, *options, user=user)
+        job_id = rig.sbatch(script, *options, user=user, arguments=arguments, env=env)
         if rig.job(job_id)["Partition"] == OVERSPILL_PARTITION:
             return job_id
         # The hook may still be waiting out a pause that the test before has brought about.
         rig.cluster.run(["scancel", str(job_id)], check=True)
     wait_until_diverting(rig)
-    job_id = rig.sbatch(script, *options, user=user)
+    job_id = rig.sbatch(script, *options, user=user, arguments=arguments, env=env)
     assert rig.job(job_id)["Partition"] == OVERSPILL_PARTITION
     return job_id
+
+
+@contextmanager
+def job_at_a_dead_site(rig: Rig, script: str) -> Iterator[int]:
+    """Kill the agent and have a job start at its site before anybody has noticed; the agent is back afterwards.
+
+    Where router or relay are sooner than a busy machine's sbatch it is all done again.
+    """
+    try:
+        yield _start_at_a_dead_site(rig, script)
+    finally:
+        if not rig.site.daemon("agent").is_running:
+            rig.site.daemon("agent").start()
+
+
+def _start_at_a_dead_site(rig: Rig, script: str) -> int:
+    for _ in range(3):
+        wait_until(lambda: would_divert(rig), timeout_s=60, what="the router to divert")
+        rig.site.daemon("agent").signal(signal.SIGKILL)
+        job_id = rig.sbatch(script)
+        if poll(partial(_has_started_at_a_site, rig, job_id), timeout_s=10):
+            return job_id
+        rig.cluster.run(["scancel", str(job_id)])
+        rig.site.daemon("agent").start()
+    raise AssertionError("thrice router or relay knew of the agent's death before a job had started at its site")
+
+
+def _has_started_at_a_site(rig: Rig, job_id: int) -> bool:
+    job = rig.job(job_id)
+    return (job["Partition"], job["JobState"]) == (OVERSPILL_PARTITION, "RUNNING")
 
 
 def wait_for_line(rig: Rig, job_id: int | str, line: bytes, *, timeout_s: float = 60) -> None:

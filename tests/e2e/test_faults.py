@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.e2e.diversion import (
+    job_at_a_dead_site,
     start_requeued,
     submit_diverted,
     wait_until,
@@ -85,13 +86,8 @@ def test_an_unreachable_agent_keeps_jobs_at_home(rig: Rig) -> None:
 
 
 def test_a_job_that_finds_its_agent_gone_goes_home_and_runs(rig: Rig) -> None:
-    assert would_divert(rig)
-    rig.site.daemon("agent").signal(signal.SIGKILL)
-    try:
-        job_id = submit_diverted(rig, "#!/bin/bash\necho here\n")
+    with job_at_a_dead_site(rig, "#!/bin/bash\necho here\n") as job_id:
         job = rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=90)
-    finally:
-        rig.site.daemon("agent").start()
     assert (job["Partition"], rig.output(job_id)) == ("batch", b"here\n")
     wait_until_diverting(rig)
 

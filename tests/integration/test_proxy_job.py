@@ -34,6 +34,15 @@ def test_the_relay_is_told_which_attempt_of_the_job_this_is(tmp_path: Path, coun
         assert rig.accept().hello["restart_count"] == told
 
 
+def test_the_relay_is_told_whether_another_may_have_submitted_the_job(tmp_path: Path) -> None:
+    with proxy_rig(tmp_path) as rig:
+        rig.start()
+        peer = rig.accept()
+        assert peer.hello["was_handed_over"] is False
+        peer.close()
+        assert rig.accept().hello["was_handed_over"] is True
+
+
 def test_environment_is_what_slurmstepd_would_have_left_of_it(tmp_path: Path) -> None:
     environment = {
         b"SLURM_JOB_ID": b"7",

@@ -292,6 +292,14 @@ async def test_a_job_whose_site_stays_unreachable_goes_home_after_the_grace(tmp_
         await eventually(lambda: way.view.jobs[7].partitions == ("batch",), "the job is home")
 
 
+async def test_a_job_that_meets_its_first_relay_late_goes_home_all_the_same(tmp_path: Path) -> None:
+    """It began while no relay was there, or moments after one had come: no earlier one has submitted it."""
+    earlier = diverted_job(start_time_s=int(time.time()) - 600)
+    async with road(tmp_path, earlier, is_agent_up=False, grace_s=0.2) as way:
+        await way.opened(was_handed_over=False)
+        await eventually(lambda: way.view.jobs[7].partitions == ("batch",), "the job is home")
+
+
 async def test_a_wrong_certificate_is_like_an_unreachable_site(tmp_path: Path) -> None:
     stranger = Certificates(tmp_path / "other").files("cluster", "rig")
     async with road(tmp_path, grace_s=0.5, certificate=stranger) as way:
@@ -319,10 +327,14 @@ async def test_a_full_site_is_asked_again(way: Road) -> None:
     await eventually(lambda: way.agent.runs, "the run arrives")
 
 
-async def test_a_job_that_an_earlier_relay_may_have_submitted_never_goes_home(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hello", [{"was_handed_over": True}, {}])
+async def test_a_job_that_an_earlier_relay_may_have_submitted_never_goes_home(
+    tmp_path: Path, hello: dict[str, Any]
+) -> None:
+    """A proxy of an older release does not say whether it has met one."""
     earlier = diverted_job(start_time_s=int(time.time()) - 600)
     async with road(tmp_path, earlier, is_agent_up=False, grace_s=0.2) as way:
-        await way.opened()
+        await way.opened(**hello)
         await asyncio.sleep(1.5)
         assert way.view.jobs[7].state == "RUNNING"
 

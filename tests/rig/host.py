@@ -196,7 +196,7 @@ class Host:
         for entry in os.scandir("/proc"):
             if entry.name.isdigit() and _pid_namespace(int(entry.name)) == self.pid_namespace:
                 status = _status(int(entry.name))
-                if status and not status["State"].startswith("Z"):
+                if status and not _is_over(status):
                     found[int(status["NSpid"].split()[-1])] = int(entry.name)
         return found
 
@@ -231,6 +231,11 @@ def _pid_namespace(pid: int) -> str | None:
         return os.readlink(f"/proc/{pid}/ns/pid")  # noqa: PTH115 - its target is no path
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
+
+
+def _is_over(status: Mapping[str, str]) -> bool:
+    """Return whether nothing of the process is left: its first thread may be a zombie while others hold its sockets."""
+    return status["State"].startswith("Z") and status["Threads"] == "1"
 
 
 def _status(pid: int) -> dict[str, str]:

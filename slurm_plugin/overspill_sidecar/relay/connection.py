@@ -40,6 +40,8 @@ class Hello(BaseModel):
     is_output_joined: bool
     stdout: NonNegativeInt
     stderr: NonNegativeInt
+    #: An older proxy does not tell.
+    was_handed_over: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,8 +109,9 @@ class Session:
         self._signals: asyncio.Queue[tuple[int, int]] = asyncio.Queue(MAX_UNACKNOWLEDGED_SIGNALS)
         self._ending_signal: int | None = None
         self._is_leaving = False
-        started_at = job.start_time_s or 0
-        self._may_run_already = started_at <= surroundings.began_at_unix_s + _CLOCK_SKEW_S
+        # Nobody knows what an earlier relay did with a job; Slurm's clock tells whether the job met one.
+        may_have_met_another = (job.start_time_s or 0) <= surroundings.began_at_unix_s + _CLOCK_SKEW_S
+        self._may_run_already = hello.was_handed_over and may_have_met_another
         self._began_at = time.monotonic()
         #: The run's state as the site told it last.
         self._state = ""
