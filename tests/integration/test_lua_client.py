@@ -79,6 +79,12 @@ def router(path: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def stop(process: subprocess.Popen[str]) -> None:
+    """Stop a child and return when its last thread has stopped: until then one of the others may answer."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+
+
 @contextmanager
 def raw_peer(path: Path, serve: Callable[[socket.socket], None]) -> Iterator[None]:
     """Listen on `path` and give every connection to `serve`, one after the other."""
@@ -188,7 +194,7 @@ def test_a_stopped_sidecar_costs_one_deadline_and_then_nothing_until_it_is_back(
 ) -> None:
     with router(path) as process:
         assert submitter.submit().partition == DIVERTED
-        process.send_signal(signal.SIGSTOP)
+        stop(process)
         first = submitter.submit()
         assert (first.partition, first.took_s > DEADLINE_S / 2) == (LOCAL, True)
         others = [submitter.submit() for _ in range(50)]
@@ -200,7 +206,7 @@ def test_a_stopped_sidecar_costs_one_deadline_and_then_nothing_until_it_is_back(
 
 def test_a_sidecar_stopped_before_the_first_call_costs_one_deadline(path: Path, submitter: Submitter) -> None:
     with router(path) as process:
-        process.send_signal(signal.SIGSTOP)
+        stop(process)
         assert submitter.submit().partition == LOCAL
         assert submitter.submit().took_s < DEADLINE_S / 2
 

@@ -118,10 +118,10 @@ class Daemon:
         self.wait_until_ready()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to its process, and return when a SIGKILL has been obeyed.
+        """Send a signal to its process, and return when a SIGKILL or a SIGSTOP has been obeyed.
 
         Raises:
-            DaemonError: if it does not run.
+            DaemonError: if it does not run, or has not obeyed after 30 s.
         """
         pid = self.pid
         if pid is None:
@@ -129,6 +129,8 @@ class Daemon:
         os.kill(pid, number)
         if number == signal.SIGKILL:
             self._wait_until_gone(timeout_s=30.0)
+        elif number == signal.SIGSTOP and not poll(lambda: _is_stopped(pid), timeout_s=30.0):
+            raise DaemonError(f"{self.name} did not stop within 30 s\n{self.log_tail()}")
 
     def stop(self) -> None:
         """Ask it to end (SIGTERM), also if a SIGSTOP holds it, and wait until it has. Idempotent.
@@ -179,6 +181,15 @@ class DaemonGroup:
         """Stop one after the other. Idempotent."""
         for daemon in self._daemons:
             daemon.stop()
+
+
+def _is_stopped(pid: int) -> bool:
+    """Return whether all threads are stopped: the first one tells the others, once it has a CPU."""
+    try:
+        stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # a thread has ended meanwhile
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
 
 def _wrong_clock(error_s: int) -> dict[str, str]:
