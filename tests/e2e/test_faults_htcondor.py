@@ -18,6 +18,9 @@ from tests.e2e.ticking import ticked, ticking
 from tests.rig import Rig
 
 _LINES = 400
+#: Twenty seconds: 15 s after its start, and then every 120 s, a shadow looks whether its schedd lives, and ends its job
+#: if not. Source: HTCondor's daemon_core_main.cpp, `check_parent`.
+_LINES_BEYOND_THE_SHADOWS_LOOK = 1000
 #: Making images takes minutes on a machine that has none yet.
 pytestmark = pytest.mark.timeout(900)
 
@@ -40,16 +43,16 @@ def _kill_schedd(rig: Rig) -> None:
     rig.pool.start_schedd()
 
 
-@pytest.mark.parametrize("kill", [_kill_agent, _kill_schedd])
+@pytest.mark.parametrize(("kill", "lines"), [(_kill_agent, _LINES), (_kill_schedd, _LINES_BEYOND_THE_SHADOWS_LOOK)])
 def test_a_job_goes_on_and_loses_not_a_byte_while_what_drives_it_is_killed(
-    pool_rig: Rig, kill: Callable[[Rig], None]
+    pool_rig: Rig, kill: Callable[[Rig], None], lines: int
 ) -> None:
-    job_id = submit_diverted(pool_rig, ticking(_LINES, exit_code=5))
+    job_id = submit_diverted(pool_rig, ticking(lines, exit_code=5))
     wait_for_line(pool_rig, job_id, b"line 20\n", timeout_s=90)
     kill(pool_rig)
     job = pool_rig.wait_for_state(job_id, ["FAILED", "COMPLETED"], timeout_s=90)
     assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("FAILED", "5:0", "0")
-    assert pool_rig.output(job_id) == ticked(_LINES)
+    assert pool_rig.output(job_id) == ticked(lines)
 
 
 def test_a_job_that_the_pools_operator_removes_runs_again_at_home(pool_rig: Rig) -> None:

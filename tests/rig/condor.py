@@ -346,10 +346,13 @@ class CondorPool:
     def _create(self, machine: Machine) -> None:
         hosts = [f"--add-host={name}:{name.address}" for name in Machine]
         engine = [f"--volume={SOCKET}:/run/docker.sock"] if machine in EXECUTE_POINTS else []
+        # As on a host of its own: without it condor_procd does not find the shadows of a schedd that has died, the
+        # master does not kill them, and within two minutes they end the jobs that new shadows have taken over.
+        tracing = ["--cap-add=SYS_PTRACE"] if machine is Machine.ACCESS_POINT else []
         self._docker(
             "run", "--detach", "--init", f"--name={machine}", f"--hostname={machine}",
             f"--network={_NETWORK}", f"--ip={machine.address}", *hosts, f"--add-host={AGENT_NAME}:{HOST_ADDRESS}",
-            f"--volume={DIRECTORY}:{DIRECTORY}", *engine, _IMAGE, "sh", f"{DIRECTORY}/start.sh", machine.role,
+            f"--volume={DIRECTORY}:{DIRECTORY}", *engine, *tracing, _IMAGE, "sh", f"{DIRECTORY}/start.sh", machine.role,
         )  # fmt: skip
 
 

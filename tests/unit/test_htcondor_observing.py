@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from overspill.states import Outcome
-from overspill_agent.backends.htcondor.ads import Hold, JobAd, JobStatus
+from overspill_agent.backends.htcondor.ads import Hold, JobAd, JobStatus, Value, job_ad
 from overspill_agent.backends.htcondor.observing import can_be_repeated, is_orphan, is_settled, sighting_of
 from overspill_agent.backends.htcondor.site import Limits
-from overspill_agent.runs import Seen
+from overspill_agent.runs import Seen, Verdict
 
 LIMITS = Limits(start_within_s=100, held_within_s=1000, removal_s=60)
 WAITING = JobAd(condor_job_id="7.0", run_id="r", attempt=1, owner="alice", status=JobStatus.IDLE)
@@ -19,6 +19,22 @@ RUNNING = replace(
 )
 #: As the schedd has a job whose starter was there until the end.
 LEFT = replace(RUNNING, is_hosted=False, vacate_code=0)
+#: As 23.9.6 has a job whose schedd was killed, and whose first shadow, left alive, ended it once the second had it.
+ENDED_BY_ITS_FIRST_SHADOW: dict[str, Value] = {
+    "ClusterId": 4,
+    "ProcId": 0,
+    "OverspillRun": "r",
+    "OverspillAttempt": 1,
+    "JobStatus": 1,
+    "NumShadowStarts": 2,
+    "CurrentHosts": 0,
+    "LastRemoteHost": "slot1_1@ep2",
+    "JobCurrentStartExecutingDate": 1795315617,
+    "ExitBySignal": True,
+    "ExitSignal": 9,
+    "VacateReason": "",
+    "VacateReasonCode": 1005,
+}
 
 
 def seen(job: JobAd) -> Seen:
@@ -66,6 +82,12 @@ def test_a_job_whose_machine_does_not_answer_its_shadow_is_lost() -> None:
 def test_a_job_that_its_machine_gave_up_is_gone_and_the_node_has_failed() -> None:
     job = replace(LEFT, status=JobStatus.IDLE, vacate_reason="preempted")
     assert (seen(job), outcome(job)) == (Seen.GONE, Outcome.NODE_FAIL)
+
+
+def test_a_job_that_was_given_up_without_a_reason_is_told_with_htcondors_number_for_it() -> None:
+    sighting = sighting_of(job_ad(ENDED_BY_ITS_FIRST_SHADOW), LIMITS)
+    assert sighting.seen is Seen.GONE
+    assert sighting.verdict == Verdict(Outcome.NODE_FAIL, "the machine gave the job up: VacateReasonCode 1005")
 
 
 def test_a_job_that_was_given_up_because_its_machine_did_not_answer_is_lost_not_gone() -> None:

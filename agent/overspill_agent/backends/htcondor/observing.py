@@ -63,12 +63,18 @@ def _idle(job: JobAd, limits: Limits) -> tuple[Seen, Verdict | None]:
     if _came_to_nothing(job):
         return Seen.NOTHING, None
     if job.starts:
-        reason = f": {job.vacate_reason}" if job.vacate_reason else ""
-        return _left(job), Verdict(Outcome.NODE_FAIL, f"the machine gave the job up{reason}")
+        return _left(job), Verdict(Outcome.NODE_FAIL, f"the machine gave the job up{_why_it_left(job)}")
     if job.age_s <= limits.start_within_s:
         return Seen.ALIVE, None
     sentence = f"no machine of the site took the job within {limits.start_within_s} s"
     return Seen.ALIVE, Verdict(Outcome.REJECTED, sentence)
+
+
+def _why_it_left(job: JobAd) -> str:
+    """Return the end of a sentence: HTCondor's reason, or its number where it has none, or nothing."""
+    if job.vacate_reason:
+        return f": {job.vacate_reason}"
+    return f": VacateReasonCode {job.vacate_code}" if job.vacate_code else ""
 
 
 def _came_to_nothing(job: JobAd) -> bool:
