@@ -141,7 +141,7 @@ def test_a_sidecar_that_restarts_while_a_requeued_job_dies_starts_nothing_of_the
     rig.cluster.daemon("sidecar").signal(signal.SIGKILL)
     rig.cluster.daemon("sidecar").start()
     rig.wait_for_state(job_id, "PENDING", timeout_s=60)
-    # A relay that comes after the dying proxy's end has to look twice, 30 s apart; the script outlives TERM by KillWait.
+    # A relay that comes after the dying proxy's end has to look twice, 30 s apart; TERM takes KillWait more.
     wait_until(lambda: marker not in _processes(rig), timeout_s=90, what="the remote processes to be gone")
     assert _runs_of(rig, job_id) == {0}
     rig.cluster.run(["scancel", str(job_id)], user="alice", check=True)
