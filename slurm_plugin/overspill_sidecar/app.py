@@ -66,12 +66,13 @@ class Role(StrEnum):
 def _spare_garbage_collector() -> None:
     """Take what lives for ever out of the collector's sight and have it look at the rest more rarely.
 
-    A full collection stops all threads, the deciding one too, for as long as it takes to walk every object: of them,
-    two in three are modules. Pictures of the queue hold no cycles and go by themselves.
+    A collection stops all threads, the deciding one too, for as long as it takes to walk what it looks at: of all
+    objects two in three are modules, and a save makes thousands that go again. Pictures of the queue hold no cycles and
+    go by themselves.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 100)
+    gc.set_threshold(10_000, 100, 100)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -142,16 +142,21 @@ def rooms_in(snapshot: Snapshot, vain: Collection[int] = ()) -> Mapping[str, Roo
         snapshot: the queue.
         vain: ids of jobs that claim nothing, though they wait.
     """
-    waiting: defaultdict[str, Amount] = defaultdict(Amount)
-    jobs: Counter[str] = Counter()
+    jobs, cpus, memory_mib, gpus = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     for job in snapshot.jobs:
-        if job.is_competing and not job.is_limited and job.slurm_job_id not in vain:
-            for name in job.partitions:
-                waiting[name] += Amount(job.cpus, job.memory_mib, job.gpus) * job.tasks
-        if job.is_competing or job.is_active:
-            jobs.update(dict.fromkeys(job.partitions, job.tasks))
+        is_competing, tasks = job.is_competing, job.tasks
+        if not (is_competing or job.is_active):
+            continue
+        is_claiming = is_competing and not job.is_limited and job.slurm_job_id not in vain
+        for name in job.partitions:
+            jobs[name] += tasks
+            if is_claiming:
+                cpus[name] += job.cpus * tasks
+                memory_mib[name] += job.memory_mib * tasks
+                gpus[name] += job.gpus * tasks
     return {
-        name: _room(snapshot, partition, waiting[name], jobs[name]) for name, partition in snapshot.partitions.items()
+        name: _room(snapshot, partition, Amount(cpus[name], memory_mib[name], gpus[name]), jobs[name])
+        for name, partition in snapshot.partitions.items()
     }
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 
 from overspill_sidecar.cluster import ClusterConfig, Job, Snapshot
 from overspill_sidecar.wait.keys import Keys, own_key
@@ -169,7 +170,7 @@ class Following:
         """Tell who was submitted and who has started, in the order in which it happened."""
         queue = self.model.queue
         started = {waited_as: seen.running[key] for key, waited_as in seen.waited_as.items()}
-        new = [(key, job) for key, job in (*seen.waiting.items(), *started.items()) if key not in queue.pending]
+        new = [(key, job) for key, job in chain(seen.waiting.items(), started.items()) if key not in queue.pending]
         events = [(min(now_s, job.queued_at_s), _SUBMITTED, key, job) for key, job in new]
         for key, job in started.items():
             started_s = max(job.queued_at_s, min(now_s, job.start_time_s or now_s))

@@ -157,13 +157,13 @@ class _Queue:
 def _queue_of(jobs: Collection[Job]) -> _Queue:
     ranked = sorted((job for job in jobs if not job.is_limited), key=lambda job: job.priority)
     starts_s = [_planned_s(job) for job in reversed(ranked)]
-    rows = [(job.cpus, _or_endless(job.time_limit_s), _planned_s(job)) for job in ranked]
-    planned = np.array([row for row in rows if row[2] > 0], dtype=np.float64).reshape(-1, 3).T
+    planned = sorted((job for job in ranked if _planned_s(job) > 0), key=_planned_s)
+    cpus, limits_s = [job.cpus for job in planned], [_or_endless(job.time_limit_s) for job in planned]
     return _Queue(
         limited_cpus=sum(job.cpus for job in jobs if job.is_limited),
         priorities=[job.priority for job in ranked],
         latest_s=list(accumulate(starts_s, max))[::-1],
-        planned=planned[:, planned[2].argsort(kind="stable")],
+        planned=np.array((cpus, limits_s, [_planned_s(job) for job in planned]), np.float64),
     )
 
 

@@ -74,10 +74,11 @@ def dump(model: OnlineModel) -> bytes:
     model.asked = None
     model.queue.sum_up()
     writer = _Writer()
-    text = "".join(_encoded(writer.plain(model)))
+    text = io.StringIO()
+    text.writelines(_encoded(writer.plain(model)))
     file = io.BytesIO()
     arrays = {f"array{number}": array for number, array in enumerate(writer.arrays)}
-    np.savez(file, allow_pickle=False, state=np.frombuffer(text.encode(), np.uint8), **arrays)
+    np.savez(file, allow_pickle=False, state=np.frombuffer(text.getvalue().encode(), np.uint8), **arrays)
     payload = _version() + file.getvalue()
     return _MAGIC + hashlib.sha256(payload).digest() + payload
 
@@ -132,14 +133,18 @@ _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _encoded(plain: object) -> Iterator[str]:
-    """Yield JSON in pieces: the encoder lets no other thread go on before it has ended."""
+    """Yield JSON in pieces, and take each out of its list: no other thread goes on before the encoder has ended.
+
+    Nor before a large list has gone with all that is in it.
+    """
     if not isinstance(plain, list) or all(type(each) in _PLAIN for each in plain):
         yield _ENCODE(plain)
         return
+    plain.reverse()
     before = "["
-    for each in plain:
+    while plain:
         yield before
-        yield from _encoded(each)
+        yield from _encoded(plain.pop())
         before = ","
     yield "]"
 
