@@ -166,7 +166,7 @@ class Router:
             situation = replace(situation, predict=late.predict, unix_time_s=asked_at_s)
             decision = decide(late.request, situation, late.decision_id, refused_by=late.refused_by)
             if decision.verdict is Verdict.DIVERT and not _is_free_now(decision, situation):
-                decision = replace(decision, verdict=Verdict.LOCAL, reason="no_free_slot", would_be=None)
+                decision = decision._replace(verdict=Verdict.LOCAL, reason="no_free_slot", would_be=None)
             record = Record(late.decision_id, now, unix_s, late.request, decision, policy, situation.sites, late.change)
             if decision.verdict is Verdict.DIVERT or is_shadowed(decision, policy):
                 self._keep(record)

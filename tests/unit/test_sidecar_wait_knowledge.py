@@ -40,7 +40,7 @@ def _known(now: Snapshot) -> Knowledge:
 
 
 def _asked(cpus: int = 1, time_limit_s: int | None = _HOUR_S, **changes: Any) -> QueuedJob:
-    return replace(QueuedJob("batch", cpus, time_limit_s, ALICE, "hpc", "normal", 1), **changes)
+    return QueuedJob("batch", cpus, time_limit_s, ALICE, "hpc", "normal", 1)._replace(**changes)
 
 
 def _of_new(now: Snapshot, priority: float | None = None, **asked: Any) -> SlurmFacts:
@@ -107,7 +107,7 @@ def test_pending_jobs_that_hardly_differ_are_one_question() -> None:
     first, second = _planned(1, 5000, priority=50_000), _planned(2, 5010, priority=50_010)
     known = _known(snapshot(first, second))
     told = [known.of_pending(each, "batch") for each in (first, second)]
-    assert replace(told[0], jobs_ahead=0) == replace(told[1], jobs_ahead=0)
+    assert told[0]._replace(jobs_ahead=0) == told[1]._replace(jobs_ahead=0)
 
 
 def test_a_partition_that_is_down_starts_no_jobs() -> None:

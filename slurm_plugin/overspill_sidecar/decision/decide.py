@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
 
 from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.cluster import Partition, limit_text
@@ -30,8 +31,7 @@ class Verdict(StrEnum):
     REFUSE = "REFUSE"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """An answer and why.
 
     `reason` is one stable word. With LOCAL, `would_be` is what the answer would have been but for mode shadow or
@@ -42,7 +42,7 @@ class Decision:
     reason: str
     site: str = ""
     partition: str = ""
-    pins: Pins = field(default_factory=Pins)
+    pins: Pins = Pins()
     admin_comment: str = ""
     user_message: str = ""
     shape: Shape | None = None
@@ -52,7 +52,7 @@ class Decision:
     wait_limit_s: float | None = None
     would_be: Verdict | None = None
     #: By site: why it does not get the job, one stable word each.
-    refusals: Mapping[str, str] = field(default_factory=dict)
+    refusals: Mapping[str, str] = MappingProxyType({})
     #: Which the job will be charged to; empty if nobody knows, or there is none.
     account: str = ""
     #: Where a word limits the account.
@@ -92,24 +92,24 @@ def _decide_batch_job(
     local = _staying(job, shape, own, queue, situation)
     waits = _waits(job, shape, own, local.account, situation)
     if best := best_partition(waits, policy):
-        local = replace(local, estimate=waits[best], wait_limit_s=policy.wait_s(best))
+        local = local._replace(estimate=waits[best], wait_limit_s=policy.wait_s(best))
     submission = Submission(job, shape, own, refused_by)
     is_forced = submission.is_forced(policy)
     if not is_forced and (reason := _why_wait_is_borne(shape, waits, situation)):
-        return replace(local, reason=reason)
+        return local._replace(reason=reason)
     if reason := _why_too_much(local, queue, situation):
-        return replace(local, reason=reason)
+        return local._replace(reason=reason)
     site, refusals = choose_site(submission, situation)
-    local = replace(local, refusals=refusals)
+    local = local._replace(refusals=refusals)
     if site is None:
         is_nowhere = bool(refusals) and set(refusals.values()) == {"site_image"}
         message = _no_such_image(job.image, situation.sites) if is_nowhere else ""
-        return replace(local, reason=next(iter(refusals.values()), "no_site"), user_message=message)
+        return local._replace(reason=next(iter(refusals.values()), "no_site"), user_message=message)
     going = _diverted(local, job, site, policy, decision_id, is_forced=is_forced)
     if policy.mode is Mode.SHADOW:
-        return replace(local, reason=f"shadow_{going.reason}", site=site.name, would_be=Verdict.DIVERT)
+        return local._replace(reason=f"shadow_{going.reason}", site=site.name, would_be=Verdict.DIVERT)
     if not is_forced and _is_explored(decision_id, min(policy.explore(name) for name in local.own_partitions)):
-        return replace(local, reason="explore", site=site.name, would_be=Verdict.DIVERT)
+        return local._replace(reason="explore", site=site.name, would_be=Verdict.DIVERT)
     return going
 
 
@@ -157,8 +157,7 @@ def _diverted(
     local: Decision, job: DecideRequest, site: SiteView, policy: Policy, decision_id: str, *, is_forced: bool
 ) -> Decision:
     names = local.own_partitions
-    return replace(
-        local,
+    return local._replace(
         verdict=Verdict.DIVERT,
         reason=_why_diverted(job, policy),
         site=site.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from overspill.v1.router_pb2 import DecideRequest
 from overspill_sidecar.cluster import ClusterConfig, GpuDefaults, Partition
@@ -23,8 +23,7 @@ class StaysLocal(Exception):  # noqa: N818 - an answer, not an error
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Pins:
+class Pins(NamedTuple):
     """Defaults of the job's own partition that must be set before its partition changes; 0: nothing to set."""
 
     time_limit_min: int = 0
@@ -34,8 +33,7 @@ class Pins:
     cpus_per_gpu: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """What one slot must offer, and how many such slots the job takes at once."""
 
     #: CPUs, memory and GPUs are those of all nodes of one task together.

@@ -178,12 +178,12 @@ class LateLook:
         reason = "recalled_mode_off" if is_off else "recalled_needless"
         decision = Decision(Verdict.LOCAL, reason, site=site, own_partitions=tuple(waits))
         if best := best_partition(waits, look.policy):
-            decision = replace(decision, estimate=waits[best], wait_limit_s=look.policy.wait_s(best))
+            decision = decision._replace(estimate=waits[best], wait_limit_s=look.policy.wait_s(best))
         request = DecideRequest(user_id=job.user_id, partition=",".join(job.partitions), has_script=True)
         late = Late("recalled", job.name, waited_s(job, now_s), job.trail.decision_id)
         if look.policy.mode is Mode.SHADOW:
             self._memory.note_kept(job.slurm_job_id, time.monotonic(), BETWEEN_CHANGES_S)
-            self._router.note_recall(decision_id, request, replace(decision, reason=f"shadow_{reason}"), late)
+            self._router.note_recall(decision_id, request, decision._replace(reason=f"shadow_{reason}"), late)
             self._router.count_late(site, "shadow_recalled")
             return
         fields = recall(job, decision_id, now_s)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import replace
 
 from overspill_sidecar.simulation.pool import Change
 from overspill_sidecar.simulation.workload import ReplayedJob
@@ -35,7 +34,7 @@ class Learned:
     def outlook(self, job: ReplayedJob, now_s: float) -> WaitEstimate | None:
         if now_s != self._said_at_s:
             self._said_at_s, self._said = now_s, {}
-        alike = replace(waiting_job(job.past, 0), submit_s=now_s)
+        alike = waiting_job(job.past, 0)._replace(submit_s=now_s)
         fresh = self._said.get(alike)
         if fresh is None:
             fresh = self._said[alike] = self._model.outlook_of(alike, now_s)
@@ -59,5 +58,5 @@ class Learned:
     def _waiting(self, job: ReplayedJob) -> WaitingJob:
         """Return the job as the model wants it: the same object twice, so that it need not think twice."""
         if self._asked is None or self._asked.key != job.key:
-            self._asked = replace(waiting_job(job.past, job.key), submit_s=job.at_s)
+            self._asked = waiting_job(job.past, job.key)._replace(submit_s=job.at_s)
         return self._asked

@@ -9,7 +9,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
@@ -65,8 +65,7 @@ class Knowledge:
         planned_s = None
         if job.start_time_s is not None:
             planned_s = max(self._now_s, job.start_time_s) - job.queued_at_s
-        return replace(
-            facts,
+        return facts._replace(
             priority=_about(facts.priority),
             jobs_ahead=_about(facts.jobs_ahead),
             planned_wait_s=_about(planned_s),
@@ -99,9 +98,8 @@ class Knowledge:
             return facts
         queue = self._queues.get(partition)
         if queue is None:
-            return replace(facts, priority=priority, jobs_ahead=0)
-        return replace(
-            facts,
+            return facts._replace(priority=priority, jobs_ahead=0)
+        return facts._replace(
             priority=priority,
             jobs_ahead=len(queue.priorities) - bisect_right(queue.priorities, priority),
             planned_ahead_s=queue.planned_ahead_s(priority, self._now_s),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -148,7 +147,7 @@ class LearnedModel:
         return LearnedWait(Outlook(outlook.exceeds, waited_s(job, now_s), outlook.upper_s))
 
     def _about_pending(self, waiting: WaitingJob, now_s: float) -> Outlook:
-        alike = replace(waiting, submit_s=0.0)
+        alike = waiting._replace(submit_s=0.0)
         outlook = self._of_pending.get(alike)
         if outlook is None:
             with self._turns:

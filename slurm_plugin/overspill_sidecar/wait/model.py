@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from overspill_sidecar.cluster import Job
 
@@ -12,9 +12,8 @@ from overspill_sidecar.cluster import Job
 LIKELIER_THAN_NOT = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedJob:
-    """A job as far as its wait depends on it."""
+class QueuedJob(NamedTuple):
+    """A job as far as its wait depends on it. A tuple: each answer is looked up by it, several times."""
 
     partition: str
     #: All tasks that may run at once together.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from overspill_sidecar.wait.model import QueuedJob
 
 
-@dataclass(frozen=True, slots=True)
-class SlurmFacts:
+class SlurmFacts(NamedTuple):
     """What Slurm alone knows of a job at the moment of the question; None is unknown.
 
     Attributes:
@@ -52,8 +50,7 @@ class SlurmFacts:
 NO_FACTS = SlurmFacts()
 
 
-@dataclass(frozen=True, slots=True)
-class WaitingJob:
+class WaitingJob(NamedTuple):
     """A job as it stands in the queue.
 
     Attributes:
