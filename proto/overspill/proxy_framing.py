@@ -22,8 +22,8 @@ A stream of frames in both directions, each `>IB` (payload length in bytes, type
 where it is absent: a proxy whose count is below Slurm's belongs to an attempt that is over, and gets no run. (A count
 above it means nothing: a job that was submitted from within a restarted one inherits the variable.) The relay takes the
 uid from SO_PEERCRED and everything else about the job from slurmctld. `was_handed_over` tells whether an earlier
-connection of this proxy has taken a whole opening: until one has, no site can have a run of this attempt. Where it is
-absent (an older proxy), one may have.
+connection of this proxy has taken a whole opening: until one has, no relay can have submitted what it carries. Where it
+is absent (an older proxy), one may have.
 
 `End`: {"exit_code": int} or {"signal": int}, with "message": str where the user must be told something that the
 script itself did not say; the proxy writes it, as one line, to stderr.

@@ -104,6 +104,7 @@ def _start_at_a_dead_site(rig: Rig, script: str) -> int:
         job_id = rig.sbatch(script)
         if poll(partial(_has_started_at_a_site, rig, job_id), timeout_s=10):
             return job_id
+        assert _is_kept_away(rig, job_id), f"it was to start at its site, or to be kept away from it: {rig.job(job_id)}"
         rig.cluster.run(["scancel", str(job_id)])
         rig.site.daemon("agent").start()
     raise AssertionError("thrice router or relay knew of the agent's death before a job had started at its site")
@@ -112,6 +113,12 @@ def _start_at_a_dead_site(rig: Rig, script: str) -> int:
 def _has_started_at_a_site(rig: Rig, job_id: int) -> bool:
     job = rig.job(job_id)
     return (job["Partition"], job["JobState"]) == (OVERSPILL_PARTITION, "RUNNING")
+
+
+def _is_kept_away(rig: Rig, job_id: int) -> bool:
+    """Return whether router or relay have noticed that the site is dead."""
+    job = rig.job(job_id)
+    return job["Partition"] != OVERSPILL_PARTITION or (job["JobState"] == "PENDING" and bool(drain_reason(rig)))
 
 
 def wait_for_line(rig: Rig, job_id: int | str, line: bytes, *, timeout_s: float = 60) -> None:

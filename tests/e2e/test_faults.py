@@ -85,6 +85,7 @@ def test_an_unreachable_agent_keeps_jobs_at_home(rig: Rig) -> None:
     wait_until_diverting(rig)
 
 
+@pytest.mark.timeout(300)
 def test_a_job_that_finds_its_agent_gone_goes_home_and_runs(rig: Rig) -> None:
     with job_at_a_dead_site(rig, "#!/bin/bash\necho here\n") as job_id:
         job = rig.wait_for_state(job_id, ["COMPLETED"], timeout_s=90)

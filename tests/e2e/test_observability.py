@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+import pytest
+
 from tests.e2e.diversion import (
     job_at_a_dead_site,
     submit_diverted,
@@ -127,6 +129,7 @@ def test_one_job_can_be_followed_through_both_logs(rig: Rig) -> None:
     assert at_cluster[1]["decision_id"]
 
 
+@pytest.mark.timeout(300)
 def test_an_event_comes_once_although_both_daemons_are_killed(rig: Rig) -> None:
     job_id = submit_diverted(rig, "#!/bin/bash\ntrap 'echo off; exit' USR1\necho on\nwhile :; do sleep 0.2; done\n")
     wait_for_line(rig, job_id, b"on")
@@ -167,6 +170,7 @@ def test_no_log_holds_what_a_user_would_keep_secret(rig: Rig) -> None:
         assert _SECRET not in "\n".join(str(line) for line in log_lines(host))
 
 
+@pytest.mark.timeout(300)
 def test_a_job_that_is_sent_home_is_counted_and_told_of(rig: Rig) -> None:
     wait_until_diverting(rig)
     wait_until(lambda: _is_at_rest(rig), timeout_s=60, what="earlier jobs to be over")

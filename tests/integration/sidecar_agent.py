@@ -85,6 +85,7 @@ class FakeAgent(AgentServicer):
         refusal: status with which Submit is answered instead.
         has_revoked: every call is refused, as after `overspill pki revoke`; streams that are open go on.
         cut: status with which the next Attach ends once it has sent what there is.
+        can_stop: whether Stop can be served now.
         takes_runs: while it is clear, Submit has neither stored a run nor answered.
         is_deaf: from the next Attach on, acknowledgements and standard input are not read.
     """
@@ -96,6 +97,7 @@ class FakeAgent(AgentServicer):
         self.has_revoked = False
         self.cut: grpc.StatusCode | None = None
         self.is_deaf = False
+        self.can_stop = True
         self.takes_runs = asyncio.Event()
         self.takes_runs.set()
         self.asked_to_submit = 0
@@ -183,6 +185,8 @@ class FakeAgent(AgentServicer):
         return pb.SignalResponse()
 
     async def Stop(self, request: pb.StopRequest, context: _Context) -> pb.StopResponse:  # noqa: N802
+        if not self.can_stop:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the disk is full")
         run = await self._run(request.run_id, context)
         run.stop_reason = request.reason
         if run.ended is None:

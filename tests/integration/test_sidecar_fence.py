@@ -155,6 +155,27 @@ async def test_a_restarted_job_waits_at_home_for_a_site_that_no_relay_has_heard_
         await eventually(lambda: not way.view.jobs[7].trail.unfenced_at, "the mark is gone")  # type: ignore[union-attr]
 
 
+async def test_a_restarted_job_waits_at_home_for_a_site_that_answers_but_does_not_end_the_run_before(
+    tmp_path: Path,
+) -> None:
+    """No relay has handed this attempt over, but one may have done so with that before."""
+    async with road(tmp_path, _started_long_ago(), grace_s=0.5) as way:
+        proxy = await way.running()
+        await way.stop_relay()
+        proxy.close()
+        first, way.view.jobs[7] = way.agent.run, replace(way.view.jobs[7], restart_count=1)
+        way.agent.can_stop = False
+        await way.restart_relay()
+        await asyncio.sleep(2.5)  # so that the site has been heard
+        await way.opened(restart_count=1, was_handed_over=False)
+        await eventually(lambda: way.view.jobs[7].partitions == ("batch",), "home")
+        await eventually(lambda: _is_put_off(way), "the start is put off")
+        assert first.stop_reason is None
+        way.agent.can_stop = True
+        await eventually(lambda: not way.view.jobs[7].trail.unfenced_at, "the mark is gone")  # type: ignore[union-attr]
+        assert first.stop_reason is not None
+
+
 async def test_once_the_lease_is_over_nothing_holds_the_job_back(tmp_path: Path) -> None:
     async with road(tmp_path, lease_s=2, lease_margin_s=1.0) as way:
         await _lose_proxy_and_site(way)

@@ -339,6 +339,23 @@ async def test_a_job_that_an_earlier_relay_may_have_submitted_never_goes_home(
         assert way.view.jobs[7].state == "RUNNING"
 
 
+@pytest.mark.parametrize("how", ["malformed frame", "second connection"])
+async def test_a_run_that_its_session_has_left_is_not_sent_home_from_a_dead_site(tmp_path: Path, how: str) -> None:
+    async with road(tmp_path, grace_s=0.2) as way:
+        first = await way.running()
+        await way.agent.stop()
+        if how == "malformed frame":
+            await first.send(FrameType.ACK, b"")
+            assert await first.is_turned_away()
+        second = await way.opened(was_handed_over=True)
+        await asyncio.sleep(1.5)
+        assert way.view.jobs[7].state == "RUNNING"
+        await way.agent.start()
+        await way.agent.run.end("COMPLETED", exit_code=0)
+        assert await second.end() == {"exit_code": 0}
+        assert len(way.agent.runs) == 1
+
+
 async def test_a_job_cancelled_before_the_site_was_reached_ends_at_once(tmp_path: Path) -> None:
     async with road(tmp_path, is_agent_up=False) as way:
         proxy = await way.opened()

@@ -148,7 +148,7 @@ def rooms_in(snapshot: Snapshot, vain: Collection[int] = ()) -> Mapping[str, Roo
         if not (is_competing or job.is_active):
             continue
         is_claiming = is_competing and not job.is_limited and job.slurm_job_id not in vain
-        for name in job.partitions:
+        for name in dict.fromkeys(job.partitions):
             jobs[name] += tasks
             if is_claiming:
                 cpus[name] += job.cpus * tasks

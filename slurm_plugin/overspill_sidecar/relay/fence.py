@@ -51,15 +51,6 @@ class Fences:
         self._unheard = set(self._sites)
         self._tasks: dict[tuple[int, str], asyncio.Task[None]] = {}
 
-    def begin_if_in_doubt(self, job: Job, site: Site) -> bool:
-        """Have the job wait at home if an attempt before this one may live at a site that this relay never heard."""
-        is_in_doubt = (
-            job.restart_count > 0 and site.name in self._unheard and not site.view(time.monotonic()).is_reachable
-        )
-        if is_in_doubt:
-            self.begin(job, site, functools.partial(stop_attempts_before, site, job))
-        return is_in_doubt
-
     def begin(self, job: Job, site: Site, stop: Stop) -> None:
         """Have `stop` repeated until it succeeds, and the job's next attempt wait for that.
 

@@ -50,6 +50,8 @@ class Relay:
         self._view = view
         self._sites = {site.config.partition: site for site in sites}
         self._sessions: dict[str, asyncio.Task[None]] = {}
+        #: Attempts whose session broke off, which its proxy outlives, and that the site may have a run of.
+        self._broken_off: set[str] = set()
         self._carried: set[Session] = set()
         self._admission = Admission()
         self._refusals = RefusalLog()
@@ -167,20 +169,25 @@ class Relay:
 
     async def _carry(self, session: Session, key: str) -> None:
         """Run the session, in the place of an older one for the same attempt: a proxy has one connection."""
-        older = self._sessions.pop(key, None)
-        if older is not None:
-            older.cancel()
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker
-        self._sessions[key] = task
+        older, self._sessions[key] = self._sessions.get(key), task
         self._carried.add(session)
         try:
+            if older is not None:
+                older.cancel()
+                await asyncio.wait([older])
             with metrics.SESSIONS.track_inprogress():
-                await session.run()
+                await session.run(may_run_already=key in self._broken_off)
+        except BaseException:
+            if session.may_run_at_site:
+                self._broken_off.add(key)
+            raise
         finally:
             self._carried.discard(session)
             if self._sessions.get(key) is task:
                 del self._sessions[key]
+        self._broken_off.discard(key)
         self._settle(session)
 
     def _settle(self, session: Session) -> None:

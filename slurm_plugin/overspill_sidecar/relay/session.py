@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -112,6 +113,8 @@ class Session:
         # Nobody knows what an earlier relay did with a job; Slurm's clock tells whether the job met one.
         may_have_met_another = (job.start_time_s or 0) <= surroundings.began_at_unix_s + _CLOCK_SKEW_S
         self._may_run_already = hello.was_handed_over and may_have_met_another
+        #: Whether nothing is left at the site of the job's attempts before this one.
+        self._are_older_over = not job.restart_count
         self._began_at = time.monotonic()
         #: The run's state as the site told it last.
         self._state = ""
@@ -132,12 +135,21 @@ class Session:
             "run_id": self.run_id,
         }
 
-    async def run(self) -> None:
+    @property
+    def may_run_at_site(self) -> bool:
+        """Whether the site may hold a run of this attempt, be it one that has ended."""
+        return self._may_run_already or self.submission is not None
+
+    async def run(self, *, may_run_already: bool) -> None:
         """Carry the job until its proxy has closed the connection.
+
+        Args:
+            may_run_already: an earlier session of this relay may have left a run of this attempt at the site.
 
         Raises:
             FramingError: if the proxy sends what makes no sense.
         """
+        self._may_run_already |= may_run_already
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(), name="proxy frames")
@@ -246,6 +258,7 @@ class Session:
             # Slurm has started this attempt while no relay was there to end the one before.
             self._may_run_already = True
             raise UnavailableError("an older attempt of the job is being ended")
+        self._are_older_over = True
         try:
             self.submission = asyncio.ensure_future(self.site.submit(self._request))
             response = await asyncio.shield(self.submission)
@@ -418,9 +431,9 @@ class Session:
                     is_leaving = await going_home.requeue(view, self.job)
                 if is_leaving and not is_noted:
                     self._note_return(ending)
+                    self._hold_if_in_doubt()
                     is_noted = True
-                is_held = is_leaving and self._surroundings.fences.begin_if_in_doubt(self.job, self.site)
-                if is_leaving and isinstance(ending, GoHome) and not is_held:
+                if is_leaving and isinstance(ending, GoHome) and self._are_older_over:
                     await going_home.start_soon(view, self.job)
             except TransientError as error:
                 log = self._log.debug if is_told else self._log.warning
@@ -433,6 +446,12 @@ class Session:
             else:
                 # What Slurm is ending is not to be brought back to life.
                 return None if is_leaving else EndAs(signal_number=_ENDED_BY)
+
+    def _hold_if_in_doubt(self) -> None:
+        """Have the job wait at home until the site has ended what it may still run of an attempt before this one."""
+        if not self._are_older_over:
+            stop = functools.partial(stop_attempts_before, self.site, self.job)
+            self._surroundings.fences.begin(self.job, self.site, stop)
 
     def _note_return(self, ending: Requeue | GoHome) -> None:
         is_requeue = isinstance(ending, Requeue)

@@ -167,8 +167,8 @@ class _Writer:
             return [tag, *([self.plain(key), self.plain(entry)] for key, entry in value.items())]
         if isinstance(value, deque):
             return ["deque", value.maxlen, *self._each(value)]
-        if isinstance(value, list | tuple):
-            return ["list" if isinstance(value, list) else "tuple", *self._each(value)]
+        if type(value) is list or type(value) is tuple:
+            return [type(value).__name__, *self._each(value)]
         return self._object(value)
 
     def _each(self, values: Iterable[object]) -> list[object]:
