@@ -150,20 +150,27 @@ class RunnerAgent:
 
     def stop(self) -> None:
         """Go away: nobody listens, and all connections are broken."""
-        assert self._server is not None
-        self._server.shutdown()
-        self._server.server_close()
+        server, self._server = self._server, None
+        assert server is not None
+        server.shutdown()
+        server.server_close()
         self.break_connections()
 
     def break_connections(self) -> None:
-        while self._connections:
-            with self._connections.pop() as connection, contextlib.suppress(OSError):
+        with self.changed:
+            connections, self._connections = self._connections, []
+        for each in connections:
+            with each as connection, contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     # For the handler
 
     def wrap(self, connection: socket.socket) -> ssl.SSLSocket:
-        self._connections.append(connection.dup())
+        with self.changed:
+            if self._server is None:
+                # Accepted a moment before the end, so not among those that were broken.
+                raise ConnectionAbortedError("the agent has stopped")
+            self._connections.append(connection.dup())
         return self._tls.wrap_socket(connection, server_side=True)
 
     def held(self) -> dict[str, int]:

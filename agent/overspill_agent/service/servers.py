@@ -93,10 +93,11 @@ class HttpsServer:
             self._task.result()
 
     async def stop(self) -> None:
-        """Take no more; let what is under way end."""
+        """Take no more; let what is under way end. One that was never started is closed, too."""
         self._server.should_exit = True
         if self._task is not None:
             await self._task
+        self._socket.close()
 
 
 class _Server(uvicorn.Server):
