@@ -65,6 +65,10 @@ class Fences:
         self._tasks[key] = task
         task.add_done_callback(lambda done: self._tasks.pop(key) if self._tasks.get(key) is done else None)
 
+    def begin_with_older(self, job: Job, site: Site) -> None:
+        """Have what the site may still run of the job's attempts before this one ended, and the job wait for that."""
+        self.begin(job, site, functools.partial(stop_attempts_before, site, job))
+
     async def run(self) -> None:
         """Take up the jobs that an earlier relay left, until cancelled."""
         while True:
@@ -77,8 +81,7 @@ class Fences:
         for job in jobs:
             for name in self._doubtful_sites(job):
                 if (job.slurm_job_id, name) not in self._tasks:
-                    site = self._sites[name]
-                    self.begin(job, site, functools.partial(stop_attempts_before, site, job))
+                    self.begin_with_older(job, self._sites[name])
 
     def _doubtful_sites(self, job: Job) -> set[str]:
         """Return the sites that may run an older attempt of a pending job.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -431,8 +430,9 @@ class Session:
                     is_leaving = await going_home.requeue(view, self.job)
                 if is_leaving and not is_noted:
                     self._note_return(ending)
-                    self._hold_if_in_doubt()
                     is_noted = True
+                    if not self._are_older_over:
+                        self._surroundings.fences.begin_with_older(self.job, self.site)
                 if is_leaving and isinstance(ending, GoHome) and self._are_older_over:
                     await going_home.start_soon(view, self.job)
             except TransientError as error:
@@ -446,12 +446,6 @@ class Session:
             else:
                 # What Slurm is ending is not to be brought back to life.
                 return None if is_leaving else EndAs(signal_number=_ENDED_BY)
-
-    def _hold_if_in_doubt(self) -> None:
-        """Have the job wait at home until the site has ended what it may still run of an attempt before this one."""
-        if not self._are_older_over:
-            stop = functools.partial(stop_attempts_before, self.site, self.job)
-            self._surroundings.fences.begin(self.job, self.site, stop)
 
     def _note_return(self, ending: Requeue | GoHome) -> None:
         is_requeue = isinstance(ending, Requeue)
